@@ -1,0 +1,255 @@
+"""Configuration of TaI-DPT models and of CLIPs whose vision tower is convolutional."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
+
+CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
+CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
+LABEL_ORIGINS = ("learned", "shared", "template")
+DENSE_FEATURES = ("value",)
+
+
+class CLIPResNetVisionConfig(PreTrainedConfig):
+    r"""Configuration of a convolutional vision tower with CLIP's attention pool.
+
+    Args:
+        layers (`list[int]`, *optional*, defaults to `[3, 4, 6, 3]`):
+            Bottleneck blocks of the four stages of OpenAI's ModifiedResNet (RN50). Unused with a `trunk_config`.
+        width (`int`, *optional*, defaults to 64):
+            Channels of the ModifiedResNet stem; the cells have `32 * width` channels. Unused with a `trunk_config`.
+        image_size (`int`, *optional*, defaults to 224):
+            Side in pixels of the images that the positional embedding of the attention pool was made for.
+        hidden_size (`int`, *optional*):
+            Channels of the cells; `32 * width` for a ModifiedResNet. Required with a `trunk_config`.
+        pool_hidden_size (`int`, *optional*):
+            Width of the attention inside the pool; `hidden_size` by default.
+        num_attention_heads (`int`, *optional*):
+            Heads of the attention pool; `pool_hidden_size // 64` by default, at least 1.
+        projection_dim (`int`, *optional*, defaults to 1024):
+            Width of the joint image-text space.
+        use_positions (`bool`, *optional*, defaults to `True`):
+            Whether the attention pool owns a positional embedding (one row for the mean token, one per cell).
+        patch_size (`int`, *optional*, defaults to 32):
+            Pixels per cell side, the stride of the trunk.
+        trunk_config (`PreTrainedConfig`, *optional*):
+            Configuration of any convolutional model of transformers that gives `last_hidden_state`
+            `(batch, channels, height, width)`; without one the trunk is OpenAI's ModifiedResNet.
+    """
+
+    model_type = "clip_resnet_vision_model"
+    base_config_key = "vision_config"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "trunk_config": SubConfigSpec(AutoConfig, model_type="mobilenet_v2", optional=True)
+    }
+
+    layers: list[int] | None = None
+    width: int = 64
+    image_size: int = 224
+    hidden_size: int | None = None
+    pool_hidden_size: int | None = None
+    num_attention_heads: int | None = None
+    projection_dim: int = 1024
+    use_positions: bool = True
+    patch_size: int = 32
+    trunk_config: dict | PreTrainedConfig | None = None
+    initializer_range: float = 0.02
+    initializer_factor: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if self.layers is None:
+            self.layers = [3, 4, 6, 3]
+        if self.hidden_size is None:
+            if self.trunk_config is not None:
+                raise ValueError("`hidden_size` is missing: with a `trunk_config` give the channels of its last map.")
+            self.hidden_size = 32 * self.width
+        if self.pool_hidden_size is None:
+            self.pool_hidden_size = self.hidden_size
+        if self.num_attention_heads is None:
+            self.num_attention_heads = max(1, self.pool_hidden_size // 64)
+        super().__post_init__(**kwargs)
+
+
+class CLIPResNetConfig(PreTrainedConfig):
+    r"""Configuration of [`CLIPResNetModel`], a CLIP whose vision tower is convolutional.
+
+    The fields are those of [`~transformers.CLIPConfig`] (which validates its vision tower to be a ViT and so cannot
+    be subclassed).
+
+    Args:
+        text_config (`CLIPTextConfig` or `dict`, *optional*):
+            Configuration of the text tower.
+        vision_config ([`CLIPResNetVisionConfig`] or `dict`, *optional*):
+            Configuration of the convolutional vision tower.
+        projection_dim (`int`, *optional*, defaults to 1024):
+            Width of the joint image-text space.
+        logit_scale_init_value (`float`, *optional*, defaults to 2.6592):
+            Logarithm of the initial contrastive temperature.
+        recommended_recipe (`dict`, *optional*):
+            Training arguments and model options that suit this base; see [`TaiDptConfig`].
+    """
+
+    model_type = "clip_resnet"
+    sub_configs_defaults: ClassVar[dict[str, Any]] = {
+        "vision_config": CLIPResNetVisionConfig,
+        "text_config": CLIPTextConfig,
+    }
+
+    text_config: dict | CLIPTextConfig | None = None
+    vision_config: dict | CLIPResNetVisionConfig | None = None
+    projection_dim: int = 1024
+    logit_scale_init_value: float = 2.6592
+    initializer_factor: float = 1.0
+    recommended_recipe: dict | None = None
+
+
+class TaiDptConfig(PreTrainedConfig):
+    r"""Configuration of [`TaiDptModel`].
+
+    Args:
+        clip_config (`CLIPConfig` or [`CLIPResNetConfig`] or `dict`, *optional*):
+            Configuration of the CLIP that the prompts are learned on.
+        num_context_tokens (`int`, *optional*, defaults to 16):
+            Number M of context vectors in each prompt (paper, section 3.3).
+        class_specific_context (`bool`, *optional*, defaults to `False`):
+            Whether every class owns its context vectors; otherwise all classes share one set.
+        context_init (`str`, *optional*):
+            Words whose token embeddings start the context vectors, as `"a photo of a"`; `num_context_tokens`
+            becomes their number of tokens. Without words the vectors start from N(0, 0.02^2).
+        class_token_position (`str`, *optional*, defaults to `"end"`):
+            Where the class name stands: `"end"` (after the context), `"middle"` (after its first M // 2 vectors)
+            or `"front"` (before it).
+        logit_scale (`float`, *optional*, defaults to 4.0):
+            Fixed factor on every cosine.
+        text_spatial_scale (`float`, *optional*, defaults to 50.0):
+            Sharpness of the softmax over the tokens of a caption in the local score.
+        image_spatial_scale (`float`, *optional*, defaults to 40.0):
+            Sharpness of the softmax over the cells of an image in the local score (the paper: 40 for VOC and COCO,
+            4 for NUS-WIDE).
+        local_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the local score in the merged one; the global score has `1 - local_weight`.
+        dense_features (`str`, *optional*, defaults to `"value"`):
+            How dense features are had from a ViT tower; convolutional towers have one way only.
+        pool_with_positions (`bool`, *optional*, defaults to `False`):
+            Whether the attention pool of a convolutional tower adds its positional embedding. TaI-DPT leaves it out;
+            the plain zero-shot baseline keeps it.
+        class_names (`list[str]`, *optional*):
+            What the prompt says for each label; the labels by default.
+        class_input_ids (`list[list[int]]`, *optional*):
+            Token ids of the class names, without special tokens.
+        bos_token_id, eos_token_id, period_token_id (`int`, *optional*):
+            Ids of the start and end of text and of the full stop in the vocabulary of the CLIP.
+        context_lengths (`list[int]`, *optional*):
+            Context vectors used by each class of a class-specific model; all `num_context_tokens` by default.
+            Shorter ones come from [`TaiDptModel.with_labels`], which gives template words to new labels.
+        context_positions (`list[str]`, *optional*):
+            `class_token_position` of each class of a class-specific model, where they differ.
+        shared_context (`bool`, *optional*, defaults to `False`):
+            Whether a class-specific model also holds one learned context for labels that it does not know.
+        class_embedding_source (`str`, *optional*, defaults to `"learned"`):
+            `"learned"`: class embeddings come from context vectors; `"fixed"`: they are stored.
+        label_origin (`dict[str, str]`, *optional*):
+            For each label `"learned"`, `"shared"` (a context learned on other labels) or `"template"`.
+        score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
+            The probability of a label is `sigmoid(score_scale * logit + score_bias)`; one value, or one per class.
+        base_model_name_or_path, base_model_revision (`str`, *optional*):
+            Where the CLIP came from.
+        recommended_recipe (`dict`, *optional*):
+            Options that suit the base: `{"model": {...}, "training": {...}}`, keyword arguments of
+            [`TaiDptModel.from_clip`] and of [`TaiDptTrainingArguments`].
+        word_counts (`str`, *optional*):
+            File beside the checkpoint with the number of times that the base saw each word, if it ships one.
+        prompts_only (`bool`, *optional*, defaults to `False`):
+            Set in checkpoints that hold everything but the CLIP.
+    """
+
+    model_type = "taidpt"
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
+        "clip_config": SubConfigSpec(AutoConfig, model_type="clip")
+    }
+
+    clip_config: dict | PreTrainedConfig | None = None
+    num_context_tokens: int = 16
+    class_specific_context: bool = False
+    context_init: str | None = None
+    class_token_position: str = "end"
+    logit_scale: float = 4.0
+    text_spatial_scale: float = 50.0
+    image_spatial_scale: float = 40.0
+    local_weight: float = 0.5
+    dense_features: str = "value"
+    pool_with_positions: bool = False
+    class_names: list[str] | None = None
+    class_input_ids: list[list[int]] | None = None
+    bos_token_id: int = 49406
+    eos_token_id: int = 49407
+    period_token_id: int = 269
+    context_lengths: list[int] | None = None
+    context_positions: list[str] | None = None
+    shared_context: bool = False
+    class_embedding_source: str = "learned"
+    label_origin: dict[str, str] | None = None
+    score_scale: float | list[float] = 1.0
+    score_bias: float | list[float] = 0.0
+    base_model_name_or_path: str | None = None
+    base_model_revision: str | None = None
+    recommended_recipe: dict | None = None
+    word_counts: str | None = None
+    prompts_only: bool = False
+    problem_type: str | None = "multi_label_classification"
+    initializer_range: float = 0.02
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        super().__post_init__(**kwargs)
+        # A stored pipeline reference would make transformers ask for `trust_remote_code` although the package is
+        # installed; only the class that runs as remote code needs it.
+        if hasattr(self, "custom_pipelines") and not type(self).__module__.startswith("transformers_modules"):
+            del self.custom_pipelines
+        labels = self.labels
+        if self.label2id is None:
+            self.label2id = {label: index for index, label in enumerate(labels)}
+        if self.class_names is None:
+            self.class_names = list(labels)
+        if self.label_origin is None:
+            origin = "learned" if self.class_embedding_source == "learned" else "template"
+            self.label_origin = dict.fromkeys(labels, origin)
+        self._check()
+
+    @property
+    def labels(self) -> list[str]:
+        """Labels in the order of the logits, `(classes,)`."""
+        return [self.id2label[index] for index in sorted(self.id2label)]
+
+    def _check(self) -> None:
+        if self.num_context_tokens < 1:
+            raise ValueError(f"`num_context_tokens` is {self.num_context_tokens}: at least 1 is needed.")
+        _check_choice("class_token_position", self.class_token_position, CLASS_TOKEN_POSITIONS)
+        _check_choice("class_embedding_source", self.class_embedding_source, CLASS_EMBEDDING_SOURCES)
+        _check_choice("dense_features", self.dense_features, DENSE_FEATURES)
+        for label, origin in self.label_origin.items():
+            _check_choice(f"label_origin[{label!r}]", origin, LABEL_ORIGINS)
+        for name in ("class_names", "class_input_ids", "context_lengths", "context_positions"):
+            values = getattr(self, name)
+            if values is not None and len(values) != self.num_labels:
+                raise ValueError(f"`{name}` has {len(values)} entries for {self.num_labels} labels: give one each.")
+        for name in ("score_scale", "score_bias"):
+            value = getattr(self, name)
+            if isinstance(value, (list, tuple)) and len(value) != self.num_labels:
+                raise ValueError(
+                    f"`{name}` has {len(value)} values for {self.num_labels} labels: give 1, or one each."
+                )
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"`{name}` is {value!r}: choose one of {', '.join(map(repr, choices))}.")
+
+
+# Sub-configurations are resolved by their `model_type`, in the installed package and in remote code alike.
+AutoConfig.register("clip_resnet_vision_model", CLIPResNetVisionConfig, exist_ok=True)
+AutoConfig.register("clip_resnet", CLIPResNetConfig, exist_ok=True)
+
+__all__ = ["CLIPResNetConfig", "CLIPResNetVisionConfig", "TaiDptConfig"]
