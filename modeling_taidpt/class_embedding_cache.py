@@ -1,0 +1,72 @@
+"""Keeps class embeddings until a parameter that they depend on changes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+
+
+class ClassEmbeddingCache:
+    """Class embeddings computed once in eval mode.
+
+    A change is noticed by the version counters and addresses of all parameters, and for the context vectors, which may
+    be changed through `.data` as well, by comparing their values.
+    """
+
+    def __init__(self) -> None:
+        self._key: tuple | None = None
+        self._contexts: list[torch.Tensor] = []
+        self._embeddings: torch.Tensor | None = None
+
+    def get(
+        self,
+        compute: Callable[[], torch.Tensor],
+        contexts: Sequence[torch.Tensor],
+        parameters: Sequence[torch.Tensor],
+    ) -> torch.Tensor:
+        """Returns kept embeddings, or computes and keeps them.
+
+        Args:
+            compute (`Callable[[], torch.Tensor]`): gives the embeddings `(2, classes, dim)` with gradients.
+            contexts (`Sequence[torch.Tensor]`): the context vectors, the only parameters that may want gradients.
+            parameters (`Sequence[torch.Tensor]`): the frozen parameters that the embeddings depend on.
+
+        Returns:
+            `torch.Tensor` of shape `(2, classes, dim)`. Under grad mode its backward pass computes the embeddings
+            again, so that gradients are those of a fresh computation.
+        """
+        key = tuple((tensor.data_ptr(), tensor.dtype, _version(tensor)) for tensor in (*contexts, *parameters))
+        kept = self._embeddings is not None and key == self._key
+        if not kept or not all(torch.equal(old, new) for old, new in zip(self._contexts, contexts, strict=True)):
+            with torch.no_grad():
+                self._embeddings = compute()
+            self._key = key
+            self._contexts = [context.detach().clone() for context in contexts]
+        if torch.is_grad_enabled() and any(context.requires_grad for context in contexts):
+            return _Recomputed.apply(self._embeddings, compute, *contexts)
+        return self._embeddings
+
+
+def _version(tensor: torch.Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
+
+
+class _Recomputed(torch.autograd.Function):
+    """The kept embeddings going forward, the gradients of a fresh computation going back."""
+
+    @staticmethod
+    def forward(ctx, embeddings, compute, *contexts):
+        ctx.compute, ctx.contexts = compute, contexts
+        return embeddings.clone()  # (2, classes, dim)
+
+    @staticmethod
+    def backward(ctx, grad):
+        with torch.enable_grad():
+            embeddings = ctx.compute()  # (2, classes, dim)
+        wanted = [context for context in ctx.contexts if context.requires_grad]
+        grads = iter(torch.autograd.grad(embeddings, wanted, grad))
+        return (None, None, *(next(grads) if context.requires_grad else None for context in ctx.contexts))
+
+
+__all__ = ["ClassEmbeddingCache"]

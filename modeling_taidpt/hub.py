@@ -1,0 +1,185 @@
+"""Where CLIPs, tokenizers and prompts come from: folders and Hub repositories."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, logging
+
+from .configuration_taidpt import TaiDptConfig
+from .modeling_clip_resnet import CLIPResNetModel
+from .tokenization_taidpt import clip_tokenizer
+
+logger = logging.get_logger(__name__)
+
+HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
+CLIP_VOCAB_SIZE = 49408
+
+
+def clip_class(config: Any) -> type[CLIPModel] | type[CLIPResNetModel]:
+    """The model class of a CLIP configuration.
+
+    Raises:
+        ValueError: the configuration is none of a CLIP.
+    """
+    if config.model_type == "clip_resnet":
+        return CLIPResNetModel
+    if config.model_type == "clip":
+        return CLIPModel
+    raise ValueError(
+        f"A `{config.model_type}` model is no CLIP: give a `clip` or `clip_resnet` checkpoint, as "
+        "openai/clip-vit-base-patch16."
+    )
+
+
+def storage_dtype(stored: torch.dtype | str | None, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Adds `dtype` to loading arguments so that fp16 storage computes in fp32 on a CPU.
+
+    Args:
+        stored (`torch.dtype`, *optional*): dtype of the checkpoint.
+        arguments (`dict`): keyword arguments of `from_pretrained`; an explicit `dtype` is obeyed.
+
+    Returns:
+        `dict`: the arguments, with `dtype=torch.float32` added where fp16 would run on a CPU.
+    """
+    explicit = arguments.get("dtype", arguments.get("torch_dtype")) not in (None, "auto")
+    device_map = arguments.get("device_map")
+    on_cpu = device_map is None or str(device_map) == "cpu"
+    if not explicit and on_cpu and str(stored).removeprefix("torch.") == "float16":
+        arguments = {key: value for key, value in arguments.items() if key != "torch_dtype"} | {"dtype": torch.float32}
+    return arguments
+
+
+def load_clip(name_or_path: str, **arguments: Any) -> CLIPModel | CLIPResNetModel:
+    """Loads a CLIP from a folder or the Hub.
+
+    Args:
+        name_or_path (`str`): folder or repository.
+        **arguments: `revision`, `token`, `cache_dir`, `local_files_only`, `dtype` and so on, as `from_pretrained`.
+
+    Returns:
+        [`~transformers.CLIPModel`] or [`CLIPResNetModel`] in eval mode.
+
+    Raises:
+        ValueError: the checkpoint is no CLIP, or lacks weights.
+        OSError: the folder or repository cannot be read.
+    """
+    hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+    config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
+    arguments = storage_dtype(config.dtype, arguments)
+    model, info = clip_class(config).from_pretrained(name_or_path, output_loading_info=True, **arguments)
+    require_complete(name_or_path, info)
+    return model
+
+
+def require_complete(name_or_path: str, loading_info: dict[str, Any]) -> None:
+    """Raises a `ValueError` when weights are missing, which transformers would fill with random numbers."""
+    missing = sorted(loading_info["missing_keys"])
+    mismatched = [entry[0] for entry in loading_info.get("mismatched_keys", [])]
+    if missing or mismatched:
+        raise ValueError(
+            f"The checkpoint {name_or_path!r} does not hold the whole model: {len(missing) + len(mismatched)} weights "
+            f"are missing or of another shape, the first is {(missing + mismatched)[0]!r}. Nothing was loaded."
+        )
+
+
+def load_prompts_only(name_or_path: str, config: TaiDptConfig, **arguments: Any) -> dict[str, torch.Tensor]:
+    """Joins a prompts-only checkpoint with the CLIP that it was learned on.
+
+    Args:
+        name_or_path (`str`): folder or repository of the prompts.
+        config ([`TaiDptConfig`]): its configuration, with `base_model_name_or_path` and revision.
+        **arguments: as for `from_pretrained`.
+
+    Returns:
+        `dict[str, torch.Tensor]`: the state dict of the whole model.
+
+    Raises:
+        ValueError: no base is named, or it has another width than the prompts.
+        OSError: the base cannot be read.
+    """
+    if not config.base_model_name_or_path:
+        raise ValueError(
+            f"The checkpoint {name_or_path!r} holds prompts only and `base_model_name_or_path` names no CLIP: set it "
+            "in its config.json."
+        )
+    hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+    prompts = load_file(cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub_arguments))
+    base_arguments = {key: value for key, value in arguments.items() if key not in ("revision", "subfolder")}
+    base_arguments["revision"] = config.base_model_revision or "main"
+    try:
+        base = load_clip(config.base_model_name_or_path, **base_arguments)
+    except OSError as error:
+        raise OSError(
+            f"The base {config.base_model_name_or_path!r} of the prompts in {name_or_path!r} cannot be loaded: {error}"
+        ) from error
+    for tower in ("text_config", "vision_config"):
+        ours, theirs = getattr(config.clip_config, tower), getattr(base.config, tower)
+        if ours.model_type != theirs.model_type or ours.hidden_size != theirs.hidden_size:
+            raise ValueError(
+                f"The prompts in {name_or_path!r} were learned on a CLIP with `{tower}` {ours.model_type} of width "
+                f"{ours.hidden_size}, {config.base_model_name_or_path!r} has {theirs.model_type} of width "
+                f"{theirs.hidden_size}."
+            )
+    return {f"clip.{key}": value for key, value in base.state_dict().items()} | prompts
+
+
+def find_tokenizer(
+    sources: list[str | None],
+    vocab_size: int,
+    tokenizer: PreTrainedTokenizerBase | str | None = None,
+    **arguments: Any,
+) -> PreTrainedTokenizerBase:
+    """The tokenizer of a CLIP: the argument, else the first source that has one, else CLIP's BPE of the package.
+
+    Args:
+        sources (`list[str | None]`): folders or repositories, tried in order; empty ones are passed over.
+        vocab_size (`int`): vocabulary of the text tower.
+        tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): taken as it is, or loaded from there.
+        **arguments: `revision`, `token` and so on.
+
+    Returns:
+        [`~transformers.PreTrainedTokenizerBase`]: its ids fit the vocabulary.
+
+    Raises:
+        ValueError: no source has a tokenizer and the vocabulary is not CLIP's, or the tokenizer is too large.
+    """
+    if isinstance(tokenizer, str):
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **arguments)
+    for source in filter(None, sources):
+        if tokenizer is not None:
+            break
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+        except (OSError, ValueError) as error:
+            logger.info(f"{source} has no tokenizer: {error}")
+    if tokenizer is None and vocab_size != CLIP_VOCAB_SIZE:
+        raise ValueError(
+            f"No tokenizer was found beside {[s for s in sources if s]} and the text tower has {vocab_size} tokens, "
+            f"not CLIP's {CLIP_VOCAB_SIZE}: pass `tokenizer=`."
+        )
+    tokenizer = clip_tokenizer() if tokenizer is None else tokenizer
+    if len(tokenizer) > vocab_size:
+        raise ValueError(
+            f"The tokenizer has {len(tokenizer)} tokens, the text tower {vocab_size}: pass the tokenizer of this CLIP."
+        )
+    return tokenizer
+
+
+def is_prompts_config(config: Any) -> bool:
+    """Whether a configuration is one of [`TaiDptModel`], also when remote code imported it under another name."""
+    return getattr(config, "model_type", None) == TaiDptConfig.model_type
+
+
+__all__ = [
+    "clip_class",
+    "find_tokenizer",
+    "is_prompts_config",
+    "load_clip",
+    "load_prompts_only",
+    "require_complete",
+    "storage_dtype",
+]

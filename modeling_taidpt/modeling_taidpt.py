@@ -1,0 +1,556 @@
+"""TaI-DPT: double-grained prompts on a frozen CLIP, learned from texts, tagging images.
+
+Source: "Texts as Images in Prompt Tuning for Multi-Label Image Recognition" (CVPR 2023, arXiv 2211.12739).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import initialization as init
+from transformers.utils import ModelOutput, logging
+
+from .class_embedding_cache import ClassEmbeddingCache
+from .configuration_taidpt import TaiDptConfig
+from .dense_features import image_features
+from .hub import (
+    HUB_ARGUMENTS,
+    clip_class,
+    find_tokenizer,
+    is_prompts_config,
+    load_clip,
+    load_prompts_only,
+    require_complete,
+    storage_dtype,
+)
+from .label_config import build_config, check_labels, context_token_ids
+from .losses import RankingLoss
+from .modeling_clip_resnet import CLIPResNetModel
+from .prompt_learner import PromptLearner
+from .relabel import relabel
+from .scores import global_scores, local_scores, normalize
+from .tokenization_taidpt import find_end_of_text
+
+logger = logging.get_logger(__name__)
+
+DEFAULT_TEMPLATE = "a photo of a {}."
+TEXT_BATCH = 256  # texts or prompts encoded at a time where no gradient is kept
+
+
+@dataclass
+class TaiDptOutput(ModelOutput):
+    """Scores of images or captions.
+
+    Args:
+        loss (`torch.Tensor`, *optional*): ranking loss of the global plus that of the local scores (paper, eq. 6).
+        logits (`torch.Tensor` of shape `(batch, classes)`): merged scores, the local ones weigh `local_weight`.
+        logits_global (`torch.Tensor` of shape `(batch, classes)`): scores of the pooled feature.
+        logits_local (`torch.Tensor` of shape `(batch, classes)`): scores of the dense features.
+        similarity_map (`torch.Tensor` of shape `(batch, classes, height, width)`, *optional*): for images, cosine of
+            the dense features with the local class embeddings.
+        class_embeddings (`tuple[torch.Tensor, torch.Tensor]`, *optional*): global and local class embeddings
+            `(classes, dim)`, with `return_class_embeddings=True`.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    logits_global: torch.Tensor | None = None
+    logits_local: torch.Tensor | None = None
+    similarity_map: torch.Tensor | None = None
+    class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+
+
+class TaiDptModel(PreTrainedModel):
+    """A frozen CLIP with two learned prompts per class.
+
+    Build it with [`~TaiDptModel.from_clip`], [`~TaiDptModel.zero_shot`] or [`~TaiDptModel.from_pretrained`].
+
+    Args:
+        config ([`TaiDptConfig`]): labels, prompts and the CLIP.
+        clip (`CLIPModel` or [`CLIPResNetModel`], *optional*): the CLIP to build on, taken as it is and frozen; without
+            one a random CLIP is made from `config.clip_config`.
+    """
+
+    config: TaiDptConfig
+    config_class = TaiDptConfig
+    base_model_prefix = "taidpt"
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "text")
+    supports_gradient_checkpointing = False
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "Bottleneck")
+    _keep_in_fp32_modules_strict = ("prompt_learner",)
+
+    def __init__(self, config: TaiDptConfig, clip: CLIPModel | CLIPResNetModel | None = None) -> None:
+        super().__init__(config)
+        if clip is None:
+            clip = clip_class(config.clip_config)._from_config(config.clip_config)
+        else:
+            for module in clip.modules():
+                module._is_hf_initialized = True  # its weights are not ours to initialise
+        self.clip = clip
+        if config.class_embedding_source == "learned":
+            self.prompt_learner = PromptLearner(config)
+        else:
+            shape = (config.num_labels, config.clip_config.projection_dim)
+            self.register_buffer("class_embeddings_global", torch.zeros(shape))
+            self.register_buffer("class_embeddings_local", torch.zeros(shape))
+        self._class_embedding_cache = ClassEmbeddingCache()
+        self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.post_init()
+        self._freeze()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        if isinstance(module, PromptLearner):
+            for parameter in module.parameters():
+                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, TaiDptModel) and self.config.class_embedding_source == "fixed":
+            init.zeros_(module.class_embeddings_global)
+            init.zeros_(module.class_embeddings_local)
+
+    def _freeze(self) -> None:
+        """Leaves only the context vectors trainable, and the CLIP in eval mode for good."""
+        self.clip.requires_grad_(False)
+        self.clip.eval()
+
+    def train(self, mode: bool = True) -> TaiDptModel:
+        """Sets the training mode of everything but the frozen CLIP."""
+        super().train(mode)
+        self.clip.eval()
+        return self
+
+    # ------------------------------------------------------------------ building, loading, saving
+
+    @classmethod
+    def from_clip(
+        cls,
+        clip_id_or_model: str | Path | CLIPModel | CLIPResNetModel,
+        labels: Sequence[str],
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        **config: Any,
+    ) -> TaiDptModel:
+        """Starts untrained prompts on a CLIP.
+
+        Args:
+            clip_id_or_model (`str` or `CLIPModel` or [`CLIPResNetModel`]): Hub repository, folder, or a model, which
+                is used as it is (not copied) and frozen.
+            labels (`Sequence[str]`): the labels, in the order of the logits.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the base's own by default, else CLIP's BPE.
+            **config: fields of [`TaiDptConfig`], and for a Hub repository `revision`, `token`, `cache_dir`,
+                `local_files_only`, `dtype`.
+
+        Returns:
+            [`TaiDptModel`]: in eval mode; only its context vectors are trainable.
+
+        Raises:
+            ValueError: labels are empty or repeated, a prompt is too long, or an option is unknown.
+        """
+        loading = (*HUB_ARGUMENTS, "dtype", "attn_implementation")
+        model_arguments = {key: config.pop(key) for key in loading if key in config}
+        clip, source = clip_id_or_model, getattr(getattr(clip_id_or_model, "config", None), "_name_or_path", None)
+        if isinstance(clip_id_or_model, (str, Path)):
+            source = str(clip_id_or_model)
+            clip = load_clip(source, **model_arguments)
+        unknown = sorted(set(config) - {field for field in TaiDptConfig.__dataclass_fields__})
+        if unknown:
+            raise ValueError(f"`{unknown[0]}` is no option of TaiDptConfig: see its documentation for the names.")
+        hub_arguments = {key: value for key, value in model_arguments.items() if key in HUB_ARGUMENTS}
+        tokenizer = find_tokenizer([source], clip.config.text_config.vocab_size, tokenizer, **hub_arguments)
+        context_ids = context_token_ids(tokenizer, config)
+        config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
+        config.setdefault("base_model_name_or_path", source or None)
+        config.setdefault("base_model_revision", model_arguments.get("revision"))
+        model = cls(build_config(clip, labels, tokenizer, config), clip=clip)
+        if context_ids:
+            words = clip.text_model.embeddings.token_embedding.weight[context_ids].detach().float()  # (M, width)
+            with torch.no_grad():
+                for context in model.prompt_learner.parameters():
+                    context.copy_(words.expand_as(context))
+        model._tokenizer = tokenizer
+        if config.get("class_embedding_source") != "fixed":
+            model.prompt_learner.layout(range(model.config.num_labels), torch.device("cpu"))  # raises on long names
+        return model.eval()
+
+    @classmethod
+    def zero_shot(
+        cls,
+        clip_id_or_model: str | Path | CLIPModel | CLIPResNetModel,
+        labels: Sequence[str],
+        templates: Sequence[str] | None = None,
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        **config: Any,
+    ) -> TaiDptModel:
+        """The untrained baseline: class embeddings are those of templates, averaged; both branches have the same.
+
+        Args:
+            clip_id_or_model (`str` or `CLIPModel` or [`CLIPResNetModel`]): as for [`~TaiDptModel.from_clip`].
+            labels (`Sequence[str]`): the labels, in the order of the logits.
+            templates (`Sequence[str]`, *optional*): texts with `{}` for the name; `"a photo of a {}."` by default.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.from_clip`].
+            **config: as for [`~TaiDptModel.from_clip`]; `pool_with_positions` is `True` by default here, as in CLIP.
+
+        Returns:
+            [`TaiDptModel`]: with fixed class embeddings and no trainable parameter, in eval mode.
+
+        Raises:
+            ValueError: as [`~TaiDptModel.from_clip`], or a template has no `{}`.
+        """
+        config = {"pool_with_positions": True} | config | {"class_embedding_source": "fixed"}
+        model = cls.from_clip(clip_id_or_model, labels, tokenizer, **config)
+        embeddings = model.encode_templates(templates)  # (classes, dim)
+        model.class_embeddings_global.copy_(embeddings)
+        model.class_embeddings_local.copy_(embeddings)
+        return model
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path | None,
+        *model_args: Any,
+        config: TaiDptConfig | None = None,
+        **kwargs: Any,
+    ) -> TaiDptModel:
+        """Loads a checkpoint: a full one, or a prompts-only one together with the CLIP that it names.
+
+        fp16 is a storage format: on a CPU, without an explicit `dtype`, the model computes in fp32.
+
+        Args:
+            pretrained_model_name_or_path (`str`): folder or Hub repository.
+            *model_args: as in transformers.
+            config ([`TaiDptConfig`], *optional*): replaces the stored configuration.
+            **kwargs: as in transformers.
+
+        Returns:
+            [`TaiDptModel`]: in eval mode; only its context vectors are trainable.
+
+        Raises:
+            ValueError: the checkpoint is of another model, lacks weights, or does not fit its base.
+            OSError: the checkpoint or its base cannot be read.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        name, source = str(pretrained_model_name_or_path), pretrained_model_name_or_path
+        hub_arguments = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
+        if config is None and source is not None:
+            fields = set(TaiDptConfig.__dataclass_fields__) - {"dtype"}
+            options = {key: kwargs.pop(key) for key in list(kwargs) if key in fields}
+            config = TaiDptConfig.from_pretrained(source, **hub_arguments, **options)
+            stored_type = TaiDptConfig.get_config_dict(source, **hub_arguments)[0].get("model_type")
+            if stored_type != TaiDptConfig.model_type:
+                raise ValueError(
+                    f"{name!r} is a `{stored_type}` checkpoint, not a `taidpt` one: start prompts on a CLIP with "
+                    f"`TaiDptModel.from_clip({name!r}, labels=[...])`."
+                )
+        if source is not None:
+            kwargs = storage_dtype(getattr(config, "dtype", None), kwargs)
+        if is_prompts_config(config) and config.prompts_only and kwargs.get("state_dict") is None:
+            kwargs["state_dict"] = load_prompts_only(name, config, **kwargs)
+            source = None
+            kwargs = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
+        model, info = super().from_pretrained(source, *model_args, config=config, output_loading_info=True, **kwargs)
+        require_complete(name, info)
+        model.config.prompts_only = False
+        model.config._name_or_path = "" if pretrained_model_name_or_path is None else name
+        model._freeze()
+        return (model, info) if wants_info else model
+
+    def save_pretrained(self, save_directory: str | Path, prompts_only: bool = False, **kwargs: Any) -> None:
+        """Saves the model.
+
+        Args:
+            save_directory (`str`): folder, made if it does not exist.
+            prompts_only (`bool`, *optional*, defaults to `False`): leaves the CLIP out; the configuration names it.
+            **kwargs: as in transformers.
+
+        Raises:
+            ValueError: `prompts_only` for a model whose base has no name.
+        """
+        if prompts_only:
+            if not self.config.base_model_name_or_path:
+                raise ValueError(
+                    "`prompts_only=True` needs `config.base_model_name_or_path`: without it nobody could find the "
+                    "CLIP again."
+                )
+            state_dict = kwargs.pop("state_dict", None) or self.state_dict()
+            kwargs["state_dict"] = {key: value for key, value in state_dict.items() if not key.startswith("clip.")}
+        self.config.prompts_only = prompts_only
+        try:
+            super().save_pretrained(save_directory, **kwargs)
+        finally:
+            self.config.prompts_only = False
+
+    def with_labels(
+        self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase | str | None = None, strict: bool = False
+    ) -> TaiDptModel:
+        """A model for other labels on the same CLIP (shared, not copied).
+
+        A shared context serves all labels. A class-specific model keeps the contexts of labels that it knows; a new
+        label gets the checkpoint's shared context if it holds one, else the words of `"a photo of a {}."`. A fixed
+        model keeps the embeddings of labels that it knows and encodes the template for new ones.
+        `config.label_origin` says for each label which it was.
+
+        Args:
+            labels (`Sequence[str]`): the new labels, in the order of the logits.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the one beside the checkpoint by default, else
+                the base's.
+            strict (`bool`, *optional*, defaults to `False`): raises instead of falling back on the template.
+
+        Returns:
+            [`TaiDptModel`]: in eval mode.
+
+        Raises:
+            ValueError: labels are empty or repeated, a prompt is too long, or with `strict` a label would get the
+                template.
+        """
+        check_labels(labels)
+        return relabel(self, list(labels), self.get_tokenizer(tokenizer), strict)
+
+    def get_tokenizer(self, tokenizer: PreTrainedTokenizerBase | str | None = None) -> PreTrainedTokenizerBase:
+        """The tokenizer: the argument, else the one beside the checkpoint, else the base's, else CLIP's BPE.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): taken as it is, or loaded from there.
+
+        Returns:
+            [`~transformers.PreTrainedTokenizerBase`]: found once, then kept.
+        """
+        if tokenizer is None and self._tokenizer is not None:
+            return self._tokenizer
+        sources = [self.config._name_or_path, self.config.base_model_name_or_path]
+        found = find_tokenizer(sources, self.config.clip_config.text_config.vocab_size, tokenizer)
+        if tokenizer is None:
+            self._tokenizer = found
+        return found
+
+    # ------------------------------------------------------------------ encoding
+
+    def encode_classes(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class embeddings of both branches.
+
+        In eval mode they are computed once and kept until a parameter changes.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: global G and local H, each `(classes, dim)`, L2-normalised, fp32.
+        """
+        if self.config.class_embedding_source == "fixed":
+            return normalize(self.class_embeddings_global), normalize(self.class_embeddings_local)
+        if self.training:
+            both = self._compute_class_embeddings()  # (2, classes, dim)
+        else:
+            contexts = [self.prompt_learner.global_context, self.prompt_learner.local_context]
+            frozen = [*self.clip.text_model.parameters(), self.clip.text_projection.weight]
+            both = self._class_embedding_cache.get(self._compute_class_embeddings, contexts, frozen)
+        return both[0], both[1]
+
+    def _compute_class_embeddings(self) -> torch.Tensor:
+        """Class embeddings `(2, classes, dim)`; without gradients many classes go in pieces."""
+        count = self.config.num_labels
+        step = count if torch.is_grad_enabled() else TEXT_BATCH
+        pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
+        parts = [self.prompt_learner(self.clip.text_model, self.clip.text_projection, piece) for piece in pieces]
+        return normalize(torch.cat(parts, dim=1))  # (2, classes, dim)
+
+    @torch.no_grad()
+    def encode_templates(
+        self, templates: Sequence[str] | None = None, tokenizer: PreTrainedTokenizerBase | str | None = None
+    ) -> torch.Tensor:
+        """Class embeddings of written templates: normalised, averaged over the templates, normalised again.
+
+        Args:
+            templates (`Sequence[str]`, *optional*): texts with `{}` for the name; `"a photo of a {}."` by default.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
+
+        Returns:
+            `torch.Tensor` of shape `(classes, dim)`, fp32.
+
+        Raises:
+            ValueError: a template has no `{}`, or a text is too long.
+        """
+        templates = [DEFAULT_TEMPLATE] if templates is None else list(templates)
+        wrong = [template for template in templates if "{}" not in template]
+        if wrong or not templates:
+            raise ValueError(
+                f"Template {wrong or templates} has no {{}} for the class name: write 'a photo of a {{}}.'"
+            )
+        names = [name.replace("_", " ") for name in self.config.class_names]
+        texts = [template.replace("{}", name) for name in names for template in templates]
+        features = self.encode_texts(texts, tokenizer)  # (classes * templates, dim)
+        return normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1))  # (classes, dim)
+
+    @torch.no_grad()
+    def encode_texts(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | str | None = None
+    ) -> torch.Tensor:
+        """Pooled features of written texts.
+
+        Args:
+            texts (`Sequence[str]`): any texts.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
+
+        Returns:
+            `torch.Tensor` of shape `(texts, dim)`, L2-normalised, fp32.
+
+        Raises:
+            ValueError: a text is longer than the text tower's positions; it is named.
+        """
+        tokenizer = self.get_tokenizer(tokenizer)
+        max_length = self.config.clip_config.text_config.max_position_embeddings
+        features = []
+        for start in range(0, len(texts), TEXT_BATCH):
+            batch = list(texts[start : start + TEXT_BATCH])
+            tokens = tokenizer(batch, padding=True, return_tensors="pt", verbose=False)
+            lengths = tokens["attention_mask"].sum(dim=1)  # (batch,)
+            if int(lengths.max()) > max_length:
+                text = batch[int(lengths.argmax())]
+                raise ValueError(
+                    f"The text {text[:60]!r} has {int(lengths.max())} tokens, the text tower takes {max_length}."
+                )
+            features.append(self.encode_captions(tokens["input_ids"], tokens["attention_mask"])[0])  # (batch, dim)
+        return torch.cat(features)  # (texts, dim)
+
+    def encode_captions(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of captions, pooled at the end-of-text token and of every token.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, length)`): token ids with start and end of text.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding;
+                required where a caption is padded.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and token `(batch, length, dim)` features,
+            L2-normalised, fp32; tokens of the padding are zero.
+
+        Raises:
+            ValueError: a caption has no end-of-text token, or is padded and there is no mask.
+        """
+        input_ids = input_ids.to(self.device)  # (batch, length)
+        eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
+        return self._encode_captions(input_ids, attention_mask, eot)
+
+    def _encode_captions(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, eot: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        hidden = self.clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        tokens = normalize(self.clip.text_projection(hidden))  # (batch, length, dim)
+        tokens = tokens * attention_mask[:, :, None]  # (batch, length, dim)
+        return tokens[torch.arange(len(tokens), device=tokens.device), eot], tokens
+
+    def encode_images(
+        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of images, pooled and of every cell.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): pixels, normalised by the processor.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have another size than the
+                CLIP was trained on.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and dense `(batch, height, width, dim)`
+            features, L2-normalised, fp32; height and width in cells.
+        """
+        dtype = self.clip.logit_scale.dtype
+        pooled, dense = image_features(
+            self.clip, pixel_values.to(dtype), interpolate_pos_encoding, self.config.pool_with_positions
+        )
+        return normalize(pooled), normalize(dense)
+
+    # ------------------------------------------------------------------ scoring
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        interpolate_pos_encoding: bool = False,
+        caption_embeds: torch.Tensor | None = None,
+        token_embeds: torch.Tensor | None = None,
+        image_embeds: torch.Tensor | None = None,
+        dense_embeds: torch.Tensor | None = None,
+        return_class_embeddings: bool = False,
+        return_dict: bool | None = None,
+    ) -> TaiDptOutput | tuple:
+        """Scores images or captions against all classes.
+
+        Give exactly one of `pixel_values`, `input_ids`, or features kept from [`~TaiDptModel.encode_captions`]
+        (`caption_embeds` with `token_embeds`) or [`~TaiDptModel.encode_images`] (`image_embeds` with `dense_embeds`).
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`, *optional*): normalised pixels.
+            input_ids (`torch.Tensor` of shape `(batch, length)`, *optional*): captions as token ids.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): mask of the captions.
+            labels (`torch.Tensor` of shape `(batch, classes)`, *optional*): 1 where a class is present; gives `loss`.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have any size.
+            caption_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): kept global caption features.
+            token_embeds (`torch.Tensor` of shape `(batch, length, dim)`, *optional*): kept token features.
+            image_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): kept global image features.
+            dense_embeds (`torch.Tensor` of shape `(batch, height, width, dim)`, *optional*): kept dense features.
+            return_class_embeddings (`bool`, *optional*, defaults to `False`): also returns the class embeddings.
+            return_dict (`bool`, *optional*): `False` for a tuple, as in transformers.
+
+        Returns:
+            [`TaiDptOutput`].
+
+        Raises:
+            ValueError: none or several kinds of input, or a padded caption without mask.
+        """
+        given = {
+            "pixel_values": pixel_values,
+            "input_ids": input_ids,
+            "caption_embeds": caption_embeds,
+            "image_embeds": image_embeds,
+        }
+        names = [name for name, value in given.items() if value is not None]
+        if len(names) != 1:
+            raise ValueError(f"Give exactly one of {', '.join(given)}: got {' and '.join(names) or 'none'}.")
+        for name, embeds, partner in (
+            ("caption_embeds", caption_embeds, token_embeds),
+            ("image_embeds", image_embeds, dense_embeds),
+        ):
+            if embeds is not None and partner is None:
+                raise ValueError(f"`{name}` needs its dense partner: pass token_embeds or dense_embeds too.")
+        global_embeddings, local_embeddings = self.encode_classes()  # (classes, dim), (classes, dim)
+        if pixel_values is not None:
+            image_embeds, dense_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+        elif input_ids is not None:
+            input_ids = input_ids.to(self.device)  # (batch, length)
+            eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
+            caption_embeds, token_embeds = self._encode_captions(input_ids, attention_mask, eot)
+        scale, similarity_map = self.config.logit_scale, None
+        if image_embeds is not None:
+            logits_global = global_scores(image_embeds, global_embeddings, scale)  # (batch, classes)
+            dense_embeds = dense_embeds.to(local_embeddings.dtype)  # (batch, height, width, dim)
+            similarity = dense_embeds @ local_embeddings.T  # (batch, height, width, classes)
+            similarity_map = similarity.permute(0, 3, 1, 2)  # (batch, classes, height, width)
+            logits_local = local_scores(similarity.flatten(1, 2), self.config.image_spatial_scale, scale)
+        else:
+            logits_global = global_scores(caption_embeds, global_embeddings, scale)  # (batch, classes)
+            similarity = token_embeds.to(local_embeddings.dtype) @ local_embeddings.T  # (batch, length, classes)
+            logits_local = local_scores(similarity, self.config.text_spatial_scale, scale, attention_mask)
+        weight = self.config.local_weight
+        loss = None
+        if labels is not None:
+            ranking = RankingLoss()
+            loss = ranking(logits_global, labels) + ranking(logits_local, labels)
+        output = TaiDptOutput(
+            loss=loss,
+            logits=(1 - weight) * logits_global + weight * logits_local,  # (batch, classes)
+            logits_global=logits_global,
+            logits_local=logits_local,
+            similarity_map=similarity_map,
+            class_embeddings=(global_embeddings, local_embeddings) if return_class_embeddings else None,
+        )
+        return output.to_tuple() if return_dict is False else output
+
+
+__all__ = ["TaiDptModel", "TaiDptOutput"]

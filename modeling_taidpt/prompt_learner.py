@@ -1,0 +1,222 @@
+"""Context vectors to class embeddings, with the prefix that all prompts share computed once.
+
+The prompt of class c is `[SOS] V1 .. VM <name tokens> . [EOT]` (paper, section 3.3). Under a causal text tower the
+tokens before the first one that differs between classes have the same keys and values in every prompt: they are
+computed once, and every class's tail attends to them. Tails are ragged: no padding goes through the linear layers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import CLIPTextModel
+
+from .configuration_taidpt import TaiDptConfig
+
+BRANCHES = 2  # global and local
+
+
+@dataclass
+class PromptLayout:
+    """Where the tokens of a set of prompts stand; the flat tail holds the tails of all classes, one after the other.
+
+    Attributes:
+        prefix_context (`int`): context vectors in the shared prefix, after the start token.
+        token_ids (`torch.Tensor` of shape `(tail,)`): token ids, 0 where a context vector stands.
+        context_index (`torch.Tensor` of shape `(tail,)`): number of the context vector, -1 where a token stands.
+        class_index (`torch.Tensor` of shape `(tail,)`): class that the element belongs to.
+        positions (`torch.Tensor` of shape `(tail,)`): position in the prompt.
+        padded_index (`torch.Tensor` of shape `(classes, longest)`): place in the flat tail, 0 past the end of a tail.
+        valid (`torch.Tensor` of shape `(classes, longest)`): false past the end of a tail.
+        eot_index (`torch.Tensor` of shape `(classes,)`): place of the end-of-text token in the flat tail.
+    """
+
+    prefix_context: int
+    token_ids: torch.Tensor
+    context_index: torch.Tensor
+    class_index: torch.Tensor
+    positions: torch.Tensor
+    padded_index: torch.Tensor
+    valid: torch.Tensor
+    eot_index: torch.Tensor
+
+    def to(self, device: torch.device) -> PromptLayout:
+        """The same layout with its tensors on `device`."""
+        return PromptLayout(**{k: v.to(device) if torch.is_tensor(v) else v for k, v in vars(self).items()})
+
+
+def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
+    """Lays out the prompts of some classes.
+
+    Args:
+        config ([`TaiDptConfig`]): class names as token ids, number and place of the context vectors.
+        classes (`range`): the classes to lay out.
+
+    Returns:
+        [`PromptLayout`]: on the CPU.
+
+    Raises:
+        ValueError: a prompt is longer than the text tower's positions; the class is named.
+    """
+    if config.class_input_ids is None:
+        raise ValueError("`config.class_input_ids` is missing: build the model with `TaiDptModel.from_clip`.")
+    prefix_context = _prefix_context(config)
+    max_length = config.clip_config.text_config.max_position_embeddings
+    tails = [_tail(config, index, prefix_context) for index in classes]
+    for index, tail in zip(classes, tails, strict=True):
+        length = 1 + prefix_context + len(tail)
+        if length > max_length:
+            raise ValueError(
+                f"The prompt of class {config.class_names[index][:60]!r} has {length} tokens, the text tower takes "
+                f"{max_length}: shorten the name or use fewer context tokens."
+            )
+    lengths = torch.tensor([len(tail) for tail in tails])  # (classes,)
+    starts = lengths.cumsum(0) - lengths  # (classes,)
+    steps = torch.arange(int(lengths.max()))  # (longest,)
+    valid = steps < lengths[:, None]  # (classes, longest)
+    flat = [entry for tail in tails for entry in tail]
+    return PromptLayout(
+        prefix_context=prefix_context,
+        token_ids=torch.tensor([token for token, _ in flat]),
+        context_index=torch.tensor([context for _, context in flat]),
+        class_index=torch.repeat_interleave(torch.tensor(list(classes)), lengths),
+        positions=1 + prefix_context + torch.cat([torch.arange(len(tail)) for tail in tails]),
+        padded_index=torch.where(valid, starts[:, None] + steps, 0),
+        valid=valid,
+        eot_index=starts + lengths - 1,
+    )
+
+
+def _prefix_context(config: TaiDptConfig) -> int:
+    if config.class_specific_context:
+        return 0
+    return {"end": config.num_context_tokens, "middle": config.num_context_tokens // 2, "front": 0}[
+        config.class_token_position
+    ]
+
+
+def _tail(config: TaiDptConfig, index: int, prefix_context: int) -> list[tuple[int, int]]:
+    """The prompt of one class after the shared prefix, as (token id, -1) or (0, number of a context vector)."""
+    length = config.num_context_tokens if config.context_lengths is None else config.context_lengths[index]
+    position = config.class_token_position if config.context_positions is None else config.context_positions[index]
+    before = {"end": length, "middle": length // 2, "front": 0}[position]
+    context = [(0, number) for number in range(length)]
+    name = [(token, -1) for token in config.class_input_ids[index]]
+    suffix = [(config.period_token_id, -1), (config.eos_token_id, -1)]
+    return [*context[prefix_context:before], *name, *context[before:], *suffix]
+
+
+class PromptLearner(nn.Module):
+    """Holds the context vectors of both branches.
+
+    Args:
+        config ([`TaiDptConfig`]): number of context vectors, shared or one set per class.
+
+    Attributes:
+        global_context, local_context (`nn.Parameter`): `(num_context_tokens, width)`, or
+            `(classes, num_context_tokens, width)` for class-specific contexts.
+        shared_global_context, shared_local_context (`nn.Parameter`, *optional*): `(num_context_tokens, width)`, only
+            in class-specific models with `config.shared_context`: for labels that the model does not know.
+    """
+
+    def __init__(self, config: TaiDptConfig) -> None:
+        super().__init__()
+        self.config = config
+        shared = (config.num_context_tokens, config.clip_config.text_config.hidden_size)
+        shape = (config.num_labels, *shared) if config.class_specific_context else shared
+        self.global_context = nn.Parameter(torch.empty(shape, dtype=torch.float32))
+        self.local_context = nn.Parameter(torch.empty(shape, dtype=torch.float32))
+        self.shared_global_context: nn.Parameter | None = None
+        self.shared_local_context: nn.Parameter | None = None
+        if config.shared_context:
+            self.shared_global_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
+            self.shared_local_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
+        self._layouts: dict[tuple, PromptLayout] = {}
+
+    def layout(self, classes: range, device: torch.device) -> PromptLayout:
+        """The layout of the prompts of some classes on `device`, kept between calls."""
+        key = (classes, str(device))
+        if key not in self._layouts:
+            self._layouts[key] = build_layout(self.config, classes).to(device)
+        return self._layouts[key]
+
+    def forward(self, text_model: CLIPTextModel, text_projection: nn.Linear, classes: range) -> torch.Tensor:
+        """Class embeddings of both branches.
+
+        Args:
+            text_model (`CLIPTextModel`): the frozen text tower.
+            text_projection (`nn.Linear`): its projection into the joint space.
+            classes (`range`): the classes to encode.
+
+        Returns:
+            `torch.Tensor` of shape `(2, classes, dim)`: global and local embeddings, not normalised.
+        """
+        layout = self.layout(classes, self.global_context.device)
+        hidden = self._embed(text_model, layout)  # (2, prefix + tail, width)
+        prefix = 1 + layout.prefix_context
+        for layer in text_model.encoder.layers:
+            attended = _prefix_attention(layer.self_attn, layer.layer_norm1(hidden), prefix, layout)
+            hidden = hidden + attended  # (2, prefix + tail, width)
+            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))  # (2, prefix + tail, width)
+        eot = text_model.final_layer_norm(hidden[:, prefix + layout.eot_index])  # (2, classes, width)
+        return text_projection(eot)  # (2, classes, dim)
+
+    def _embed(self, text_model: CLIPTextModel, layout: PromptLayout) -> torch.Tensor:
+        """Token, context and position embeddings of the prefix and of all tails, `(2, prefix + tail, width)`."""
+        token_embedding, position_embedding = (
+            text_model.embeddings.token_embedding,
+            text_model.embeddings.position_embedding.weight,
+        )
+        context = torch.stack([self.global_context, self.local_context]).to(position_embedding.dtype)
+        bos = token_embedding(layout.token_ids.new_tensor([self.config.bos_token_id]))  # (1, width)
+        parts = [bos.expand(BRANCHES, 1, -1)]  # (2, 1, width)
+        number = layout.context_index.clamp(min=0)  # (tail,)
+        if self.config.class_specific_context:
+            tail_context = context[:, layout.class_index, number]  # (2, tail, width)
+        else:
+            parts.append(context[:, : layout.prefix_context])  # (2, prefix_context, width)
+            tail_context = context[:, number]  # (2, tail, width)
+        is_context = (layout.context_index >= 0)[:, None]  # (tail, 1)
+        parts.append(torch.where(is_context, tail_context, token_embedding(layout.token_ids)))  # (2, tail, width)
+        prefix_positions = position_embedding[: 1 + layout.prefix_context]  # (prefix, width)
+        positions = torch.cat([prefix_positions, position_embedding[layout.positions]])  # (prefix + tail, width)
+        return torch.cat(parts, dim=1) + positions  # (2, prefix + tail, width)
+
+
+def _prefix_attention(attention: nn.Module, hidden: torch.Tensor, prefix: int, layout: PromptLayout) -> torch.Tensor:
+    """Causal attention of every prompt over the shared prefix and its own tail.
+
+    Args:
+        attention (`CLIPAttention`): projections of the layer.
+        hidden (`torch.Tensor` of shape `(2, prefix + tail, width)`): normalised hidden states.
+        prefix (`int`): length of the shared prefix.
+        layout ([`PromptLayout`]): where each class's tail stands.
+
+    Returns:
+        `torch.Tensor` of shape `(2, prefix + tail, width)`.
+    """
+    classes, longest = layout.padded_index.shape
+    heads = (attention.num_heads, attention.head_dim)
+    states = [proj(hidden).unflatten(-1, heads) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    first = [state[:, :prefix].transpose(1, 2) for state in states]  # 3 x (2, heads, prefix, head_dim)
+    # Past the end of a shorter tail any element serves: the causal mask hides it from the elements that count.
+    tails = [state[:, prefix + layout.padded_index].transpose(2, 3) for state in states]
+    # tails: 3 x (2, classes, heads, longest, head_dim)
+    attended_first = nn.functional.scaled_dot_product_attention(*first, is_causal=True, scale=attention.scale)
+    attended_first = attended_first.transpose(1, 2).flatten(2)  # (2, prefix, width)
+    key, value = (
+        torch.cat([state[:, None].expand(-1, classes, -1, -1, -1), tail], dim=3)
+        for state, tail in zip(first[1:], tails[1:], strict=True)
+    )  # (2, classes, heads, prefix + longest, head_dim)
+    mask = torch.ones(longest, prefix + longest, dtype=torch.bool, device=hidden.device).tril(prefix)
+    attended = nn.functional.scaled_dot_product_attention(
+        tails[0].flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), attn_mask=mask, scale=attention.scale
+    )  # (2 * classes, heads, longest, head_dim)
+    attended = attended.unflatten(0, (BRANCHES, classes)).transpose(2, 3).flatten(3)  # (2, classes, longest, width)
+    attended = attended[:, layout.valid]  # (2, tail, width)
+    return attention.out_proj(torch.cat([attended_first, attended], dim=1))  # (2, prefix + tail, width)
+
+
+__all__ = ["PromptLayout", "PromptLearner", "build_layout"]

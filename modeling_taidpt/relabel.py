@@ -1,0 +1,127 @@
+"""A model for other labels on the same CLIP and the same learned contexts."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from .configuration_taidpt import TaiDptConfig
+from .tokenization_taidpt import tokenize_names
+
+if TYPE_CHECKING:
+    from .modeling_taidpt import TaiDptModel
+
+TEMPLATE_WORDS = "a photo of a"
+
+
+def relabel(
+    model: TaiDptModel, labels: list[str], tokenizer: PreTrainedTokenizerBase, strict: bool = False
+) -> TaiDptModel:
+    """Builds the model behind [`TaiDptModel.with_labels`].
+
+    Args:
+        model ([`TaiDptModel`]): the model to start from; it is not changed.
+        labels (`list[str]`): the new labels, checked.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of its CLIP.
+        strict (`bool`, *optional*, defaults to `False`): raises where a label would get the template.
+
+    Returns:
+        [`TaiDptModel`]: shares the CLIP of `model`, in eval mode.
+
+    Raises:
+        ValueError: with `strict`, a label that is not known and for which no learned context serves; or a long name.
+    """
+    old = model.config
+    places = [old.label2id.get(label) for label in labels]  # (new classes,)
+    config = _relabelled_config(old, labels, places, tokenizer)
+    templates = [label for label in labels if config.label_origin[label] == "template"]
+    unknown = [label for label in templates if label not in old.label2id]
+    if strict and unknown:
+        raise ValueError(
+            f"No learned context serves the label {unknown[0]!r} ({len(unknown)} such): train it, or leave "
+            "strict=True out for the template 'a photo of a {}.'."
+        )
+    if config.class_specific_context and unknown and not old.shared_context:
+        _make_room_for_words(config, old, places, len(tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]))
+    new = type(model)(config, clip=model.clip).to(model.device)
+    new._tokenizer = tokenizer
+    with torch.no_grad():
+        if config.class_embedding_source == "fixed":
+            _fill_fixed(new, model, places)
+        else:
+            _fill_contexts(new, model, places, tokenizer)
+            new.prompt_learner.layout(range(config.num_labels), torch.device("cpu"))  # raises on long names
+    return new.eval()
+
+
+def _relabelled_config(
+    old: TaiDptConfig, labels: list[str], places: list[int | None], tokenizer: PreTrainedTokenizerBase
+) -> TaiDptConfig:
+    new_names = [label for label, place in zip(labels, places, strict=True) if place is None]
+    new_ids = iter(tokenize_names(tokenizer, new_names))
+    serves_all = old.class_embedding_source == "learned" and (not old.class_specific_context or old.shared_context)
+    config = copy.deepcopy(old)
+    config.id2label = dict(enumerate(labels))
+    config.label2id = {label: index for index, label in enumerate(labels)}
+    config.class_names = [
+        label if place is None else old.class_names[place] for label, place in zip(labels, places, strict=True)
+    ]
+    config.class_input_ids = [next(new_ids) if place is None else old.class_input_ids[place] for place in places]
+    config.label_origin = {
+        label: ("shared" if serves_all else "template") if place is None else old.label_origin[label]
+        for label, place in zip(labels, places, strict=True)
+    }
+    for name in ("score_scale", "score_bias"):
+        values = getattr(old, name)
+        if isinstance(values, (list, tuple)):
+            mean = sum(values) / len(values)  # a label without a fit of its own gets the average one
+            setattr(config, name, [mean if place is None else values[place] for place in places])
+    for name in ("context_lengths", "context_positions"):
+        values = getattr(old, name)
+        default = old.num_context_tokens if name == "context_lengths" else old.class_token_position
+        if values is not None:
+            setattr(config, name, [default if place is None else values[place] for place in places])
+    return config
+
+
+def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, places: list[int | None], words: int) -> None:
+    """Lets new classes of a class-specific model have as many context vectors as the template has words."""
+    lengths = old.context_lengths or [old.num_context_tokens] * old.num_labels
+    positions = old.context_positions or [old.class_token_position] * old.num_labels
+    config.num_context_tokens = max(old.num_context_tokens, words)
+    config.context_lengths = [words if place is None else lengths[place] for place in places]
+    config.context_positions = ["end" if place is None else positions[place] for place in places]
+
+
+def _fill_fixed(new: TaiDptModel, model: TaiDptModel, places: list[int | None]) -> None:
+    templates = new.encode_templates() if None in places else None  # (classes, dim)
+    for branch in ("class_embeddings_global", "class_embeddings_local"):
+        target, source = getattr(new, branch), getattr(model, branch)  # (new classes, dim), (old classes, dim)
+        for index, place in enumerate(places):
+            target[index] = source[place] if place is not None else templates[index]
+
+
+def _fill_contexts(
+    new: TaiDptModel, model: TaiDptModel, places: list[int | None], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    for branch in ("global_context", "local_context"):
+        target, source = getattr(new.prompt_learner, branch), getattr(model.prompt_learner, branch)
+        shared = getattr(model.prompt_learner, f"shared_{branch}")
+        if shared is not None:
+            getattr(new.prompt_learner, f"shared_{branch}").copy_(shared)
+        if not new.config.class_specific_context:
+            target.copy_(source)  # (num_context_tokens, width)
+            continue
+        if shared is None:
+            word_ids = tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]
+            shared = model.clip.text_model.embeddings.token_embedding.weight[word_ids].float()  # (words, width)
+        target.zero_()  # (new classes, num_context_tokens, width)
+        for index, place in enumerate(places):
+            context = shared if place is None else source[place]  # (length, width)
+            target[index, : len(context)] = context
+
+
+__all__ = ["relabel"]
