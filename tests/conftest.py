@@ -1,0 +1,63 @@
+"""Fixtures that several test files use: tiny random CLIPs, the reference numbers, the data that does not ship."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+from transformers import CLIPConfig, CLIPModel
+
+from modeling_taidpt import clip_tokenizer
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder with the measured data and reference files that do not ship with the project."""
+    folder = Path(os.environ.get("TAIDPT_SHARED", ROOT.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"needs the shared data, absent at {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    return clip_tokenizer()
+
+
+def make_clip(attn_implementation: str = "sdpa", seed: int = 0) -> CLIPModel:
+    """A small random CLIP with a ViT tower: width 32, 3 + 3 layers, 4x4 patches, CLIP's vocabulary."""
+    torch.manual_seed(seed)
+    config = CLIPConfig(
+        text_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "projection_dim": 24,
+            "eos_token_id": 49407,
+        },
+        vision_config={
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "image_size": 32,
+            "patch_size": 8,
+            "projection_dim": 24,
+        },
+        projection_dim=24,
+    )
+    config._attn_implementation = attn_implementation
+    return CLIPModel(config).eval()
+
+
+@pytest.fixture
+def clip() -> CLIPModel:
+    return make_clip()

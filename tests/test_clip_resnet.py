@@ -1,0 +1,118 @@
+"""Convolutional CLIPs: OpenAI's state dicts, other trunks, the attention pool."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import CLIPModel, MobileNetV2Config
+
+from modeling_taidpt import CLIPResNetConfig, CLIPResNetModel, TaiDptModel, convert_openai_clip
+
+from .conftest import make_clip
+
+
+def mobilenet_clip(**vision):
+    torch.manual_seed(0)
+    return CLIPResNetModel(
+        CLIPResNetConfig(
+            text_config={"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+            vision_config={
+                "trunk_config": MobileNetV2Config(depth_multiplier=0.35, tf_padding=False, finegrained_output=False),
+                "hidden_size": 448,
+                "pool_hidden_size": 16,
+                "num_attention_heads": 2,
+                "projection_dim": 24,
+                "image_size": 64,
+                **vision,
+            },
+            projection_dim=24,
+        )
+    ).eval()
+
+
+@pytest.mark.parametrize("use_positions", [True, False])
+def test_any_trunk_tags_and_round_trips(use_positions, tmp_path):
+    model = TaiDptModel.from_clip(mobilenet_clip(use_positions=use_positions), labels=["dog", "cat"])
+    images = torch.randn(2, 3, 64, 96)
+    with torch.no_grad():
+        outputs = model(pixel_values=images)
+        assert outputs.similarity_map.shape == (2, 2, 2, 3)
+        model.save_pretrained(tmp_path)
+        loaded = TaiDptModel.from_pretrained(tmp_path)
+        assert torch.equal(loaded(pixel_values=images).logits, outputs.logits)
+    assert loaded.config.clip_config.vision_config.trunk_config.model_type == "mobilenet_v2"
+
+
+def test_zero_queries_pool_the_plain_mean_of_the_cells():
+    clip = mobilenet_clip(use_positions=False)
+    pool = clip.vision_model.attention_pool
+    with torch.no_grad():
+        for proj in (pool.q_proj, pool.k_proj):
+            proj.weight.zero_()
+        cells = torch.randn(2, 448, 2, 3)
+        torch.testing.assert_close(pool(cells), pool.dense(cells).mean(dim=(1, 2)))
+
+
+def test_positions_are_added_only_on_demand_and_stretched_only_on_demand():
+    vision = mobilenet_clip().vision_model
+    square, wide = torch.randn(1, 3, 64, 64), torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        assert not torch.allclose(vision(square).pooler_output, vision(square, with_positions=False).pooler_output)
+        with pytest.raises(ValueError, match=r"gives 2x3 cells.*for 2x2: resize"):
+            vision(wide)
+        assert vision(wide, interpolate_pos_encoding=True).pooler_output.shape == (1, 24)
+        assert vision(wide, with_positions=False).pooler_output.shape == (1, 24)
+
+
+def openai_vit(clip: CLIPModel) -> dict[str, torch.Tensor]:
+    """The weights of a CLIPModel under OpenAI's names, written independently of the converter."""
+    sd = clip.state_dict()
+    out = {
+        "text_projection": sd["text_projection.weight"].T,
+        "visual.proj": sd["visual_projection.weight"].T,
+        "logit_scale": sd["logit_scale"],
+        "token_embedding.weight": sd["text_model.embeddings.token_embedding.weight"],
+        "positional_embedding": sd["text_model.embeddings.position_embedding.weight"],
+        "visual.class_embedding": sd["vision_model.embeddings.class_embedding"],
+        "visual.conv1.weight": sd["vision_model.embeddings.patch_embedding.weight"],
+        "visual.positional_embedding": sd["vision_model.embeddings.position_embedding.weight"],
+        "input_resolution": torch.tensor(32),
+        "context_length": torch.tensor(77),
+        "vocab_size": torch.tensor(49408),
+    }
+    for kind in ("weight", "bias"):
+        out[f"ln_final.{kind}"] = sd[f"text_model.final_layer_norm.{kind}"]
+        out[f"visual.ln_pre.{kind}"] = sd[f"vision_model.pre_layrnorm.{kind}"]
+        out[f"visual.ln_post.{kind}"] = sd[f"vision_model.post_layernorm.{kind}"]
+        for theirs, ours in (("", "text_model"), ("visual.", "vision_model")):
+            for index in range(2):
+                old, new = f"{ours}.encoder.layers.{index}", f"{theirs}transformer.resblocks.{index}"
+                qkv = [sd[f"{old}.self_attn.{n}_proj.{kind}"] for n in "qkv"]
+                out[f"{new}.attn.in_proj_{kind}"] = torch.cat(qkv)
+                out[f"{new}.attn.out_proj.{kind}"] = sd[f"{old}.self_attn.out_proj.{kind}"]
+                out[f"{new}.mlp.c_fc.{kind}"] = sd[f"{old}.mlp.fc1.{kind}"]
+                out[f"{new}.mlp.c_proj.{kind}"] = sd[f"{old}.mlp.fc2.{kind}"]
+                out[f"{new}.ln_1.{kind}"] = sd[f"{old}.layer_norm1.{kind}"]
+                out[f"{new}.ln_2.{kind}"] = sd[f"{old}.layer_norm2.{kind}"]
+    return out
+
+
+def test_openai_vit_state_dict_becomes_a_clip_model(tokenizer):
+    config = make_clip().config
+    for tower in (config.text_config, config.vision_config):
+        tower.hidden_size, tower.num_attention_heads, tower.intermediate_size = 64, 1, 256
+        tower.num_hidden_layers = 2
+    clip = CLIPModel(config).eval()
+    converted = convert_openai_clip(openai_vit(clip))
+    assert type(converted) is CLIPModel
+    images, texts = torch.randn(2, 3, 32, 32), tokenizer(["a dog"], return_tensors="pt")
+    with torch.no_grad():
+        for call, inputs in (("get_image_features", {"pixel_values": images}), ("get_text_features", texts)):
+            expected, actual = getattr(clip, call)(**inputs), getattr(converted, call)(**inputs)
+            torch.testing.assert_close(actual.pooler_output, expected.pooler_output)
+    broken = openai_vit(clip)
+    del broken["visual.ln_pre.bias"]
+    with pytest.raises(ValueError, match=r"missing \['vision_model.pre_layrnorm.bias'\]"):
+        convert_openai_clip(broken)
+    with pytest.raises(ValueError, match="no OpenAI CLIP"):
+        convert_openai_clip({"a": torch.zeros(1)})
