@@ -90,6 +90,8 @@ class CLIPResNetConfig(PreTrainedConfig):
             Logarithm of the initial contrastive temperature.
         recommended_recipe (`dict`, *optional*):
             Training arguments and model options that suit this base; see [`TaiDptConfig`].
+        word_counts (`str`, *optional*):
+            File beside the checkpoint with the number of times that this base saw each word, if it ships one.
     """
 
     model_type = "clip_resnet"
@@ -104,6 +106,7 @@ class CLIPResNetConfig(PreTrainedConfig):
     logit_scale_init_value: float = 2.6592
     initializer_factor: float = 1.0
     recommended_recipe: dict | None = None
+    word_counts: str | None = None
 
 
 class TaiDptConfig(PreTrainedConfig):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, logging
 
 from .configuration_taidpt import TaiDptConfig
 from .modeling_clip_resnet import CLIPResNetModel
-from .tokenization_taidpt import clip_tokenizer
+from .tokenization_taidpt import ASSETS, clip_tokenizer
 
 logger = logging.get_logger(__name__)
 
@@ -53,11 +55,24 @@ def storage_dtype(stored: torch.dtype | str | None, arguments: dict[str, Any]) -
     return arguments
 
 
+def resolve_source(name_or_path: str) -> str:
+    """The folder of a base that ships with the package, by its name; anything else as it is."""
+    shipped = ASSETS / name_or_path
+    return str(shipped) if not os.path.isdir(name_or_path) and (shipped / "config.json").is_file() else name_or_path
+
+
+def portable_source(name_or_path: str | None) -> str | None:
+    """What a checkpoint says of its base: a folder inside the package goes by its name, which holds anywhere."""
+    if name_or_path and Path(name_or_path).resolve().parent == ASSETS.resolve():
+        return Path(name_or_path).name
+    return name_or_path or None
+
+
 def load_clip(name_or_path: str, **arguments: Any) -> CLIPModel | CLIPResNetModel:
-    """Loads a CLIP from a folder or the Hub.
+    """Loads a CLIP from a folder or the Hub; of a [`TaiDptModel`] checkpoint, the CLIP inside.
 
     Args:
-        name_or_path (`str`): folder or repository.
+        name_or_path (`str`): folder, repository, or name of a base that ships with the package.
         **arguments: `revision`, `token`, `cache_dir`, `local_files_only`, `dtype` and so on, as `from_pretrained`.
 
     Returns:
@@ -68,7 +83,10 @@ def load_clip(name_or_path: str, **arguments: Any) -> CLIPModel | CLIPResNetMode
         OSError: the folder or repository cannot be read.
     """
     hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+    name_or_path = resolve_source(name_or_path)
     config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
+    if is_prompts_config(config):
+        return AutoModel.from_pretrained(name_or_path, **arguments).clip
     arguments = storage_dtype(config.dtype, arguments)
     model, info = clip_class(config).from_pretrained(name_or_path, output_loading_info=True, **arguments)
     require_complete(name_or_path, info)
@@ -153,7 +171,7 @@ def find_tokenizer(
         if tokenizer is not None:
             break
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+            tokenizer = AutoTokenizer.from_pretrained(resolve_source(source), **arguments)
         except (OSError, ValueError) as error:
             logger.info(f"{source} has no tokenizer: {error}")
     if tokenizer is None and vocab_size != CLIP_VOCAB_SIZE:
@@ -180,6 +198,8 @@ __all__ = [
     "is_prompts_config",
     "load_clip",
     "load_prompts_only",
+    "portable_source",
     "require_complete",
+    "resolve_source",
     "storage_dtype",
 ]

@@ -5,7 +5,7 @@ Source: "Texts as Images in Prompt Tuning for Multi-Label Image Recognition" (CV
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,16 +26,19 @@ from .hub import (
     is_prompts_config,
     load_clip,
     load_prompts_only,
+    portable_source,
     require_complete,
+    resolve_source,
     storage_dtype,
 )
 from .label_config import build_config, check_labels, context_token_ids
 from .losses import RankingLoss
 from .modeling_clip_resnet import CLIPResNetModel
 from .prompt_learner import PromptLearner
-from .relabel import relabel
+from .relabel import relabel, with_fixed_embeddings
 from .scores import global_scores, local_scores, normalize
 from .tokenization_taidpt import find_end_of_text
+from .word_counts import find_rare_words, load_word_counts
 
 logger = logging.get_logger(__name__)
 
@@ -104,6 +107,7 @@ class TaiDptModel(PreTrainedModel):
             self.register_buffer("class_embeddings_local", torch.zeros(shape))
         self._class_embedding_cache = ClassEmbeddingCache()
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self._word_counts: Mapping[str, int] | None = None
         self.post_init()
         self._freeze()
 
@@ -166,7 +170,8 @@ class TaiDptModel(PreTrainedModel):
         tokenizer = find_tokenizer([source], clip.config.text_config.vocab_size, tokenizer, **hub_arguments)
         context_ids = context_token_ids(tokenizer, config)
         config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
-        config.setdefault("base_model_name_or_path", source or None)
+        config.setdefault("word_counts", getattr(clip.config, "word_counts", None))
+        config.setdefault("base_model_name_or_path", portable_source(source))
         config.setdefault("base_model_revision", model_arguments.get("revision"))
         model = cls(build_config(clip, labels, tokenizer, config), clip=clip)
         if context_ids:
@@ -209,6 +214,39 @@ class TaiDptModel(PreTrainedModel):
         model.class_embeddings_global.copy_(embeddings)
         model.class_embeddings_local.copy_(embeddings)
         return model
+
+    def with_class_embeddings(
+        self, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor | None = None
+    ) -> TaiDptModel:
+        """A model with fixed class embeddings on the same CLIP (shared, not copied), as of caption prototypes.
+
+        Args:
+            global_embeddings (`torch.Tensor` of shape `(classes, dim)`): scored against pooled features.
+            local_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*): scored against dense features;
+                the global ones by default.
+
+        Returns:
+            [`TaiDptModel`]: with no trainable parameter, in eval mode.
+
+        Raises:
+            ValueError: the shape is another one.
+        """
+        local_embeddings = global_embeddings if local_embeddings is None else local_embeddings
+        return with_fixed_embeddings(self, global_embeddings, local_embeddings)
+
+    def rare_words(self, labels: Sequence[str]) -> dict[str, list[str]]:
+        """Words that the base hardly saw (fewer than 20 times), where it ships the counts of its training words.
+
+        Args:
+            labels (`Sequence[str]`): labels to look at.
+
+        Returns:
+            `dict[str, list[str]]`: labels with such words; empty where the base ships no counts.
+        """
+        if self._word_counts is None:
+            sources = [self.config._name_or_path, resolve_source(self.config.base_model_name_or_path or "")]
+            self._word_counts = load_word_counts(sources, self.config.word_counts) or {}
+        return find_rare_words(labels, self._word_counts) if self._word_counts else {}
 
     @classmethod
     def from_pretrained(

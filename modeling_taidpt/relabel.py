@@ -57,6 +57,36 @@ def relabel(
     return new.eval()
 
 
+def with_fixed_embeddings(
+    model: TaiDptModel, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor
+) -> TaiDptModel:
+    """Builds the model behind [`TaiDptModel.with_class_embeddings`].
+
+    Args:
+        model ([`TaiDptModel`]): the model whose labels and CLIP are taken; it is not changed.
+        global_embeddings (`torch.Tensor` of shape `(classes, dim)`): scored against pooled features.
+        local_embeddings (`torch.Tensor` of shape `(classes, dim)`): scored against dense features.
+
+    Returns:
+        [`TaiDptModel`]: shares the CLIP of `model`, in eval mode.
+
+    Raises:
+        ValueError: the shape is another one.
+    """
+    shape = (model.config.num_labels, model.config.clip_config.projection_dim)
+    for name, embeddings in (("global_embeddings", global_embeddings), ("local_embeddings", local_embeddings)):
+        if tuple(embeddings.shape) != shape:
+            raise ValueError(f"`{name}` has the shape {tuple(embeddings.shape)}: (classes, dim) is {shape} here.")
+    config = copy.deepcopy(model.config)
+    config.class_embedding_source = "fixed"
+    new = type(model)(config, clip=model.clip).to(model.device)
+    new._tokenizer = model._tokenizer
+    with torch.no_grad():
+        new.class_embeddings_global.copy_(global_embeddings)
+        new.class_embeddings_local.copy_(local_embeddings)
+    return new.eval()
+
+
 def _relabelled_config(
     old: TaiDptConfig, labels: list[str], places: list[int | None], tokenizer: PreTrainedTokenizerBase
 ) -> TaiDptConfig:
@@ -124,4 +154,4 @@ def _fill_contexts(
             target[index, : len(context)] = context
 
 
-__all__ = ["relabel"]
+__all__ = ["relabel", "with_fixed_embeddings"]
