@@ -37,15 +37,18 @@ class ClassEmbeddingCache:
             again, so that gradients are those of a fresh computation.
         """
         key = tuple((tensor.data_ptr(), tensor.dtype, _version(tensor)) for tensor in (*contexts, *parameters))
-        kept = self._embeddings is not None and key == self._key
-        if not kept or not all(torch.equal(old, new) for old, new in zip(self._contexts, contexts, strict=True)):
+        embeddings = self._embeddings if key == self._key and self._same_values(contexts) else None
+        if embeddings is None:
             with torch.no_grad():
-                self._embeddings = compute()
-            self._key = key
+                embeddings = compute()  # (2, classes, dim)
+            self._key, self._embeddings = key, embeddings
             self._contexts = [context.detach().clone() for context in contexts]
         if torch.is_grad_enabled() and any(context.requires_grad for context in contexts):
-            return _Recomputed.apply(self._embeddings, compute, *contexts)
-        return self._embeddings
+            return _Recomputed.apply(embeddings, compute, *contexts)
+        return embeddings
+
+    def _same_values(self, contexts: Sequence[torch.Tensor]) -> bool:
+        return all(torch.equal(old, new) for old, new in zip(self._contexts, contexts, strict=True))
 
 
 def _version(tensor: torch.Tensor) -> int:

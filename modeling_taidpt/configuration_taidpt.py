@@ -46,16 +46,16 @@ class CLIPResNetVisionConfig(PreTrainedConfig):
         "trunk_config": SubConfigSpec(AutoConfig, model_type="mobilenet_v2", optional=True)
     }
 
-    layers: list[int] | None = None
+    layers: Any = None
     width: int = 64
     image_size: int = 224
-    hidden_size: int | None = None
-    pool_hidden_size: int | None = None
-    num_attention_heads: int | None = None
+    hidden_size: Any = None
+    pool_hidden_size: Any = None
+    num_attention_heads: Any = None
     projection_dim: int = 1024
     use_positions: bool = True
     patch_size: int = 32
-    trunk_config: dict | PreTrainedConfig | None = None
+    trunk_config: Any = None
     initializer_range: float = 0.02
     initializer_factor: float = 1.0
 
@@ -100,8 +100,9 @@ class CLIPResNetConfig(PreTrainedConfig):
         "text_config": CLIPTextConfig,
     }
 
-    text_config: dict | CLIPTextConfig | None = None
-    vision_config: dict | CLIPResNetVisionConfig | None = None
+    # Filled in by `__post_init__`, whatever they were given as.
+    text_config: Any = None
+    vision_config: Any = None
     projection_dim: int = 1024
     logit_scale_init_value: float = 2.6592
     initializer_factor: float = 1.0
@@ -174,7 +175,8 @@ class TaiDptConfig(PreTrainedConfig):
         "clip_config": SubConfigSpec(AutoConfig, model_type="clip")
     }
 
-    clip_config: dict | PreTrainedConfig | None = None
+    # `None` only until `__post_init__` has filled it in.
+    clip_config: Any = None
     num_context_tokens: int = 16
     class_specific_context: bool = False
     context_init: str | None = None
@@ -185,7 +187,7 @@ class TaiDptConfig(PreTrainedConfig):
     local_weight: float = 0.5
     dense_features: str = "value"
     pool_with_positions: bool = False
-    class_names: list[str] | None = None
+    class_names: Any = None
     class_input_ids: list[list[int]] | None = None
     bos_token_id: int = 49406
     eos_token_id: int = 49407
@@ -194,7 +196,7 @@ class TaiDptConfig(PreTrainedConfig):
     context_positions: list[str] | None = None
     shared_context: bool = False
     class_embedding_source: str = "learned"
-    label_origin: dict[str, str] | None = None
+    label_origin: Any = None
     score_scale: float | list[float] = 1.0
     score_bias: float | list[float] = 0.0
     base_model_name_or_path: str | None = None

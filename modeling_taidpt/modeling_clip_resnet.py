@@ -106,14 +106,17 @@ class AttentionPool(nn.Module):
 
     def positions(self, height: int, width: int, interpolate: bool) -> torch.Tensor:
         """Positional embedding `(1 + height * width, channels)` of a grid, bicubic where it is not the trained one."""
+        embedding = self.positional_embedding  # (1 + cells, channels)
+        if embedding is None:
+            raise ValueError("The attention pool has no positional embedding: leave `with_positions` out.")
         if (height, width) == (self.grid_size, self.grid_size):
-            return self.positional_embedding  # (1 + cells, channels)
+            return embedding
         if not interpolate:
             raise ValueError(
                 f"The image gives {height}x{width} cells, the positions of the attention pool are for "
                 f"{self.grid_size}x{self.grid_size}: resize the image or pass `interpolate_pos_encoding=True`."
             )
-        mean, grid = self.positional_embedding[:1], self.positional_embedding[1:]  # (1, channels), (cells, channels)
+        mean, grid = embedding[:1], embedding[1:]  # (1, channels), (cells, channels)
         grid = grid.reshape(1, self.grid_size, self.grid_size, -1).permute(0, 3, 1, 2)  # (1, channels, side, side)
         grid = nn.functional.interpolate(grid, size=(height, width), mode="bicubic", align_corners=False)
         return torch.cat([mean, grid.flatten(2)[0].T])  # (1 + height * width, channels)

@@ -81,6 +81,10 @@ class TaiDptModel(PreTrainedModel):
     """
 
     config: TaiDptConfig
+    clip: Any  # CLIPModel or CLIPResNetModel
+    prompt_learner: PromptLearner
+    class_embeddings_global: torch.Tensor
+    class_embeddings_local: torch.Tensor
     config_class = TaiDptConfig
     base_model_prefix = "taidpt"
     main_input_name = "pixel_values"
@@ -255,7 +259,7 @@ class TaiDptModel(PreTrainedModel):
         *model_args: Any,
         config: TaiDptConfig | None = None,
         **kwargs: Any,
-    ) -> TaiDptModel:
+    ) -> Any:
         """Loads a checkpoint: a full one, or a prompts-only one together with the CLIP that it names.
 
         fp16 is a storage format: on a CPU, without an explicit `dtype`, the model computes in fp32.
@@ -292,7 +296,8 @@ class TaiDptModel(PreTrainedModel):
             kwargs["state_dict"] = load_prompts_only(name, config, **kwargs)
             source = None
             kwargs = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
-        model, info = super().from_pretrained(source, *model_args, config=config, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(source, *model_args, config=config, output_loading_info=True, **kwargs)
+        model, info = loaded
         require_complete(name, info)
         model.config.prompts_only = False
         model.config._name_or_path = "" if pretrained_model_name_or_path is None else name
@@ -389,7 +394,7 @@ class TaiDptModel(PreTrainedModel):
 
     def _compute_class_embeddings(self) -> torch.Tensor:
         """Class embeddings `(2, classes, dim)`; without gradients many classes go in pieces."""
-        count = self.config.num_labels
+        count = len(self.config.labels)
         step = count if torch.is_grad_enabled() else TEXT_BATCH
         pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
         parts = [self.prompt_learner(self.clip.text_model, self.clip.text_projection, piece) for piece in pieces]

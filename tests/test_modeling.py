@@ -58,7 +58,9 @@ def test_shapes_and_scores_of_images(model, pixel_values):
 def test_pooled_image_feature_is_that_of_clip(model, pixel_values):
     with torch.no_grad():
         expected = model.clip.get_image_features(pixel_values).pooler_output
-        torch.testing.assert_close(model.encode_images(pixel_values)[0], expected / expected.norm(dim=-1, keepdim=True))
+        torch.testing.assert_close(
+            model.encode_images(pixel_values)[0], expected / expected.norm(dim=-1, keepdim=True)
+        )
 
 
 def test_dense_features_are_the_value_path_of_the_last_block(model, pixel_values):
@@ -118,7 +120,12 @@ def test_clear_errors_for_inputs(model, captions, pixel_values):
 
 @pytest.mark.parametrize(
     ("labels", "message"),
-    [([], "at least one label"), ("dog", "give a list"), (["a", "b", "a"], "'a' stands twice"), (["a", " "], "Label 1")],
+    [
+        ([], "at least one label"),
+        ("dog", "give a list"),
+        (["a", "b", "a"], "'a' stands twice"),
+        (["a", " "], "Label 1"),
+    ],
 )
 def test_clear_errors_for_labels(clip, labels, message):
     with pytest.raises(ValueError, match=message):
