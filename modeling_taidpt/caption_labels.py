@@ -1,0 +1,144 @@
+"""Labels of captions as a multi-hot matrix: from a labeler, or from a column that holds them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from .captions import PRESETS, CaptionLabeler, load_class_table
+
+logger = logging.get_logger(__name__)
+
+
+def default_labeler(labels: Sequence[str], class_names: Sequence[str], method: str = "forms") -> CaptionLabeler:
+    """A labeler for the labels of a model.
+
+    Labels that are all of a published table's classes (by name or synonym), or some of them (by name), get that
+    table's synonyms; otherwise every label and the name that its prompt uses are looked for.
+
+    Args:
+        labels (`Sequence[str]`): the labels.
+        class_names (`Sequence[str]`): what the prompt says for each label.
+        method (`str`, *optional*, defaults to `"forms"`): `"forms"` or `"wordnet"`.
+
+    Returns:
+        [`CaptionLabeler`]: of the table's classes, or of the labels.
+    """
+    for preset in PRESETS:
+        if preset_columns(labels, preset) is not None:
+            logger.info(f"Captions are labelled with the synonyms of the class table {preset!r}.")
+            return CaptionLabeler.from_preset(preset, method=method)
+    pairs = zip(labels, class_names, strict=True)
+    classes = [{"name": label.replace("_", " "), "synonyms": [name.replace("_", " ")]} for label, name in pairs]
+    return CaptionLabeler(classes, method=method)
+
+
+def preset_columns(labels: Sequence[str], preset: str) -> list[int] | None:
+    """Columns of a published class table that belong to the labels, or `None` if it does not fit them."""
+    table = load_class_table(preset)
+    names = {_compact(entry["name"]): column for column, entry in enumerate(table)}
+    columns = [names.get(_compact(label)) for label in labels]
+    if len(labels) == len(table) and None in columns:
+        synonyms = {_compact(word): column for column, entry in enumerate(table) for word in entry["synonyms"]}
+        columns = [names.get(_compact(label), synonyms.get(_compact(label))) for label in labels]
+    found = [column for column in columns if column is not None]
+    return found if len(found) == len(columns) == len(set(found)) else None
+
+
+def label_captions(labeler: Callable[[list[str]], Any], captions: list[str], labels: Sequence[str]) -> np.ndarray:
+    """Labels captions with the columns in the order of the model's labels.
+
+    Args:
+        labeler (`Callable`): a [`CaptionLabeler`], or any function from captions to a multi-hot matrix. One that has
+            `class_names` may have more classes than the model and any order.
+        captions (`list[str]`): the captions.
+        labels (`Sequence[str]`): the labels of the model.
+
+    Returns:
+        `np.ndarray` of shape `(captions, classes)`: uint8.
+
+    Raises:
+        ValueError: If the labeler lacks a label or gives a matrix of another shape.
+    """
+    matrix = np.asarray(labeler(captions))  # (captions, labeler's classes)
+    names = getattr(labeler, "class_names", None)
+    count = len(labels) if names is None else len(names)
+    if matrix.shape != (len(captions), count):
+        raise ValueError(f"The labeler gave a matrix {matrix.shape} for {len(captions)} captions of {count} classes.")
+    columns = range(count) if names is None else _find_columns(list(names), labels)
+    return np.ascontiguousarray(matrix[:, list(columns)] != 0).astype(np.uint8)  # (captions, classes)
+
+
+def _find_columns(names: list[str], labels: Sequence[str]) -> list[int]:
+    by_name = {_compact(name): column for column, name in enumerate(names)}
+    columns = [by_name.get(_compact(label)) for label in labels]
+    if None in columns:
+        for preset in PRESETS:  # labels such as "airplane" for the table's "aeroplane"
+            table = [entry["name"] for entry in load_class_table(preset)]
+            found = preset_columns(labels, preset)
+            if found is not None and list(map(_compact, table)) == list(map(_compact, names)):
+                return found
+    missing = [label for label, column in zip(labels, columns, strict=True) if column is None]
+    if missing:
+        raise ValueError(
+            f"The labeler has no class {missing[0]!r} ({len(missing)} of the model's {len(labels)} labels are "
+            "missing): name its classes as the model's labels."
+        )
+    return [column for column in columns if column is not None]
+
+
+def _compact(name: str) -> str:
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+def multi_hot(values: Sequence[Any], labels: Sequence[str], source: str = "the data set") -> np.ndarray:
+    """Reads a column of labels.
+
+    Args:
+        values (`Sequence`): one entry per row: a multi-hot row, a list of class indices or of label names, a single
+            index or name, or `None`. If every row has as many entries as there are classes, all 0 or 1, the column is
+            multi-hot.
+        labels (`Sequence[str]`): the labels of the model.
+        source (`str`, *optional*, defaults to `"the data set"`): what to call it in errors.
+
+    Returns:
+        `np.ndarray` of shape `(rows, classes)`: uint8.
+
+    Raises:
+        ValueError: If an entry is no label of the model; the row is named.
+    """
+    rows = [_as_list(value) for value in values]
+    if rows and all(len(row) == len(labels) and all(_is_bit(entry) for entry in row) for row in rows):
+        return np.asarray(rows, dtype=np.uint8)  # (rows, classes)
+    columns = {label: column for column, label in enumerate(labels)}
+    matrix = np.zeros((len(rows), len(labels)), dtype=np.uint8)  # (rows, classes)
+    for number, row in enumerate(rows):
+        for entry in row:
+            column = columns.get(entry) if isinstance(entry, str) else entry
+            is_index = isinstance(column, (int, np.integer)) and not isinstance(column, bool)
+            if not is_index or not 0 <= column < len(labels):
+                raise ValueError(
+                    f"The label {entry!r} in row {number} of {source} is none of the model's {len(labels)} labels: "
+                    "give names, indices from 0, or a row of 0 and 1 as long as there are labels."
+                )
+            matrix[number, column] = 1
+    return matrix
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [value]
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def _is_bit(entry: Any) -> bool:
+    return not isinstance(entry, str) and entry in (0, 1)
+
+
+__all__ = ["default_labeler", "label_captions", "multi_hot", "preset_columns"]
