@@ -1,0 +1,92 @@
+"""Batches of labelled photographs, for measuring a model on images while it learns from captions."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from transformers import AutoImageProcessor
+from transformers.utils import logging
+
+from .caption_labels import multi_hot
+from .hub import resolve_source
+
+logger = logging.get_logger(__name__)
+
+
+def find_image_processor(config: Any) -> Any:
+    """The image processor of a model: beside its checkpoint, beside its CLIP, else CLIP's at the CLIP's size.
+
+    Args:
+        config ([`TaiDptConfig`]): the model's configuration.
+
+    Returns:
+        An image processor of transformers.
+    """
+    for source in (config._name_or_path, config.base_model_name_or_path):
+        if not source:
+            continue
+        try:
+            return AutoImageProcessor.from_pretrained(resolve_source(source))
+        except (OSError, ValueError) as error:
+            logger.info(f"{source} has no image processor: {error}")
+    from transformers import CLIPImageProcessor  # says at import that it would rather have torchvision
+
+    size = config.clip_config.vision_config.image_size
+    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+
+
+class ImageCollator:
+    """Makes a batch of rows with `image` (a picture, bytes or path) or `pixel_values`, and `labels`.
+
+    Args:
+        processor: an image processor of transformers.
+        labels (`Sequence[str]`): the labels of the model.
+    """
+
+    def __init__(self, processor: Any, labels: Sequence[str]) -> None:
+        """Keep both."""
+        self.processor, self.labels = processor, list(labels)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Make the batch.
+
+        Returns:
+            `dict[str, torch.Tensor]`: `pixel_values` `(batch, 3, height, width)` and `labels` `(batch, classes)`.
+
+        Raises:
+            ValueError: If a row has no picture or no labels.
+        """
+        for row in rows:
+            if "labels" not in row or not ("image" in row or "pixel_values" in row):
+                raise ValueError(
+                    f"A row of the evaluation images has {', '.join(map(repr, row))}: it needs 'labels', and "
+                    "'image' or 'pixel_values'."
+                )
+        # Row by row: whether a row is multi-hot must not depend on its batch.
+        source = "the evaluation images"
+        labels = [multi_hot([row["labels"]], self.labels, source) for row in rows]  # (1, classes) each
+        if "pixel_values" in rows[0]:
+            pixels = torch.stack([torch.as_tensor(row["pixel_values"]) for row in rows])  # (batch, 3, height, width)
+        else:
+            pictures = [_open(row["image"]) for row in rows]
+            pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixels, "labels": torch.from_numpy(np.concatenate(labels)).float()}
+
+
+def _open(picture: Any) -> Image.Image:
+    if isinstance(picture, Mapping):  # as `datasets` stores a picture that it does not decode
+        picture = picture["bytes"] if picture.get("bytes") is not None else picture["path"]
+    if isinstance(picture, bytes):
+        picture = io.BytesIO(picture)
+    if isinstance(picture, (str, Path, io.BytesIO)):
+        picture = Image.open(picture)
+    return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+__all__ = ["ImageCollator", "find_image_processor"]

@@ -1,0 +1,195 @@
+"""Training arguments whose defaults are the recipe of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+
+from .captions import METHODS
+from .losses import LOSSES
+from .schedules import EPOCH_COSINE
+
+PAPER_RECIPE = "paper"
+FEATURE_DTYPES = ("float32", "float16", "bfloat16")
+TRAINING_LOSSES = tuple(name for name in LOSSES if name != "partial_asl")  # captions name classes, they deny none
+
+
+@dataclass
+class TaiDptTrainingArguments(TrainingArguments):
+    r"""[`~transformers.TrainingArguments`] with the paper's recipe as defaults, and the options of TaI-DPT.
+
+    The recipe (arXiv 2211.12739, section 4.1, and the published code): SGD with momentum 0.9 and weight decay 5e-4,
+    batches of 512 with the last incomplete one left out, 20 epochs, learning rate 1e-4 (VOC2007, COCO; 1e-3 for
+    NUS-WIDE), one warm-up epoch at 1e-5, then a cosine that moves once per epoch; no gradient clipping; 9 times
+    "a photo of a {}." and 80 templates per class among the captions; ranking loss on both scores.
+
+    Every argument of [`~transformers.TrainingArguments`] works as usual; an optimizer or `lr_scheduler_type` given
+    explicitly replaces the paper's. On several devices the batch of 512 is that of each device.
+
+    Args:
+        lr_scheduler_type (`str`, *optional*, defaults to `"epoch_cosine"`):
+            `"epoch_cosine"` is the paper's; all schedules of transformers work too.
+        warmup_learning_rate (`float`, *optional*, defaults to 1e-5):
+            Constant learning rate of the warm-up epochs of `"epoch_cosine"`.
+        warmup_epochs (`int`, *optional*, defaults to 1):
+            Number of warm-up epochs of `"epoch_cosine"`.
+        loss (`str`, *optional*, defaults to `"ranking"`):
+            `"ranking"`, `"bce"`, `"focal"`, `"asl"` or `"soft_ce"`, on the global and on the local scores.
+        loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of that loss.
+        caption_prototype_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the caption-prototype term (not in the paper): the mean over classes of `1 - cos(G_c, p_c)` plus
+            that of `1 - cos(H_c, p_c)`, where `p_c` is the normalised mean of the global features of the training
+            captions that name class c. Classes that no caption names are left out; templates do not count.
+        prototype_max_captions (`int`, *optional*):
+            Most captions per class that make a prototype, drawn with the seed; all by default.
+        add_templates (`bool`, *optional*, defaults to `True`):
+            Whether to mix 89 template sentences per class, labelled with that class alone, among the captions.
+        caption_column (`str`, *optional*, defaults to `"caption"`):
+            Column of the data sets that holds the captions.
+        label_column (`str`, *optional*):
+            Column that holds labels, used instead of labelling the captions: multi-hot rows, or lists of class
+            indices or names. Lists of 0 and 1 as long as there are classes are read as multi-hot.
+        labeling_method (`str`, *optional*, defaults to `"forms"`):
+            How captions are labelled, `"forms"` or `"wordnet"`; see [`CaptionLabeler`].
+        max_captions (`int`, *optional*):
+            Captions read from the training data, the first ones; all by default. A stream without `max_captions` is
+            read to its end or, with `max_steps`, until it has given one caption for every place in a batch.
+        validation_size (`float`, *optional*, defaults to 0.05):
+            Captions held out of training to choose the checkpoint when the trainer gets no `eval_dataset`: a share
+            below 1, or a number of distinct captions. Equal captions stay on one side. 0 trains on all captions, as
+            the paper does, and keeps the last checkpoint.
+        feature_cache_dir (`str`, *optional*):
+            Where caption features are kept; `taidpt_caption_features` in the cache of `datasets` by default. The cache
+            is never emptied.
+        feature_dtype (`str`, *optional*, defaults to `"float32"`):
+            Precision of the kept features: `"float32"`, `"float16"` or `"bfloat16"`.
+        feature_batch_size (`int`, *optional*, defaults to 128):
+            Captions encoded at a time.
+        save_prompts_only (`bool`, *optional*, defaults to `False`):
+            Whether [`~TaiDptTrainer.save_model`] leaves the CLIP out. Checkpoints during training always do.
+        recipe (`str`, *optional*, defaults to `"paper"`):
+            Name of the recipe, for the log; set by [`~TaiDptTrainingArguments.from_recipe`].
+    """
+
+    # Defaults of the paper.
+    learning_rate: float = field(default=1e-4, metadata={"help": "Initial learning rate."})
+    num_train_epochs: float = field(default=20, metadata={"help": "Number of epochs, warm-up included."})
+    per_device_train_batch_size: int = field(default=512, metadata={"help": "Captions per device and step."})
+    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Held-out captions per device and step."})
+    optim: OptimizerNames | str = field(default="sgd", metadata={"help": "Optimizer."})
+    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of the context vectors."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Norm to clip gradients to; 0 clips nothing."})
+    lr_scheduler_type: SchedulerType | str = field(
+        default=EPOCH_COSINE, metadata={"help": "`epoch_cosine` (the paper's) or a schedule of transformers."}
+    )
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out the last incomplete batch."})
+    # Defaults that suit training from kept features.
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to score the held-out captions."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save the context vectors."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
+    metric_for_best_model: str | None = field(
+        default="caption_map", metadata={"help": "Figure of held-out captions that chooses the checkpoint."}
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept features have no unused column."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All contexts get gradients."})
+    # Options of TaI-DPT.
+    warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Constant rate of the warm-up epochs."})
+    warmup_epochs: int = field(default=1, metadata={"help": "Number of warm-up epochs."})
+    loss: str = field(default="ranking", metadata={"help": f"One of {', '.join(TRAINING_LOSSES)}."})
+    loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss."})
+    caption_prototype_weight: float = field(default=0.0, metadata={"help": "Weight of the caption-prototype term."})
+    prototype_max_captions: int | None = field(default=None, metadata={"help": "Most captions per prototype."})
+    add_templates: bool = field(default=True, metadata={"help": "Mix template sentences among the captions."})
+    caption_column: str = field(default="caption", metadata={"help": "Column with the captions."})
+    label_column: str | None = field(default=None, metadata={"help": "Column with labels, instead of labelling."})
+    labeling_method: str = field(default="forms", metadata={"help": f"One of {', '.join(METHODS)}."})
+    max_captions: int | None = field(default=None, metadata={"help": "Captions read from the training data."})
+    validation_size: float = field(default=0.05, metadata={"help": "Share or number of captions held out."})
+    feature_cache_dir: str | None = field(default=None, metadata={"help": "Where caption features are kept."})
+    feature_dtype: str = field(default="float32", metadata={"help": f"One of {', '.join(FEATURE_DTYPES)}."})
+    feature_batch_size: int = field(default=128, metadata={"help": "Captions encoded at a time."})
+    save_prompts_only: bool = field(default=False, metadata={"help": "Leave the CLIP out of the saved model."})
+    recipe: str = field(default=PAPER_RECIPE, metadata={"help": "Name of the recipe, for the log."})
+
+    def __post_init__(self) -> None:
+        """Check the options of TaI-DPT and fill in what depends on others.
+
+        Raises:
+            ValueError: If an option has a value that it cannot have; the option is named.
+        """
+        if str(getattr(self.optim, "value", self.optim)) == "sgd" and self.optim_args is None:
+            self.optim_args = "momentum=0.9"
+        epoch_cosine = self.lr_scheduler_type == EPOCH_COSINE
+        if epoch_cosine:  # not one of transformers' schedules, which the parent insists on
+            self.lr_scheduler_type = SchedulerType.CONSTANT
+        super().__post_init__()
+        if epoch_cosine:
+            self.lr_scheduler_type = EPOCH_COSINE
+        self._check_options()
+
+    def _check_options(self) -> None:
+        for name, choices in (
+            ("loss", TRAINING_LOSSES),
+            ("labeling_method", METHODS),
+            ("feature_dtype", FEATURE_DTYPES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
+        for name in ("max_captions", "prototype_max_captions", "feature_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}: give a number of captions, at least 1.")
+        for name in ("warmup_epochs", "warmup_learning_rate", "loss_weight", "caption_prototype_weight"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: it cannot be negative.")
+        size = self.validation_size
+        if size < 0 or (size >= 1 and size != int(size)):
+            raise ValueError(f"`validation_size` is {size}: give a share below 1 or a whole number of captions.")
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any], **overrides: Any) -> TaiDptTrainingArguments:
+        """Takes the training arguments of a recommended recipe, as a base may carry one.
+
+        Args:
+            recipe (`Mapping`): `config.recommended_recipe`, `{"model": {...}, "training": {...}}`, of which
+                `"training"` is used. An optional `"name"` is what the log calls it.
+            **overrides: training arguments, as `output_dir`, that win over the recipe's.
+
+        Returns:
+            [`TaiDptTrainingArguments`]: what neither names has the paper's value.
+
+        Raises:
+            ValueError: If the recipe has no training arguments or one that does not exist.
+        """
+        if not isinstance(recipe, Mapping) or not isinstance(recipe.get("training"), Mapping):
+            raise ValueError(f"The recipe {recipe!r} has no 'training' arguments: give {{'training': {{...}}}}.")
+        arguments = {**recipe["training"], **overrides}
+        known = {entry.name for entry in fields(cls) if entry.init}
+        unknown = sorted(set(arguments) - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} in the recipe is no training argument: see TaiDptTrainingArguments.")
+        arguments.setdefault("recipe", str(recipe.get("name", "recommended")))
+        return cls(**arguments)
+
+    def describe_recipe(self) -> str:
+        """Names the recipe and what differs from the paper's, for the log."""
+        optimizer = str(getattr(self.optim, "value", self.optim))
+        schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        length = f"{self.max_steps} steps" if self.max_steps > 0 else f"{self.num_train_epochs:g} epochs"
+        text = (
+            f"Recipe: {self.recipe} ({optimizer}, learning rate {self.learning_rate:g}, {schedule}, {length}, "
+            f"batch {self.per_device_train_batch_size}, {self.loss_weight:g} x {self.loss} loss"
+        )
+        if self.caption_prototype_weight:
+            text += f" + {self.caption_prototype_weight:g} x caption-prototype term"
+        return text + ")."
+
+
+__all__ = ["FEATURE_DTYPES", "PAPER_RECIPE", "TRAINING_LOSSES", "TaiDptTrainingArguments"]
