@@ -7,6 +7,7 @@ from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
+from .calibration import fit_score_calibration
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
 from .caption_labels import default_labeler
@@ -64,6 +65,7 @@ __all__ = [
     "convert_openai_clip",
     "count_words",
     "default_labeler",
+    "fit_score_calibration",
     "get_loss",
     "load_class_table",
     "load_templates",
