@@ -135,8 +135,6 @@ class TaiDptModel(PreTrainedModel):
         self.clip.eval()
         return self
 
-    # ------------------------------------------------------------------ building, loading, saving
-
     @classmethod
     def from_clip(
         cls,
@@ -372,8 +370,6 @@ class TaiDptModel(PreTrainedModel):
             self._tokenizer = found
         return found
 
-    # ------------------------------------------------------------------ encoding
-
     def encode_classes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Class embeddings of both branches.
 
@@ -507,8 +503,6 @@ class TaiDptModel(PreTrainedModel):
         )
         return normalize(pooled), normalize(dense)
 
-    # ------------------------------------------------------------------ scoring
-
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -570,16 +564,18 @@ class TaiDptModel(PreTrainedModel):
             eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
             caption_embeds, token_embeds = self._encode_captions(input_ids, attention_mask, eot)
         scale, similarity_map = self.config.logit_scale, None
-        if image_embeds is not None:
-            logits_global = global_scores(image_embeds, global_embeddings, scale)  # (batch, classes)
-            dense_embeds = dense_embeds.to(local_embeddings.dtype)  # (batch, height, width, dim)
-            similarity = dense_embeds @ local_embeddings.T  # (batch, height, width, classes)
-            similarity_map = similarity.permute(0, 3, 1, 2)  # (batch, classes, height, width)
-            logits_local = local_scores(similarity.flatten(1, 2), self.config.image_spatial_scale, scale)
-        else:
-            logits_global = global_scores(caption_embeds, global_embeddings, scale)  # (batch, classes)
-            similarity = token_embeds.to(local_embeddings.dtype) @ local_embeddings.T  # (batch, length, classes)
-            logits_local = local_scores(similarity, self.config.text_spatial_scale, scale, attention_mask)
+        # Cosines stay in fp32 under autocast: the softmax over tokens or cells multiplies them by up to 50.
+        with torch.autocast(global_embeddings.device.type, enabled=False):
+            if image_embeds is not None:
+                logits_global = global_scores(image_embeds, global_embeddings, scale)  # (batch, classes)
+                dense_embeds = dense_embeds.to(local_embeddings.dtype)  # (batch, height, width, dim)
+                similarity = dense_embeds @ local_embeddings.T  # (batch, height, width, classes)
+                similarity_map = similarity.permute(0, 3, 1, 2)  # (batch, classes, height, width)
+                logits_local = local_scores(similarity.flatten(1, 2), self.config.image_spatial_scale, scale)
+            else:
+                logits_global = global_scores(caption_embeds, global_embeddings, scale)  # (batch, classes)
+                similarity = token_embeds.to(local_embeddings.dtype) @ local_embeddings.T  # (batch, length, classes)
+                logits_local = local_scores(similarity, self.config.text_spatial_scale, scale, attention_mask)
         weight = self.config.local_weight
         loss = None
         if labels is not None:

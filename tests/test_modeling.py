@@ -237,7 +237,7 @@ def test_prompts_only_checkpoints_fetch_their_base(tmp_path, pixel_values):
     with torch.no_grad():
         assert torch.equal(loaded(pixel_values=pixel_values).logits, model(pixel_values=pixel_values).logits)
     (base / "model.safetensors").unlink()
-    with pytest.raises(OSError, match="The base .* cannot be loaded"):
+    with pytest.raises(OSError, match=r"The base .* cannot be loaded"):
         TaiDptModel.from_pretrained(prompts)
 
 
@@ -274,3 +274,12 @@ def test_stored_configuration_can_be_overridden(model, tmp_path):
 def test_tuple_output(model, pixel_values):
     with torch.no_grad():
         assert torch.equal(model(pixel_values=pixel_values, return_dict=False)[0], model(pixel_values=pixel_values)[0])
+
+
+def test_scores_stay_in_fp32_under_autocast(model, captions):
+    with torch.no_grad():
+        pooled, tokens = model.encode_captions(**captions)
+        kept = {"caption_embeds": pooled, "token_embeds": tokens, "attention_mask": captions["attention_mask"]}
+        expected = model(**kept).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model(**kept).logits, expected)  # the class embeddings are kept from the first call
