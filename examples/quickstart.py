@@ -1,0 +1,61 @@
+"""The main job in one go: label captions, learn prompts on the embedded base, tag photographs, print a table.
+
+python examples/quickstart.py [--recipe paper] [--labels FILE] [--captions FILE] [--images FILE ...]
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from transformers import HfArgumentParser, pipeline
+
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments
+
+HERE = Path(__file__).parent
+
+
+@dataclass
+class Arguments:
+    """What to learn, and what to tag."""
+
+    labels: str = field(default=str(HERE / "data" / "labels.txt"), metadata={"help": "One label a line."})
+    captions: str = field(default=str(HERE / "data" / "captions.txt"), metadata={"help": "Caption corpus."})
+    images: list[str] = field(
+        default_factory=lambda: sorted(map(str, (HERE / "images").glob("*.jpg"))), metadata={"help": "Photographs."}
+    )
+    base: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "CLIP to learn prompts on: folder or Hub name."})
+    recipe: str = field(default="recommended", metadata={"help": "`recommended` (the base's own) or `paper`."})
+    output: str = field(default="outputs/quickstart", metadata={"help": "Folder for the checkpoint."})
+    top_k: int = field(default=4, metadata={"help": "Labels printed for each photograph."})
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    labels = Path(arguments.labels).read_text(encoding="utf-8").split("\n")
+    labels = [label.strip() for label in labels if label.strip()]
+    model = TaiDptModel.from_clip(arguments.base, labels=labels)
+    recipe = model.config.recommended_recipe if arguments.recipe == "recommended" else None
+    common = {"output_dir": arguments.output, "report_to": "none"}
+    if recipe is None:
+        training = TaiDptTrainingArguments(per_device_train_batch_size=256, **common)
+    else:
+        model = TaiDptModel.from_clip(arguments.base, labels=labels, **recipe["model"])
+        training = TaiDptTrainingArguments.from_recipe(recipe, **common)
+
+    trainer = TaiDptTrainer(model=model, args=training, train_dataset=arguments.captions)
+    figures = trainer.train().metrics
+    trainer.save_model(arguments.output)
+    print(f"\nheld-out captions, mAP: template {figures['zero_shot_caption_map']:.1f}", end=", ")
+    print(f"learned {figures['caption_map']:.1f}; saved to {arguments.output}\n")
+
+    tagger = pipeline("multi-label-image-classification", model=arguments.output)
+    width = max(map(len, labels))
+    for image in arguments.images:
+        print(Path(image).name)
+        for result in tagger(image, top_k=arguments.top_k):
+            print(f"  {result['label']:{width}s}  {result['score']:.3f}")
+
+
+if __name__ == "__main__":
+    main()

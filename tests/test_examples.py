@@ -1,0 +1,64 @@
+"""The example scripts as a user runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(*command: str, folder: Path) -> str:
+    environment = {**os.environ, "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "1"}
+    result = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+@pytest.mark.slow
+def test_quickstart_learns_and_tags(tmp_path):
+    output = run("examples/quickstart.py", "--output", str(tmp_path / "model"), folder=tmp_path)
+    template, learned = map(float, re.search(r"template ([\d.]+), learned ([\d.]+)", output).groups())
+    assert learned > template
+    photographs = re.split(r"^(\w+\.jpg)$", output, flags=re.MULTILINE)
+    assert re.search(r"cat +0\.\d+", photographs[photographs.index("cat.jpg") + 1].split("\n")[1])
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_evaluate_prints_the_gain(shared, tmp_path):
+    """The numbers of the card need all captions; a small corpus shows that the script runs."""
+    figures = tmp_path / "figures.json"
+    run(
+        "examples/evaluate.py",
+        "--images",
+        str(shared / "data" / "coco_val_dev"),
+        "--captions",
+        str(ROOT / "examples" / "data" / "captions.txt"),
+        "--resamples",
+        "50",
+        "--json",
+        str(figures),
+        folder=tmp_path,
+    )
+    table = json.loads(figures.read_text())
+    assert table["zero-shot, 1 template"]["merged"] >= 36
+    assert table["zero-shot, 1 template"]["learned_minus_this"]["difference"] >= 3
+    assert table["zero-shot, 80 templates"]["learned_minus_this"]["difference"] >= 3
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_are_short_and_public(script):
+    source = script.read_text()
+    assert len(source.splitlines()) < 120
+    assert not re.search(r"(from modeling_taidpt\.\w*|import) +_\w+", source)
+    assert not re.search(r"\b(?:model|trainer|pipe|tagger)\._\w+", source)
