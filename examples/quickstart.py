@@ -36,7 +36,7 @@ def main() -> None:
     labels = [label.strip() for label in labels if label.strip()]
     model = TaiDptModel.from_clip(arguments.base, labels=labels)
     recipe = model.config.recommended_recipe if arguments.recipe == "recommended" else None
-    common = {"output_dir": arguments.output, "report_to": "none"}
+    common = {"output_dir": arguments.output, "report_to": "none", "logging_steps": 100}
     if recipe is None:
         training = TaiDptTrainingArguments(per_device_train_batch_size=256, **common)
     else:

@@ -119,12 +119,16 @@ class CaptionFeatures(torch.utils.data.Dataset):
         labels = np.concatenate([self.labels, other.labels])  # (captions of both, classes)
         return CaptionFeatures(self.shards.join(other.shards), rows, labels)
 
-    def class_prototypes(self, max_captions: int | None = None, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    def class_prototypes(
+        self, max_captions: int | None = None, seed: int = 0, centering: float = 0.0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean global feature of the captions that name each class.
 
         Args:
             max_captions (`int`, *optional*): most captions per class, drawn with the seed.
             seed (`int`, *optional*, defaults to 0): seed of the draw.
+            centering (`float`, *optional*, defaults to 0.0): how much of the normalised mean of all these captions is
+                taken off each prototype; what all captions share says nothing about a class.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: prototypes `(classes, dim)`, L2-normalised fp32, zero for a class that
@@ -139,11 +143,16 @@ class CaptionFeatures(torch.utils.data.Dataset):
                 chosen[generator.choice(members, max_captions, replace=False), column] = True
         used = np.flatnonzero(chosen.any(axis=1))  # (used captions,)
         sums = torch.zeros(chosen.shape[1], self.shards.dim, dtype=torch.float64)  # (classes, dim)
+        total = torch.zeros(self.shards.dim, dtype=torch.float64)  # (dim,)
         for start in range(0, len(used), SHARD_SIZE):
             block = used[start : start + SHARD_SIZE]
             features = torch.stack([self.shards[int(row)][0] for row in self.rows[block]])  # (block, dim)
             sums += torch.from_numpy(chosen[block]).double().T @ features.double()  # (classes, dim)
-        return nn.functional.normalize(sums, dim=-1).float(), torch.from_numpy(chosen.any(axis=0))
+            total += features.double().sum(dim=0)  # (dim,)
+        present = torch.from_numpy(chosen.any(axis=0))  # (classes,)
+        prototypes = nn.functional.normalize(sums, dim=-1)  # (classes, dim)
+        shared = centering * nn.functional.normalize(total, dim=-1) * present[:, None]  # (classes, dim)
+        return nn.functional.normalize(prototypes - shared, dim=-1).float(), present
 
 
 def collate_features(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

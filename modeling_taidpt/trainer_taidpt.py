@@ -195,8 +195,11 @@ class TaiDptTrainer(Trainer):
     def _prepare_prototypes(self) -> None:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
         features = self._captions.train_captions
-        prototypes, present = features.class_prototypes(self.args.prototype_max_captions, seed)
-        self._prototypes = prototypes[present].to(self.args.device), present.to(self.args.device)
+        both, present = [], torch.empty(0)
+        for centering in self.args.caption_prototype_centering:
+            prototypes, present = features.class_prototypes(self.args.prototype_max_captions, seed, centering)
+            both.append(prototypes[present])  # (present classes, dim)
+        self._prototypes = torch.stack(both).to(self.args.device), present.to(self.args.device)
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
         """Notes the length of an epoch, on which the paper's schedule depends."""
@@ -461,8 +464,9 @@ class TaiDptTrainer(Trainer):
         else:
             self.model.save_pretrained(folder, prompts_only=self.args.save_prompts_only, state_dict=state_dict)
             self.tokenizer.save_pretrained(folder)
-            if self.image_processor is not None:
-                self.image_processor.save_pretrained(folder)
+            if self.image_processor is None:
+                self.image_processor = find_image_processor(self.model.config)
+            self.image_processor.save_pretrained(folder)  # a pipeline needs it
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
@@ -499,12 +503,12 @@ class _ReportAtEnd(TrainerCallback):
 def prototype_term(
     global_embeddings: torch.Tensor, local_embeddings: torch.Tensor, prototypes: torch.Tensor, present: torch.Tensor
 ) -> torch.Tensor:
-    """Mean over classes of `1 - cos(G_c, p_c)` plus that of `1 - cos(H_c, p_c)`.
+    """Mean over classes of `1 - cos(G_c, p_c)` plus that of `1 - cos(H_c, p'_c)`.
 
     Args:
         global_embeddings (`torch.Tensor` of shape `(classes, dim)`): normalised.
         local_embeddings (`torch.Tensor` of shape `(classes, dim)`): normalised.
-        prototypes (`torch.Tensor` of shape `(present classes, dim)`): normalised.
+        prototypes (`torch.Tensor` of shape `(2, present classes, dim)`): normalised, of both branches.
         present (`torch.Tensor` of shape `(classes,)`): which classes have a prototype.
 
     Returns:

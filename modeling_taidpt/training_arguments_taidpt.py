@@ -48,6 +48,9 @@ class TaiDptTrainingArguments(TrainingArguments):
             captions that name class c. Classes that no caption names are left out; templates do not count.
         prototype_max_captions (`int`, *optional*):
             Most captions per class that make a prototype, drawn with the seed; all by default.
+        caption_prototype_centering (`list[float]`, *optional*, defaults to `[0.0, 0.0]`):
+            How much of the normalised mean of all captions is taken off the prototypes of the global and of the local
+            branch; see [`CaptionFeatures.class_prototypes`].
         add_templates (`bool`, *optional*, defaults to `True`):
             Whether to mix 89 template sentences per class, labelled with that class alone, among the captions.
         caption_column (`str`, *optional*, defaults to `"caption"`):
@@ -106,6 +109,10 @@ class TaiDptTrainingArguments(TrainingArguments):
     loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss."})
     caption_prototype_weight: float = field(default=0.0, metadata={"help": "Weight of the caption-prototype term."})
     prototype_max_captions: int | None = field(default=None, metadata={"help": "Most captions per prototype."})
+    caption_prototype_centering: list[float] = field(
+        default_factory=lambda: [0.0, 0.0],
+        metadata={"help": "Mean caption feature taken off global, local prototypes."},
+    )
     add_templates: bool = field(default=True, metadata={"help": "Mix template sentences among the captions."})
     caption_column: str = field(default="caption", metadata={"help": "Column with the captions."})
     label_column: str | None = field(default=None, metadata={"help": "Column with labels, instead of labelling."})
@@ -149,6 +156,11 @@ class TaiDptTrainingArguments(TrainingArguments):
         for name in ("warmup_epochs", "warmup_learning_rate", "loss_weight", "caption_prototype_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: it cannot be negative.")
+        centering = self.caption_prototype_centering
+        if len(centering) != 2 or not all(0 <= value < 1 for value in centering):
+            raise ValueError(
+                f"`caption_prototype_centering` is {centering}: give two numbers from 0 to below 1, for both branches."
+            )
         size = self.validation_size
         if size < 0 or (size >= 1 and size != int(size)):
             raise ValueError(f"`validation_size` is {size}: give a share below 1 or a whole number of captions.")

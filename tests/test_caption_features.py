@@ -236,6 +236,15 @@ def test_prototypes_of_few_captions_are_drawn_with_the_seed(model, tmp_path):
     assert (first[0] @ pooled.T).max() == pytest.approx(1, abs=1e-5)
 
 
+def test_centred_prototypes_leave_out_what_all_captions_share(model, tmp_path):
+    features = encode(model, tmp_path)
+    plain, _ = features.class_prototypes()
+    centred, _ = features.class_prototypes(centering=0.5)
+    mean = torch.stack([features[index]["caption_embeds"] for index in np.flatnonzero(MATRIX.any(axis=1))]).mean(dim=0)
+    expected = torch.nn.functional.normalize(plain - 0.5 * mean / mean.norm(), dim=-1)
+    torch.testing.assert_close(centred, expected, atol=1e-6, rtol=0)
+
+
 # ---------------------------------------------------------------------- reading
 
 

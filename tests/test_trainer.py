@@ -221,7 +221,7 @@ def test_the_prototype_term_pulls_class_embeddings_to_mean_caption_features(new_
 
 def test_a_class_without_captions_has_no_part_in_the_prototype_term():
     embeddings = torch.nn.functional.normalize(torch.randn(3, 5), dim=-1).requires_grad_()
-    prototypes = torch.nn.functional.normalize(torch.randn(2, 5), dim=-1)
+    prototypes = torch.nn.functional.normalize(torch.randn(2, 2, 5), dim=-1)
     term = prototype_term(embeddings, embeddings, prototypes, torch.tensor([True, False, True]))
     term.backward()
     assert not embeddings.grad[1].any()
@@ -569,6 +569,4 @@ def test_the_log_names_the_recipe(new_trainer, monkeypatch):
     lines = []
     monkeypatch.setattr("modeling_taidpt.trainer_taidpt.logger.warning", lines.append)
     new_trainer(max_steps=1).train()
-    assert lines[0] == (
-        "Recipe: paper (sgd, learning rate 0.05, epoch_cosine, 1 steps, batch 8, 1 x ranking loss)."
-    )
+    assert lines[0] == ("Recipe: paper (sgd, learning rate 0.05, epoch_cosine, 1 steps, batch 8, 1 x ranking loss).")
