@@ -29,6 +29,7 @@ class PromptLayout:
         class_index (`torch.Tensor` of shape `(tail,)`): class that the element belongs to.
         positions (`torch.Tensor` of shape `(tail,)`): position in the prompt.
         padded_index (`torch.Tensor` of shape `(classes, longest)`): place in the flat tail, 0 past the end of a tail.
+        flat_index (`torch.Tensor` of shape `(tail,)`): place in the padded tails, laid out one after the other.
         valid (`torch.Tensor` of shape `(classes, longest)`): false past the end of a tail.
         eot_index (`torch.Tensor` of shape `(classes,)`): place of the end-of-text token in the flat tail.
     """
@@ -39,6 +40,7 @@ class PromptLayout:
     class_index: torch.Tensor
     positions: torch.Tensor
     padded_index: torch.Tensor
+    flat_index: torch.Tensor
     valid: torch.Tensor
     eot_index: torch.Tensor
 
@@ -84,6 +86,7 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
         class_index=torch.repeat_interleave(torch.tensor(list(classes)), lengths),
         positions=1 + prefix_context + torch.cat([torch.arange(len(tail)) for tail in tails]),
         padded_index=torch.where(valid, starts[:, None] + steps, 0),
+        flat_index=valid.flatten().nonzero()[:, 0],
         valid=valid,
         eot_index=starts + lengths - 1,
     )
@@ -156,12 +159,14 @@ class PromptLearner(nn.Module):
         layout = self.layout(classes, self.global_context.device)
         hidden = self._embed(text_model, layout)  # (2, prefix + tail, width)
         prefix = 1 + layout.prefix_context
-        for layer in text_model.encoder.layers:
-            attended = _prefix_attention(layer.self_attn, layer.layer_norm1(hidden), prefix, layout)
-            hidden = hidden + attended  # (2, prefix + tail, width)
+        *layers, last = text_model.encoder.layers
+        for layer in layers:
+            hidden = hidden + _attend_all(layer.self_attn, layer.layer_norm1(hidden), prefix, layout)
             hidden = hidden + layer.mlp(layer.layer_norm2(hidden))  # (2, prefix + tail, width)
-        eot = text_model.final_layer_norm(hidden[:, prefix + layout.eot_index])  # (2, classes, width)
-        return text_projection(eot)  # (2, classes, dim)
+        attended = _attend_ends(last.self_attn, last.layer_norm1(hidden), prefix, layout)  # (2, classes, width)
+        eot = hidden.index_select(1, prefix + layout.eot_index) + attended  # (2, classes, width)
+        eot = eot + last.mlp(last.layer_norm2(eot))  # (2, classes, width)
+        return text_projection(text_model.final_layer_norm(eot))  # (2, classes, dim)
 
     def _embed(self, text_model: CLIPTextModel, layout: PromptLayout) -> torch.Tensor:
         """Token, context and position embeddings of the prefix and of all tails, `(2, prefix + tail, width)`."""
@@ -185,8 +190,8 @@ class PromptLearner(nn.Module):
         return torch.cat(parts, dim=1) + positions  # (2, prefix + tail, width)
 
 
-def _prefix_attention(attention: nn.Module, hidden: torch.Tensor, prefix: int, layout: PromptLayout) -> torch.Tensor:
-    """Causal attention of every prompt over the shared prefix and its own tail.
+def _attend_all(attention: nn.Module, hidden: torch.Tensor, prefix: int, layout: PromptLayout) -> torch.Tensor:
+    """Causal attention of every token over the shared prefix and its own tail.
 
     Args:
         attention (`CLIPAttention`): projections of the layer.
@@ -197,26 +202,71 @@ def _prefix_attention(attention: nn.Module, hidden: torch.Tensor, prefix: int, l
     Returns:
         `torch.Tensor` of shape `(2, prefix + tail, width)`.
     """
-    classes, longest = layout.padded_index.shape
-    heads = (attention.num_heads, attention.head_dim)
-    states = [proj(hidden).unflatten(-1, heads) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)]
-    first = [state[:, :prefix].transpose(1, 2) for state in states]  # 3 x (2, heads, prefix, head_dim)
+    longest = layout.padded_index.shape[1]
+    query, key, value = (
+        _split_heads(proj(hidden), attention) for proj in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )  # (2, heads, prefix + tail, head_dim)
+    first = nn.functional.scaled_dot_product_attention(
+        *(states[:, :, :prefix] for states in (query, key, value)), is_causal=True, scale=attention.scale
+    )  # (2, heads, prefix, head_dim)
     # Past the end of a shorter tail any element serves: the causal mask hides it from the elements that count.
-    tails = [state[:, prefix + layout.padded_index].transpose(2, 3) for state in states]
-    # tails: 3 x (2, classes, heads, longest, head_dim)
-    attended_first = nn.functional.scaled_dot_product_attention(*first, is_causal=True, scale=attention.scale)
-    attended_first = attended_first.transpose(1, 2).flatten(2)  # (2, prefix, width)
-    key, value = (
-        torch.cat([state[:, None].expand(-1, classes, -1, -1, -1), tail], dim=3)
-        for state, tail in zip(first[1:], tails[1:], strict=True)
-    )  # (2, classes, heads, prefix + longest, head_dim)
-    mask = torch.ones(longest, prefix + longest, dtype=torch.bool, device=hidden.device).tril(prefix)
-    attended = nn.functional.scaled_dot_product_attention(
-        tails[0].flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1), attn_mask=mask, scale=attention.scale
-    )  # (2 * classes, heads, longest, head_dim)
-    attended = attended.unflatten(0, (BRANCHES, classes)).transpose(2, 3).flatten(3)  # (2, classes, longest, width)
-    attended = attended[:, layout.valid]  # (2, tail, width)
-    return attention.out_proj(torch.cat([attended_first, attended], dim=1))  # (2, prefix + tail, width)
+    causal = torch.ones(longest, longest, dtype=torch.bool, device=hidden.device).tril()  # (longest, longest)
+    tails = _attend_tails(_pad_tails(query * attention.scale, prefix, layout), key, value, prefix, layout, causal)
+    tails = tails.index_select(2, layout.flat_index)  # (2, heads, tail, head_dim)
+    attended = torch.cat([first, tails], dim=2).transpose(1, 2).flatten(2)  # (2, prefix + tail, width)
+    return attention.out_proj(attended)  # (2, prefix + tail, width)
+
+
+def _attend_ends(attention: nn.Module, hidden: torch.Tensor, prefix: int, layout: PromptLayout) -> torch.Tensor:
+    """As [`_attend_all`], for the end-of-text tokens alone: nothing else of the last layer is used.
+
+    Returns:
+        `torch.Tensor` of shape `(2, classes, width)`.
+    """
+    ends = hidden.index_select(1, prefix + layout.eot_index)  # (2, classes, width)
+    query = _split_heads(attention.q_proj(ends) * attention.scale, attention).unsqueeze(3)
+    # query: (2, heads, classes, 1, head_dim)
+    key, value = (_split_heads(proj(hidden), attention) for proj in (attention.k_proj, attention.v_proj))
+    attended = _attend_tails(query, key, value, prefix, layout, layout.valid[:, None])  # (2, heads, classes, head_dim)
+    return attention.out_proj(attended.transpose(1, 2).flatten(2))  # (2, classes, width)
+
+
+def _attend_tails(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, prefix: int, layout: PromptLayout, mask: torch.Tensor
+) -> torch.Tensor:
+    """Attention of queries of every class over the prefix, whose keys and values no class copies, and its own tail.
+
+    Args:
+        query (`torch.Tensor` of shape `(2, heads, classes, queries, head_dim)`): scaled queries.
+        key (`torch.Tensor` of shape `(2, heads, prefix + tail, head_dim)`): keys of the prefix and the flat tail.
+        value (`torch.Tensor` of shape `(2, heads, prefix + tail, head_dim)`): their values.
+        prefix (`int`): length of the shared prefix.
+        layout ([`PromptLayout`]): where each class's tail stands.
+        mask (`torch.Tensor` that broadcasts to `(classes, queries, longest)`): true where a query sees its tail.
+
+    Returns:
+        `torch.Tensor` of shape `(2, heads, classes * queries, head_dim)`.
+    """
+    own_key, own_value = _pad_tails(key, prefix, layout), _pad_tails(value, prefix, layout)
+    # own_key, own_value: (2, heads, classes, longest, head_dim)
+    shared = query.flatten(2, 3) @ key[:, :, :prefix].transpose(2, 3)  # (2, heads, classes * queries, prefix)
+    own = (query @ own_key.transpose(3, 4)).masked_fill(~mask, float("-inf"))  # (2, heads, classes, queries, longest)
+    scores = torch.cat([shared, own.flatten(2, 3)], dim=3)  # (2, heads, classes * queries, prefix + longest)
+    weights = scores.softmax(dim=3, dtype=torch.float32).to(value.dtype)  # (2, heads, classes * queries, ...)
+    attended = weights[..., :prefix] @ value[:, :, :prefix]  # (2, heads, classes * queries, head_dim)
+    own_weights = weights[..., prefix:].unflatten(2, query.shape[2:4])  # (2, heads, classes, queries, longest)
+    return attended + (own_weights @ own_value).flatten(2, 3)  # (2, heads, classes * queries, head_dim)
+
+
+def _split_heads(states: torch.Tensor, attention: nn.Module) -> torch.Tensor:
+    """`(2, tokens, width)` to `(2, heads, tokens, head_dim)`."""
+    return states.unflatten(-1, (attention.num_heads, attention.head_dim)).transpose(1, 2)
+
+
+def _pad_tails(states: torch.Tensor, prefix: int, layout: PromptLayout) -> torch.Tensor:
+    """`(2, heads, prefix + tail, head_dim)` to the tails as `(2, heads, classes, longest, head_dim)`."""
+    rows = states.index_select(2, prefix + layout.padded_index.flatten())  # (2, heads, classes * longest, head_dim)
+    return rows.unflatten(2, layout.padded_index.shape)  # (2, heads, classes, longest, head_dim)
 
 
 __all__ = ["PromptLayout", "PromptLearner", "build_layout"]
