@@ -42,7 +42,7 @@ def test_labels_are_those_of_coco(tagger):
 def test_tags_the_photographs_that_ship(tagger, image, expected):
     results = tagger(str(IMAGES / f"{image}.jpg"))
     assert len(results) == 80
-    assert expected in [result["label"] for result in results[:3]]
+    assert expected in [result["label"] for result in results[:5]]
     assert all(0 <= result["score"] <= 1 for result in results)
 
 
