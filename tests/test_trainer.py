@@ -199,7 +199,8 @@ def test_the_loss_is_that_of_the_captions_themselves(new_trainer):
     ours = torch.autograd.grad(loss, list(model.prompt_learner.parameters()))
     theirs = torch.autograd.grad(0.5 * expected, list(model.prompt_learner.parameters()))
     for gradient, reference in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(gradient, reference, atol=1e-6, rtol=1e-4)
+        # In norm: single entries near zero carry the rounding of sums in another order.
+        assert (gradient - reference).norm() <= 1e-4 * reference.norm()
 
 
 def test_the_prototype_term_pulls_class_embeddings_to_mean_caption_features(new_trainer):
