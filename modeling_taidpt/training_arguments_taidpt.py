@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -136,6 +137,8 @@ class TaiDptTrainingArguments(TrainingArguments):
         epoch_cosine = self.lr_scheduler_type == EPOCH_COSINE
         if epoch_cosine:  # not one of transformers' schedules, which the parent insists on
             self.lr_scheduler_type = SchedulerType.CONSTANT
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns in every loader
         super().__post_init__()
         if epoch_cosine:
             self.lr_scheduler_type = EPOCH_COSINE
