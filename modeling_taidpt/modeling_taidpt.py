@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput, logging
 
 from .class_embedding_cache import ClassEmbeddingCache
 from .configuration_taidpt import TaiDptConfig
-from .dense_features import image_features
+from .encoding_taidpt import EncodingMixin
 from .hub import (
     HUB_ARGUMENTS,
     clip_class,
@@ -36,14 +36,11 @@ from .losses import RankingLoss
 from .modeling_clip_resnet import CLIPResNetModel
 from .prompt_learner import PromptLearner
 from .relabel import relabel, with_fixed_embeddings
-from .scores import global_scores, local_scores, normalize
+from .scores import global_scores, local_scores
 from .tokenization_taidpt import find_end_of_text
 from .word_counts import find_rare_words, load_word_counts
 
 logger = logging.get_logger(__name__)
-
-DEFAULT_TEMPLATE = "a photo of a {}."
-TEXT_BATCH = 256  # texts or prompts encoded at a time where no gradient is kept
 
 
 @dataclass
@@ -69,7 +66,7 @@ class TaiDptOutput(ModelOutput):
     class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-class TaiDptModel(PreTrainedModel):
+class TaiDptModel(EncodingMixin, PreTrainedModel):
     """A frozen CLIP with two learned prompts per class.
 
     Build it with [`~TaiDptModel.from_clip`], [`~TaiDptModel.zero_shot`] or [`~TaiDptModel.from_pretrained`].
@@ -80,11 +77,6 @@ class TaiDptModel(PreTrainedModel):
             one a random CLIP is made from `config.clip_config`.
     """
 
-    config: TaiDptConfig
-    clip: Any  # CLIPModel or CLIPResNetModel
-    prompt_learner: PromptLearner
-    class_embeddings_global: torch.Tensor
-    class_embeddings_local: torch.Tensor
     config_class = TaiDptConfig
     base_model_prefix = "taidpt"
     main_input_name = "pixel_values"
@@ -352,156 +344,6 @@ class TaiDptModel(PreTrainedModel):
         """
         check_labels(labels)
         return relabel(self, list(labels), self.get_tokenizer(tokenizer), strict)
-
-    def get_tokenizer(self, tokenizer: PreTrainedTokenizerBase | str | None = None) -> PreTrainedTokenizerBase:
-        """The tokenizer: the argument, else the one beside the checkpoint, else the base's, else CLIP's BPE.
-
-        Args:
-            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): taken as it is, or loaded from there.
-
-        Returns:
-            [`~transformers.PreTrainedTokenizerBase`]: found once, then kept.
-        """
-        if tokenizer is None and self._tokenizer is not None:
-            return self._tokenizer
-        sources = [self.config._name_or_path, self.config.base_model_name_or_path]
-        found = find_tokenizer(sources, self.config.clip_config.text_config.vocab_size, tokenizer)
-        if tokenizer is None:
-            self._tokenizer = found
-        return found
-
-    def encode_classes(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class embeddings of both branches.
-
-        In eval mode they are computed once and kept until a parameter changes.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: global G and local H, each `(classes, dim)`, L2-normalised, fp32.
-        """
-        if self.config.class_embedding_source == "fixed":
-            return normalize(self.class_embeddings_global), normalize(self.class_embeddings_local)
-        if self.training:
-            both = self._compute_class_embeddings()  # (2, classes, dim)
-        else:
-            contexts = [self.prompt_learner.global_context, self.prompt_learner.local_context]
-            frozen = [*self.clip.text_model.parameters(), self.clip.text_projection.weight]
-            both = self._class_embedding_cache.get(self._compute_class_embeddings, contexts, frozen)
-        return both[0], both[1]
-
-    def _compute_class_embeddings(self) -> torch.Tensor:
-        """Class embeddings `(2, classes, dim)`; without gradients many classes go in pieces."""
-        count = len(self.config.labels)
-        step = count if torch.is_grad_enabled() else TEXT_BATCH
-        pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
-        parts = [self.prompt_learner(self.clip.text_model, self.clip.text_projection, piece) for piece in pieces]
-        return normalize(torch.cat(parts, dim=1))  # (2, classes, dim)
-
-    @torch.no_grad()
-    def encode_templates(
-        self, templates: Sequence[str] | None = None, tokenizer: PreTrainedTokenizerBase | str | None = None
-    ) -> torch.Tensor:
-        """Class embeddings of written templates: normalised, averaged over the templates, normalised again.
-
-        Args:
-            templates (`Sequence[str]`, *optional*): texts with `{}` for the name; `"a photo of a {}."` by default.
-            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
-
-        Returns:
-            `torch.Tensor` of shape `(classes, dim)`, fp32.
-
-        Raises:
-            ValueError: a template has no `{}`, or a text is too long.
-        """
-        templates = [DEFAULT_TEMPLATE] if templates is None else list(templates)
-        wrong = [template for template in templates if "{}" not in template]
-        if wrong or not templates:
-            raise ValueError(
-                f"Template {wrong or templates} has no {{}} for the class name: write 'a photo of a {{}}.'"
-            )
-        names = [name.replace("_", " ") for name in self.config.class_names]
-        texts = [template.replace("{}", name) for name in names for template in templates]
-        features = self.encode_texts(texts, tokenizer)  # (classes * templates, dim)
-        return normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1))  # (classes, dim)
-
-    @torch.no_grad()
-    def encode_texts(
-        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | str | None = None
-    ) -> torch.Tensor:
-        """Pooled features of written texts.
-
-        Args:
-            texts (`Sequence[str]`): any texts.
-            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
-
-        Returns:
-            `torch.Tensor` of shape `(texts, dim)`, L2-normalised, fp32.
-
-        Raises:
-            ValueError: a text is longer than the text tower's positions; it is named.
-        """
-        tokenizer = self.get_tokenizer(tokenizer)
-        max_length = self.config.clip_config.text_config.max_position_embeddings
-        features = []
-        for start in range(0, len(texts), TEXT_BATCH):
-            batch = list(texts[start : start + TEXT_BATCH])
-            tokens = tokenizer(batch, padding=True, return_tensors="pt", verbose=False)
-            lengths = tokens["attention_mask"].sum(dim=1)  # (batch,)
-            if int(lengths.max()) > max_length:
-                text = batch[int(lengths.argmax())]
-                raise ValueError(
-                    f"The text {text[:60]!r} has {int(lengths.max())} tokens, the text tower takes {max_length}."
-                )
-            features.append(self.encode_captions(tokens["input_ids"], tokens["attention_mask"])[0])  # (batch, dim)
-        return torch.cat(features)  # (texts, dim)
-
-    def encode_captions(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of captions, pooled at the end-of-text token and of every token.
-
-        Args:
-            input_ids (`torch.Tensor` of shape `(batch, length)`): token ids with start and end of text.
-            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding;
-                required where a caption is padded.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and token `(batch, length, dim)` features,
-            L2-normalised, fp32; tokens of the padding are zero.
-
-        Raises:
-            ValueError: a caption has no end-of-text token, or is padded and there is no mask.
-        """
-        input_ids = input_ids.to(self.device)  # (batch, length)
-        eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
-        return self._encode_captions(input_ids, attention_mask, eot)
-
-    def _encode_captions(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, eot: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        hidden = self.clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        tokens = normalize(self.clip.text_projection(hidden))  # (batch, length, dim)
-        tokens = tokens * attention_mask[:, :, None]  # (batch, length, dim)
-        return tokens[torch.arange(len(tokens), device=tokens.device), eot], tokens
-
-    def encode_images(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of images, pooled and of every cell.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): pixels, normalised by the processor.
-            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have another size than the
-                CLIP was trained on.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and dense `(batch, height, width, dim)`
-            features, L2-normalised, fp32; height and width in cells.
-        """
-        dtype = self.clip.logit_scale.dtype
-        pooled, dense = image_features(
-            self.clip, pixel_values.to(dtype), interpolate_pos_encoding, self.config.pool_with_positions
-        )
-        return normalize(pooled), normalize(dense)
 
     def forward(
         self,

@@ -24,10 +24,11 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .caption_features import CaptionFeatures, collate_features
 from .caption_labels import default_labeler
+from .encoding_taidpt import DEFAULT_TEMPLATE
 from .image_evaluation import ImageCollator, find_image_processor
 from .losses import get_loss
 from .metrics import mean_average_precision
-from .modeling_taidpt import DEFAULT_TEMPLATE, TaiDptModel
+from .modeling_taidpt import TaiDptModel
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
 from .training_arguments_taidpt import TaiDptTrainingArguments
 from .training_captions import TrainingCaptions
