@@ -370,14 +370,14 @@ def test_heatmap_against_a_plain_computation(model, tmp_path, width, height, set
 @pytest.mark.parametrize("settings", [{}, {"size": {"shortest_edge": 41}}, {"size": {"height": 40, "width": 51}}])
 def test_the_window_is_where_the_processor_looks(tmp_path, width, height, settings):
     """An image whose values are its coordinates shows where each pixel of the crop came from."""
-    from modeling_taidpt.pipelines.multi_label_image_classification import _resized_size, _window
+    from modeling_taidpt.pipelines.heatmaps import crop_window, resized_size
 
     processor = make_processor(tmp_path, do_rescale=False, do_normalize=False, resample=2, **settings)
     rows, columns = np.mgrid[:height, :width].astype(np.uint8)
     image = Image.fromarray(np.stack([rows, columns, rows], axis=-1))
     seen = processor(images=image, return_tensors="pt")["pixel_values"][0].numpy()  # (3, 32, 32)
-    resized = _resized_size(processor, height, width)
-    for channel, axis in enumerate(_window(processor, (height, width), resized, (SIDE, SIDE))):
+    resized = resized_size(processor, height, width)
+    for channel, axis in enumerate(crop_window(processor, (height, width), resized, (SIDE, SIDE))):
         places = (np.arange(SIDE) + 0.5 + axis.offset) * axis.original / axis.resized - 0.5
         found = seen[channel].mean(axis=1 - channel)
         inner = (places > 1) & (places < axis.original - 2)  # borders are smoothed
@@ -498,14 +498,14 @@ def test_a_thread_thin_image_does_not_fill_the_memory(pipe):
 
 
 def test_truncation_is_found_whatever_the_length(pipe):
-    from modeling_taidpt.pipelines.multi_label_image_classification import _Entry, _read_image
+    from modeling_taidpt.pipelines.image_reading import ImageEntry, read_image
 
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
     for options in ({}, {"progressive": True}):
         jpeg = encoded(picture(), "JPEG", **options)
         for length in range(1, len(jpeg), 7):
             with pytest.raises(ValueError, match="cannot read image"):
-                _read_image(_Entry(jpeg[:length]))
+                read_image(ImageEntry(jpeg[:length]))
 
 
 # ---------------------------------------------------------------- other labels
@@ -634,8 +634,8 @@ def test_saving_and_loading(pipe, model, tmp_path, monkeypatch):
         "pt": ["AutoModelForImageClassification"],
         "type": "image",
     }  # and no path of this machine
-    code = (tmp_path / f"{module}.py").read_text()
-    assert "modeling_taidpt import" not in code and "from ." not in code
+    for name in (module, "image_reading", "heatmaps"):  # flat siblings travel with it
+        assert "modeling_taidpt import" not in (tmp_path / f"{name}.py").read_text()
     loaded = pipeline(TASK, model=str(tmp_path), device="cpu")  # the installed class: no trust_remote_code asked
     assert type(loaded) is MultiLabelImageClassificationPipeline
     assert_same(loaded(picture(), return_heatmaps=True), pipe(picture(), return_heatmaps=True))

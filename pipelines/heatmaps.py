@@ -1,0 +1,120 @@
+"""Heatmaps in the pixels of the image that was read, whatever the image processor resized and cropped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
+from transformers.image_utils import get_image_size_for_max_height_width
+
+
+class Axis(NamedTuple):
+    """How one axis of an image went through the image processor, in pixels."""
+
+    original: int  # of the turned image
+    resized: int  # after resizing
+    offset: int  # of the crop in the resized image; negative where the processor pads
+    crop: int  # of what the model saw
+
+
+def resized_size(processor: Any, height: int, width: int) -> tuple[int, int] | None:
+    """Height and width after the resizing of an image processor, rounded as it does; None if it is not known."""
+    if not getattr(processor, "do_resize", False):
+        return height, width
+    size = dict(processor.size)
+    if {"shortest_edge", "longest_edge"} <= set(size):
+        new_size = get_size_with_aspect_ratio((height, width), size["shortest_edge"], size["longest_edge"])
+    elif "shortest_edge" in size:
+        image = np.broadcast_to(np.uint8(0), (3, height, width))  # takes no memory
+        new_size = get_resize_output_image_size(
+            image, size=size["shortest_edge"], default_to_square=False, input_data_format="channels_first"
+        )
+    elif {"max_height", "max_width"} <= set(size):
+        new_size = get_image_size_for_max_height_width((height, width), size["max_height"], size["max_width"])
+    elif {"height", "width"} <= set(size):
+        new_size = (size["height"], size["width"])
+    else:
+        return None
+    return int(new_size[0]), int(new_size[1])
+
+
+def crop_window(
+    processor: Any, original: tuple[int, int], resized: tuple[int, int] | None, processed: tuple[int, int]
+) -> tuple[Axis, Axis]:
+    """Where the pixels that the model saw lie in the image, for the rows and for the columns.
+
+    Args:
+        processor (`BaseImageProcessor`): with the settings `do_resize`, `size`, `do_center_crop` and `crop_size`.
+        original (`tuple[int, int]`): height and width of the image.
+        resized (`tuple[int, int]`, *optional*): height and width after resizing.
+        processed (`tuple[int, int]`): height and width that came out.
+
+    Returns:
+        `tuple[Axis, Axis]`: rows and columns.
+
+    Raises:
+        ValueError: the processor does something else than resizing, centre-cropping and padding below and right.
+    """
+    crops = bool(getattr(processor, "do_center_crop", False))
+    crop = dict(processor.crop_size) if crops else {}
+    if crops:
+        fits = (crop.get("height"), crop.get("width")) == processed
+    else:
+        fits = resized == processed or bool(getattr(processor, "do_pad", False))
+    if resized is None or not fits:
+        raise ValueError(
+            f"Heatmaps cannot be placed for a `{type(processor).__name__}` that makes {processed[0]} x {processed[1]} "
+            f"out of {original[0]} x {original[1]} pixels: use one that only resizes and centre-crops, as CLIP's."
+        )
+    rows, columns = (
+        Axis(old, new, _crop_offset(processor, new, seen) if crops else 0, seen)
+        for old, new, seen in zip(original, resized, processed, strict=True)
+    )
+    return rows, columns
+
+
+def _crop_offset(processor: Any, resized: int, crop: int) -> int:
+    """First pixel of the centre crop; the torchvision backend pads the odd pixel at the other end than PIL's."""
+    if resized < crop and getattr(processor, "backend", "pil") == "torchvision":
+        return -((crop - resized) // 2)
+    return (resized - crop) // 2
+
+
+def _axis_weights(axis: Axis, cells: int) -> tuple[slice, np.ndarray]:
+    """Bilinear weights of cells for the pixels of one axis whose centre lies in the crop.
+
+    Args:
+        axis (`Axis`): rows or columns.
+        cells (`int`): number of cells that share the crop evenly.
+
+    Returns:
+        `tuple[slice, np.ndarray]`: the pixels inside, and their weights `(inside, cells)`.
+    """
+    # The centre of pixel i lies at (i + 0.5) * resized / original - offset in the crop; whole numbers keep it exact.
+    edges = (2 * axis.original * edge for edge in (axis.offset, axis.offset + axis.crop))
+    first, last = (-((axis.resized - edge) // (2 * axis.resized)) for edge in edges)  # rounded up
+    first, last = max(first, 0), min(last, axis.original)
+    centres = (np.arange(first, last) + 0.5) * axis.resized / axis.original - axis.offset  # (inside,)
+    places = np.clip(centres * cells / axis.crop - 0.5, 0, cells - 1)  # (inside,), in cells
+    low = np.floor(places).astype(int)  # (inside,)
+    high = np.minimum(low + 1, cells - 1)  # (inside,)
+    weights = np.zeros((len(places), cells))  # (inside, cells)
+    np.add.at(weights, (np.arange(len(places)), low), 1 - (places - low))
+    np.add.at(weights, (np.arange(len(places)), high), places - low)
+    return slice(first, last), weights
+
+
+def draw_heatmaps(cells: np.ndarray, window: Sequence[Axis]) -> Iterator[np.ndarray]:
+    """Heatmaps of the cells `(labels, rows, columns)`: float32 `(height, width)` each, NaN outside the crop."""
+    rows, columns = (Axis(*axis) for axis in window)
+    inside_rows, row_weights = _axis_weights(rows, cells.shape[1])  # (inside, rows)
+    inside_columns, column_weights = _axis_weights(columns, cells.shape[2])  # (inside, columns)
+    for label_cells in cells:
+        heatmap = np.full((rows.original, columns.original), np.nan, dtype=np.float32)  # (height, width)
+        heatmap[inside_rows, inside_columns] = row_weights @ label_cells @ column_weights.T
+        yield heatmap
+
+
+__all__ = ["Axis", "crop_window", "draw_heatmaps", "resized_size"]

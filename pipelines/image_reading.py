@@ -1,0 +1,198 @@
+"""Reads every kind of image that the pipeline takes: paths, URLs, base64 text, bytes, PIL images, arrays."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import warnings
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch.utils.data import Dataset
+from transformers.image_utils import httpx  # the client of `load_image`
+
+IMAGE_KINDS = "a path, a URL, base64 text, bytes, a PIL image, or a uint8 or uint16 array"
+
+
+@dataclass(frozen=True)
+class ImageEntry:
+    """One image of the input, and its place there; `error` is what its dataset raised instead of an image."""
+
+    source: Any
+    index: int | None = None
+    error: Exception | None = None
+
+    @property
+    def name(self) -> str:
+        """What an error message calls it: its path or URL, else its place and kind."""
+        source = self.source
+        if isinstance(source, dict) and source.get("path"):
+            source = source["path"]
+        elif isinstance(source, Image.Image):
+            source = getattr(source, "filename", None) or source
+        if isinstance(source, (str, Path)) and len(str(source)) <= 500 and not str(source).startswith("data:"):
+            return repr(str(source))
+        kind = "base64 text" if isinstance(source, str) else type(source).__name__
+        if isinstance(source, (np.ndarray, torch.Tensor)):
+            kind = f"array of shape {tuple(source.shape)}"
+        if isinstance(source, (bytes, bytearray, memoryview)):
+            kind = f"{len(source)} bytes"
+        elif isinstance(source, Image.Image):
+            kind = f"PIL image, {source.width} x {source.height} pixels, mode {source.mode}"
+        elif self.error is not None:
+            kind = "from the dataset"
+        return f"({kind})" if self.index is None else f"at index {self.index} ({kind})"
+
+
+class ImageEntries(Dataset):
+    """A dataset whose images know their place, also those that the dataset fails to decode."""
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> ImageEntry:
+        try:
+            return ImageEntry(self.dataset[index], index)
+        except Exception as error:
+            return ImageEntry(None, index, error)
+
+
+def unreadable(entry: ImageEntry, reason: str) -> ValueError:
+    """The error for an image that cannot be read: its name and why."""
+    return ValueError(f"cannot read image {entry.name}: {reason}.")
+
+
+def read_image(entry: ImageEntry, timeout: float | None = None) -> Image.Image:
+    """Reads any kind of image.
+
+    Args:
+        entry (`ImageEntry`): the image.
+        timeout (`float`, *optional*): seconds to wait for a URL.
+
+    Returns:
+        `PIL.Image.Image`: RGB, turned as its EXIF data say.
+
+    Raises:
+        ValueError: it cannot be read; one sentence that names it.
+    """
+    if entry.error is not None:
+        raise unreadable(entry, _one_line(entry.error)) from entry.error
+    source = entry.source
+    if isinstance(source, dict) and {"bytes", "path"} & set(source):
+        source = source.get("bytes") or source.get("path")
+    if isinstance(source, torch.Tensor):
+        source = source.numpy(force=True)
+    if isinstance(source, np.ndarray):
+        source = _from_array(entry, source)
+    elif isinstance(source, (str, Path)):
+        source = _find(entry, str(source), timeout)
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = BytesIO(source)
+    if not isinstance(source, (str, BytesIO, Image.Image)):
+        raise unreadable(entry, f"its type is no image; give {IMAGE_KINDS}")
+    image = _decode(entry, source)
+    if 0 in image.size:
+        raise unreadable(entry, "it has no pixels")
+    return image
+
+
+def _find(entry: ImageEntry, text: str, timeout: float | None) -> str | bytes:
+    """The path of a file, or the bytes behind a URL or in base64 text."""
+    if text.startswith(("http://", "https://")):
+        try:
+            response = httpx.get(text, timeout=timeout, follow_redirects=True)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            raise unreadable(entry, f"the server gave no answer ({_one_line(error)})") from error
+        if not response.is_success:
+            raise unreadable(entry, f"the server answered {response.status_code} {response.reason_phrase}".rstrip())
+        return response.content
+    if os.path.isdir(text):
+        raise unreadable(entry, "it is a folder; list the files in it")
+    if os.path.exists(text):
+        return text
+    is_data = text.startswith("data:image/")
+    with contextlib.suppress(Exception):
+        content = base64.b64decode("".join((text.partition(",")[2] if is_data else text).split()), validate=True)
+        Image.open(BytesIO(content)).close()  # raises where it is no image
+        return content
+    raise unreadable(entry, "its base64 text holds no image" if is_data else "there is no such file")
+
+
+def _decode(entry: ImageEntry, source: str | BytesIO | Image.Image) -> Image.Image:
+    """Decodes an image whole, and turns it and its colours.
+
+    Pillow raises nearly any exception on broken files, so all of them are caught here.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = source if isinstance(source, Image.Image) else Image.open(source)
+            image.load()
+            with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the picture
+                image = ImageOps.exif_transpose(image)
+            return _to_rgb(image)
+    except UnidentifiedImageError as error:
+        raise unreadable(entry, "it is not an image, or of a format that Pillow does not know") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise unreadable(
+            entry,
+            f"it has more pixels than the limit of {Image.MAX_IMAGE_PIXELS} that guards against decompression bombs; "
+            "make it smaller, or raise `PIL.Image.MAX_IMAGE_PIXELS` if you trust it",
+        ) from error
+    except PermissionError as error:
+        raise unreadable(entry, "its file may not be read by this user") from error
+    except Exception as error:
+        raise unreadable(entry, f"it is broken or cut off ({_one_line(error)})") from error
+
+
+def _one_line(error: Exception) -> str:
+    """The message of an exception without line breaks and full stop."""
+    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """RGB: transparent images on white, 16-bit ones scaled to 8 bit (Pillow would clip them)."""
+    if image.mode.startswith(("I", "F")):  # "I;16" too
+        image = Image.fromarray(_to_8_bit(np.asarray(image)))  # mode L
+    transparent = image.mode in ("LA", "La", "PA", "RGBA", "RGBa")
+    if transparent or (image.mode in ("1", "L", "P", "RGB") and "transparency" in image.info):
+        if image.mode == "La":
+            image = image.convert("LA")
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Grey values as uint8: 16-bit ones are scaled; wider ones too unless they fit into 8 bit as they are."""
+    if values.dtype.kind == "f":
+        top = 1.0 if values.size and np.nanmax(values) <= 1 else 255.0
+        values = np.nan_to_num(values) * (255.0 / top)
+    elif values.dtype.itemsize == 2 or (values.size and values.max() > 255):
+        values = values / 257.0  # 65535 becomes 255
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _from_array(entry: ImageEntry, array: np.ndarray) -> Image.Image:
+    """An image of a uint8 or uint16 array `(height, width)`, `(height, width, channels)` or channels first."""
+    if array.dtype not in (np.uint8, np.uint16):
+        raise unreadable(entry, f"its values are {array.dtype}; give uint8 (0 to 255) or uint16 (0 to 65535)")
+    if array.ndim == 3 and array.shape[-1] not in (1, 3, 4) and array.shape[0] in (1, 3):
+        array = np.moveaxis(array, 0, -1)  # (height, width, channels)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]  # (height, width)
+    if array.ndim != 2 and (array.ndim != 3 or array.shape[-1] not in (3, 4)):
+        raise unreadable(entry, "its shape is not (height, width) or (height, width, 3 or 4); list several images")
+    return Image.fromarray(np.ascontiguousarray(_to_8_bit(array) if array.dtype == np.uint16 else array))
+
+
+__all__ = ["IMAGE_KINDS", "ImageEntries", "ImageEntry", "read_image", "unreadable"]
