@@ -1,79 +1,31 @@
 """taidpt: tag images with your own labels, learned from captions alone (TaI-DPT, native to transformers).
 
-Importing the package registers its configuration, models and pipeline with transformers.
+Importing the package registers its configuration, models and pipeline with transformers. The public names stand in
+`api.py`; the command `taidpt` alone loads them when it first needs one, so that it answers at once.
 """
 
+import sys
 from pathlib import Path
-
-from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
-
-from .calibration import fit_score_calibration
-from .caption_corpus import read_captions
-from .caption_features import CaptionFeatures
-from .caption_labels import default_labeler
-from .captions import CaptionLabeler, load_class_table, load_templates, suggest_synonyms
-from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
-from .convert_openai import convert_openai_clip
-from .losses import LOSSES, get_loss
-from .metrics import (
-    average_precision,
-    bootstrap_map,
-    compute_multilabel_metrics,
-    mean_average_precision,
-    metric_path,
-    multilabel_f1,
-    paired_bootstrap,
-)
-from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
-from .modeling_taidpt import TaiDptModel, TaiDptOutput
-from .pipelines import MultiLabelImageClassificationPipeline, register
-from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
-from .trainer_taidpt import TaiDptTrainer
-from .training_arguments_taidpt import TaiDptTrainingArguments
-from .word_counts import count_words
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
 DEFAULT_CHECKPOINT = str(Path(__file__).parent / "assets" / "taidpt-coco80")
 
-AutoConfig.register("taidpt", TaiDptConfig, exist_ok=True)
-AutoModel.register(CLIPResNetConfig, CLIPResNetModel, exist_ok=True)
-AutoModel.register(TaiDptConfig, TaiDptModel, exist_ok=True)
-AutoModelForImageClassification.register(TaiDptConfig, TaiDptModel, exist_ok=True)
-register(DEFAULT_CHECKPOINT)
 
-__all__ = [
-    "DEFAULT_CHECKPOINT",
-    "LOSSES",
-    "CLIPResNetConfig",
-    "CLIPResNetModel",
-    "CLIPResNetVisionConfig",
-    "CLIPResNetVisionModel",
-    "CaptionFeatures",
-    "CaptionLabeler",
-    "MultiLabelImageClassificationPipeline",
-    "TaiDptConfig",
-    "TaiDptModel",
-    "TaiDptOutput",
-    "TaiDptTrainer",
-    "TaiDptTrainingArguments",
-    "average_precision",
-    "bootstrap_map",
-    "build_clip_tokenizer",
-    "clip_tokenizer",
-    "compute_multilabel_metrics",
-    "convert_openai_clip",
-    "count_words",
-    "default_labeler",
-    "fit_score_calibration",
-    "get_loss",
-    "load_class_table",
-    "load_templates",
-    "mean_average_precision",
-    "metric_path",
-    "multilabel_f1",
-    "paired_bootstrap",
-    "read_captions",
-    "read_merges",
-    "suggest_synonyms",
-]
+def _is_command() -> bool:
+    """Whether this process is the console script `taidpt`."""
+    script = Path(next(iter(getattr(sys, "argv", [])), ""))
+    return script.stem == "taidpt" and script.suffix in ("", ".exe")
+
+
+if TYPE_CHECKING or not _is_command():
+    from .api import *  # noqa: F403
+    from .api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """Load the public names when one of them is first asked for."""
+        import importlib
+
+        return getattr(importlib.import_module(".api", __name__), name)

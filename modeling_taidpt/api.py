@@ -1,0 +1,71 @@
+"""Public names of the package; importing this module registers config, models and pipeline with transformers."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+
+from . import DEFAULT_CHECKPOINT
+from .calibration import fit_score_calibration
+from .caption_corpus import read_captions
+from .caption_features import CaptionFeatures
+from .caption_labels import default_labeler
+from .captions import CaptionLabeler, load_class_table, load_templates, suggest_synonyms
+from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
+from .convert_openai import convert_openai_clip
+from .losses import LOSSES, get_loss
+from .metrics import (
+    average_precision,
+    bootstrap_map,
+    compute_multilabel_metrics,
+    mean_average_precision,
+    metric_path,
+    multilabel_f1,
+    paired_bootstrap,
+)
+from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
+from .modeling_taidpt import TaiDptModel, TaiDptOutput
+from .pipelines import MultiLabelImageClassificationPipeline, register
+from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
+from .trainer_taidpt import TaiDptTrainer
+from .training_arguments_taidpt import TaiDptTrainingArguments
+from .word_counts import count_words
+
+AutoConfig.register("taidpt", TaiDptConfig, exist_ok=True)
+AutoModel.register(CLIPResNetConfig, CLIPResNetModel, exist_ok=True)
+AutoModel.register(TaiDptConfig, TaiDptModel, exist_ok=True)
+AutoModelForImageClassification.register(TaiDptConfig, TaiDptModel, exist_ok=True)
+register(DEFAULT_CHECKPOINT)
+
+__all__ = [
+    "DEFAULT_CHECKPOINT",
+    "LOSSES",
+    "CLIPResNetConfig",
+    "CLIPResNetModel",
+    "CLIPResNetVisionConfig",
+    "CLIPResNetVisionModel",
+    "CaptionFeatures",
+    "CaptionLabeler",
+    "MultiLabelImageClassificationPipeline",
+    "TaiDptConfig",
+    "TaiDptModel",
+    "TaiDptOutput",
+    "TaiDptTrainer",
+    "TaiDptTrainingArguments",
+    "average_precision",
+    "bootstrap_map",
+    "build_clip_tokenizer",
+    "clip_tokenizer",
+    "compute_multilabel_metrics",
+    "convert_openai_clip",
+    "count_words",
+    "default_labeler",
+    "fit_score_calibration",
+    "get_loss",
+    "load_class_table",
+    "load_templates",
+    "mean_average_precision",
+    "metric_path",
+    "multilabel_f1",
+    "paired_bootstrap",
+    "read_captions",
+    "read_merges",
+    "suggest_synonyms",
+]
