@@ -155,6 +155,8 @@ class TaiDptConfig(PreTrainedConfig):
             Whether a class-specific model also holds one learned context for labels that it does not know.
         class_embedding_source (`str`, *optional*, defaults to `"learned"`):
             `"learned"`: class embeddings come from context vectors; `"fixed"`: they are stored.
+        baked (`bool`, *optional*, defaults to `False`):
+            Whether the text tower is left out; the class embeddings are fixed then. See [`TaiDptModel.bake`].
         label_origin (`dict[str, str]`, *optional*):
             For each label `"learned"`, `"shared"` (a context learned on other labels) or `"template"`.
         score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
@@ -196,6 +198,7 @@ class TaiDptConfig(PreTrainedConfig):
     context_positions: list[str] | None = None
     shared_context: bool = False
     class_embedding_source: str = "learned"
+    baked: bool = False
     label_origin: Any = None
     score_scale: float | list[float] = 1.0
     score_bias: float | list[float] = 0.0
@@ -234,6 +237,8 @@ class TaiDptConfig(PreTrainedConfig):
         _check_choice("class_token_position", self.class_token_position, CLASS_TOKEN_POSITIONS)
         _check_choice("class_embedding_source", self.class_embedding_source, CLASS_EMBEDDING_SOURCES)
         _check_choice("dense_features", self.dense_features, DENSE_FEATURES)
+        if self.baked and self.class_embedding_source != "fixed":
+            raise ValueError("`baked` needs `class_embedding_source='fixed'`: bake a model with `TaiDptModel.bake`.")
         for label, origin in self.label_origin.items():
             _check_choice(f"label_origin[{label!r}]", origin, LABEL_ORIGINS)
         for name in ("class_names", "class_input_ids", "context_lengths", "context_positions"):

@@ -50,6 +50,13 @@ class EncodingMixin:
             self._tokenizer = found
         return found
 
+    def _require_text_tower(self) -> None:
+        if self.config.baked:
+            raise ValueError(
+                "The model is baked: it has no text tower and scores images against its own labels only; use the "
+                "checkpoint that it was baked from."
+            )
+
     def encode_classes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Class embeddings of both branches.
 
@@ -117,8 +124,9 @@ class EncodingMixin:
             `torch.Tensor` of shape `(texts, dim)`, L2-normalised, fp32.
 
         Raises:
-            ValueError: a text is longer than the text tower's positions; it is named.
+            ValueError: a text is longer than the text tower's positions (it is named), or the model is baked.
         """
+        self._require_text_tower()
         tokenizer = self.get_tokenizer(tokenizer)
         max_length = self.config.clip_config.text_config.max_position_embeddings
         features = []
@@ -149,7 +157,7 @@ class EncodingMixin:
             L2-normalised, fp32; tokens of the padding are zero.
 
         Raises:
-            ValueError: a caption has no end-of-text token, or is padded and there is no mask.
+            ValueError: a caption has no end-of-text token, or is padded and there is no mask, or the model is baked.
         """
         input_ids = input_ids.to(self.device)  # (batch, length)
         eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
@@ -158,6 +166,7 @@ class EncodingMixin:
     def _encode_captions(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, eot: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        self._require_text_tower()
         hidden = self.clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         tokens = normalize(self.clip.text_projection(hidden))  # (batch, length, dim)
         tokens = tokens * attention_mask[:, :, None]  # (batch, length, dim)

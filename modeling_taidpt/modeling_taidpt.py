@@ -35,7 +35,7 @@ from .label_config import build_config, check_labels, context_token_ids
 from .losses import RankingLoss
 from .modeling_clip_resnet import CLIPResNetModel
 from .prompt_learner import PromptLearner
-from .relabel import relabel, with_fixed_embeddings
+from .relabel import relabel, with_fixed_embeddings, without_text_tower
 from .scores import global_scores, local_scores
 from .tokenization_taidpt import find_end_of_text
 from .word_counts import find_rare_words, load_word_counts
@@ -85,7 +85,7 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "Bottleneck")
-    _keep_in_fp32_modules_strict = ("prompt_learner",)
+    _keep_in_fp32_modules_strict = ("prompt_learner", "class_embeddings_global", "class_embeddings_local")
 
     def __init__(self, config: TaiDptConfig, clip: CLIPModel | CLIPResNetModel | None = None) -> None:
         super().__init__(config)
@@ -94,7 +94,7 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         else:
             for module in clip.modules():
                 module._is_hf_initialized = True  # its weights are not ours to initialise
-        self.clip = clip
+        self.clip = without_text_tower(clip) if config.baked else clip
         if config.class_embedding_source == "learned":
             self.prompt_learner = PromptLearner(config)
         else:
@@ -228,6 +228,18 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         local_embeddings = global_embeddings if local_embeddings is None else local_embeddings
         return with_fixed_embeddings(self, global_embeddings, local_embeddings)
 
+    @torch.no_grad()
+    def bake(self) -> TaiDptModel:
+        """A model for serving: the class embeddings are kept, the text tower is left out; the scores stay the same.
+
+        It scores images (and kept features) against its own labels, is saved and loaded like any other, and cannot
+        take other labels or texts. The vision tower is shared with this model, not copied.
+
+        Returns:
+            [`TaiDptModel`]: with no trainable parameter, in eval mode.
+        """
+        return with_fixed_embeddings(self, *self.encode_classes(), baked=True)
+
     def rare_words(self, labels: Sequence[str]) -> dict[str, list[str]]:
         """Words that the base hardly saw (fewer than 20 times), where it ships the counts of its training words.
 
@@ -339,9 +351,10 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
             [`TaiDptModel`]: in eval mode.
 
         Raises:
-            ValueError: labels are empty or repeated, a prompt is too long, or with `strict` a label would get the
-                template.
+            ValueError: labels are empty or repeated, a prompt is too long, with `strict` a label would get the
+                template, or the model is baked.
         """
+        self._require_text_tower()
         check_labels(labels)
         return relabel(self, list(labels), self.get_tokenizer(tokenizer), strict)
 

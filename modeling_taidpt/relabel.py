@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -58,14 +58,15 @@ def relabel(
 
 
 def with_fixed_embeddings(
-    model: TaiDptModel, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor
+    model: TaiDptModel, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor, baked: bool = False
 ) -> TaiDptModel:
-    """Builds the model behind [`TaiDptModel.with_class_embeddings`].
+    """Builds the model behind [`TaiDptModel.with_class_embeddings`] and [`TaiDptModel.bake`].
 
     Args:
         model ([`TaiDptModel`]): the model whose labels and CLIP are taken; it is not changed.
         global_embeddings (`torch.Tensor` of shape `(classes, dim)`): scored against pooled features.
         local_embeddings (`torch.Tensor` of shape `(classes, dim)`): scored against dense features.
+        baked (`bool`, *optional*, defaults to `False`): leaves the text tower out.
 
     Returns:
         [`TaiDptModel`]: shares the CLIP of `model`, in eval mode.
@@ -79,12 +80,20 @@ def with_fixed_embeddings(
             raise ValueError(f"`{name}` has the shape {tuple(embeddings.shape)}: (classes, dim) is {shape} here.")
     config = copy.deepcopy(model.config)
     config.class_embedding_source = "fixed"
+    config.baked = baked or config.baked
     new = type(model)(config, clip=model.clip).to(model.device)
     new._tokenizer = model._tokenizer
     with torch.no_grad():
         new.class_embeddings_global.copy_(global_embeddings)
         new.class_embeddings_local.copy_(local_embeddings)
     return new.eval()
+
+
+def without_text_tower(clip: Any) -> Any:
+    """The same CLIP (its vision tower is shared, not copied) without its text tower and projection."""
+    clip = copy.copy(clip)
+    clip._modules = {name: part for name, part in clip._modules.items() if not name.startswith("text_")}
+    return clip
 
 
 def _relabelled_config(
@@ -154,4 +163,4 @@ def _fill_contexts(
             target[index, : len(context)] = context
 
 
-__all__ = ["relabel", "with_fixed_embeddings"]
+__all__ = ["relabel", "with_fixed_embeddings", "without_text_tower"]
