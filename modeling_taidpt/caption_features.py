@@ -1,42 +1,33 @@
 """Frozen caption features: encoded once, kept in Arrow files, memory-mapped.
 
-The cache is a folder per corpus, named by a fingerprint of everything that the features depend on: the text side of
-the CLIP, the tokenizer, the captions and the precision. It holds one file per `SHARD_SIZE` captions; each is written
-under another name and renamed when it is whole, so an encoding that was killed goes on after its last whole file.
-Labels are not kept: they may change without the features changing.
+They depend on the text side of the CLIP, the tokenizer, the captions and the precision; see `feature_cache.py`.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
-from filelock import FileLock
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
-from transformers.utils import logging
 
-from .feature_shards import FeatureShards, read_shard, write_shard
+from .feature_cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
+from .feature_shards import CAPTION_COLUMNS
 from .fingerprints import corpus_fingerprint
 
-logger = logging.get_logger(__name__)
-
 SHARD_SIZE = 8192  # captions per file; at 15 tokens of 512 dimensions, 250 MB in fp32
-FORMAT = 1  # of the files, part of the fingerprint
 
 
 def default_cache_dir() -> Path:
     """Where features are kept unless told otherwise: beside the data sets, under `HF_HOME`."""
-    return Path(datasets.config.HF_DATASETS_CACHE) / "taidpt_caption_features"
+    return feature_cache_dir("caption")
 
 
-class CaptionFeatures(torch.utils.data.Dataset):
+class CaptionFeatures(KeptFeatures):
     """A data set of captions whose features a frozen CLIP has computed, with their labels.
 
     Make it with [`~CaptionFeatures.encode`]. An item is `{"caption_embeds": (dim,), "token_embeds": (length, dim),
@@ -48,13 +39,8 @@ class CaptionFeatures(torch.utils.data.Dataset):
         labels (`np.ndarray` of shape `(captions, classes)`): multi-hot labels.
     """
 
-    def __init__(self, shards: FeatureShards, rows: np.ndarray, labels: np.ndarray) -> None:
-        """Keep the three."""
-        if len(rows) != len(labels):
-            raise ValueError(f"There are {len(rows)} captions and {len(labels)} rows of labels: give one per caption.")
-        self.shards = shards
-        self.rows = np.asarray(rows, dtype=np.int64)  # (captions,)
-        self.labels = np.asarray(labels, dtype=np.uint8)  # (captions, classes)
+    kind: ClassVar[str] = "caption"
+    columns: ClassVar[tuple[str, str]] = CAPTION_COLUMNS
 
     @classmethod
     def encode(
@@ -93,31 +79,8 @@ class CaptionFeatures(torch.utils.data.Dataset):
         texts = list(distinct)
         settings = f"format {FORMAT}, {dtype}, {'bf16' if bf16 else 'full'}, {shard_size} captions a file"
         folder = Path(cache_dir or default_cache_dir()) / corpus_fingerprint(model, tokenizer, texts, settings)
-        encoder = _Encoder(model, tokenizer, dtype, batch_size, bf16)
-        paths = _encode_missing(encoder, texts, folder, shard_size, progress)
-        counts = [len(texts[start : start + shard_size]) for start in range(0, len(texts), shard_size)]
-        return cls(FeatureShards(paths, counts), rows, labels)
-
-    def __len__(self) -> int:
-        """Return the number of captions."""
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """Return the features and labels of one caption."""
-        caption_embeds, token_embeds = self.shards[int(self.rows[index])]
-        labels = torch.from_numpy(self.labels[index])  # (classes,)
-        return {"caption_embeds": caption_embeds, "token_embeds": token_embeds, "labels": labels}
-
-    def select(self, indices: Sequence[int] | np.ndarray) -> CaptionFeatures:
-        """The captions at `indices`, on the same files."""
-        indices = np.asarray(indices, dtype=np.int64)
-        return CaptionFeatures(self.shards, self.rows[indices], self.labels[indices])
-
-    def join(self, other: CaptionFeatures) -> CaptionFeatures:
-        """These captions, then those of `other`."""
-        rows = np.concatenate([self.rows, other.rows + len(self.shards)])  # (captions of both,)
-        labels = np.concatenate([self.labels, other.labels])  # (captions of both, classes)
-        return CaptionFeatures(self.shards.join(other.shards), rows, labels)
+        encoder = _CaptionEncoder(model, tokenizer, dtype, batch_size, bf16)
+        return cls(write_missing(encoder, texts, folder, shard_size, progress, cls.kind), rows, labels)
 
     def class_prototypes(
         self, max_captions: int | None = None, seed: int = 0, centering: float = 0.0
@@ -175,8 +138,10 @@ def collate_features(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torc
     }
 
 
-class _Encoder:
+class _CaptionEncoder(Encoder):
     """Encodes texts with a frozen CLIP, those of similar length together."""
+
+    columns = CAPTION_COLUMNS
 
     def __init__(
         self, model: Any, tokenizer: PreTrainedTokenizerBase, dtype: str, batch_size: int, bf16: bool
@@ -205,41 +170,6 @@ class _Encoder:
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16):
             pooled, tokens = self.model.encode_captions(input_ids, attention_mask)
         return pooled.to("cpu", self.dtype), tokens.to("cpu", self.dtype)  # (batch, dim), (batch, length, dim)
-
-
-def _encode_missing(encoder: _Encoder, texts: list[str], folder: Path, shard_size: int, progress: bool) -> list[Path]:
-    """Writes the files of a corpus that are not there yet; one process at a time works on a corpus."""
-    starts = range(0, len(texts), shard_size)
-    paths = [folder / f"captions-{number:05d}-of-{len(starts):05d}.arrow" for number in range(len(starts))]
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        for leftover in folder.glob("*.tmp"):  # of an encoding that was killed
-            leftover.unlink(missing_ok=True)
-        missing = [
-            (path, texts[start : start + shard_size])
-            for path, start in zip(paths, starts, strict=True)
-            if not _is_whole(path, len(texts[start : start + shard_size]))
-        ]
-        if not missing:
-            logger.info(f"Caption features of {len(texts)} captions are taken from {folder}.")
-            return paths
-        total = sum(len(part) for _, part in missing)
-        logger.info(f"Encoding {total} captions into {folder}.")
-        with tqdm(total=total, desc="Encoding captions", unit="caption", disable=not progress) as bar:
-            for path, part in missing:
-                write_shard(path, encoder(part, bar))
-    return paths
-
-
-def _is_whole(path: Path, count: int) -> bool:
-    """Whether a file holds the features of `count` captions."""
-    if not path.is_file() or os.path.getsize(path) == 0:
-        return False
-    try:
-        return len(read_shard(path).offsets) == count + 1
-    except (OSError, ValueError) as error:  # pyarrow's errors are among them
-        logger.warning(f"The file {path} of the caption cache is damaged and is written again: {error}")
-        return False
 
 
 __all__ = ["SHARD_SIZE", "CaptionFeatures", "collate_features", "default_cache_dir"]

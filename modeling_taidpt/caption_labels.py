@@ -111,7 +111,7 @@ def multi_hot(values: Sequence[Any], labels: Sequence[str], source: str = "the d
     Raises:
         ValueError: If an entry is no label of the model; the row is named.
     """
-    rows = [_as_list(value) for value in values]
+    rows = [as_list(value) for value in values]
     if rows and all(len(row) == len(labels) and all(_is_bit(entry) for entry in row) for row in rows):
         return np.asarray(rows, dtype=np.uint8)  # (rows, classes)
     columns = {label: column for column, label in enumerate(labels)}
@@ -129,7 +129,8 @@ def multi_hot(values: Sequence[Any], labels: Sequence[str], source: str = "the d
     return matrix
 
 
-def _as_list(value: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
+    """The labels of one row as a list: none for `None`, one for a single index or name."""
     if value is None:
         return []
     if isinstance(value, str) or not isinstance(value, Iterable):
@@ -141,4 +142,4 @@ def _is_bit(entry: Any) -> bool:
     return not isinstance(entry, str) and entry in (0, 1)
 
 
-__all__ = ["default_labeler", "label_captions", "multi_hot", "preset_columns"]
+__all__ = ["as_list", "default_labeler", "label_captions", "multi_hot", "preset_columns"]

@@ -1,8 +1,8 @@
-"""Arrow files of caption features, read through memory maps.
+"""Arrow files of caption or image features, read through memory maps.
 
-A file is an Arrow stream of one record batch, which `datasets.Dataset.from_file` opens too: `caption_embeds`, a
-vector per caption, and `token_embeds`, a list of vectors per caption. bfloat16, which Arrow lacks, is kept as its bits
-in uint16.
+A file is an Arrow stream of one record batch, which `datasets.Dataset.from_file` opens too: a pooled vector per row
+(`caption_embeds` or `image_embeds`), and a list of dense vectors per row (`token_embeds` or `dense_embeds`). bfloat16,
+which Arrow lacks, is kept as its bits in uint16. Files of images also say how many rows and columns of cells each has.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+CAPTION_COLUMNS = ("caption_embeds", "token_embeds")
+IMAGE_COLUMNS = ("image_embeds", "dense_embeds")
 ARROW_TYPES = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
 
 
@@ -25,28 +27,41 @@ class Shard(NamedTuple):
     """Views into one mapped file.
 
     Attributes:
-        caption_embeds (`torch.Tensor` of shape `(captions, dim)`): global features.
-        token_embeds (`torch.Tensor` of shape `(tokens, dim)`): token features, caption after caption.
-        offsets (`np.ndarray` of shape `(captions + 1,)`): where the tokens of each caption begin.
+        pooled (`torch.Tensor` of shape `(rows, dim)`): global features.
+        dense (`torch.Tensor` of shape `(dense, dim)`): features of tokens or cells, row after row.
+        offsets (`np.ndarray` of shape `(rows + 1,)`): where the dense features of each row begin.
+        names (`tuple[str, str]`): names of the two columns.
+        grid (`tuple[int, int]`, *optional*): height and width in cells of every image.
     """
 
-    caption_embeds: torch.Tensor
-    token_embeds: torch.Tensor
+    pooled: torch.Tensor
+    dense: torch.Tensor
     offsets: np.ndarray
+    names: tuple[str, str]
+    grid: tuple[int, int] | None
 
 
-def write_shard(path: Path, features: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+def write_shard(
+    path: Path,
+    features: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    names: tuple[str, str],
+    grid: tuple[int, int] | None = None,
+) -> None:
     """Writes a file whole or not at all.
 
     Args:
         path (`Path`): the file; one of that name is replaced.
-        features (`Sequence`): global `(dim,)` and token `(length, dim)` features of each caption.
+        features (`Sequence`): global `(dim,)` and dense `(length, dim)` features of each row.
+        names (`tuple[str, str]`): names of the two columns.
+        grid (`tuple[int, int]`, *optional*): height and width in cells of every image.
     """
-    pooled = torch.stack([pair[0] for pair in features])  # (captions, dim)
-    tokens = torch.cat([pair[1] for pair in features])  # (tokens, dim)
-    offsets = np.cumsum([0, *(len(pair[1]) for pair in features)]).astype(np.int32)  # (captions + 1,)
-    vectors = [_vectors(pooled), pa.ListArray.from_arrays(pa.array(offsets), _vectors(tokens))]
-    batch = pa.record_batch(vectors, names=["caption_embeds", "token_embeds"])
+    pooled = torch.stack([pair[0] for pair in features])  # (rows, dim)
+    dense = torch.cat([pair[1] for pair in features])  # (dense, dim)
+    offsets = np.cumsum([0, *(len(pair[1]) for pair in features)]).astype(np.int32)  # (rows + 1,)
+    vectors = [_vectors(pooled), pa.ListArray.from_arrays(pa.array(offsets), _vectors(dense))]
+    batch = pa.record_batch(vectors, names=list(names))
+    if grid is not None:
+        batch = batch.replace_schema_metadata({"grid": f"{grid[0]} {grid[1]}"})
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -74,11 +89,13 @@ def read_shard(path: Path) -> Shard:
     """
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_stream(source).read_all()
-    if table.num_rows == 0 or table.column_names != ["caption_embeds", "token_embeds"]:
-        raise ValueError("it holds no caption features")
-    pooled, tokens = (table.column(name).chunk(0) for name in table.column_names)
-    offsets = tokens.offsets.to_numpy()  # (captions + 1,)
-    return Shard(_matrix(pooled), _matrix(tokens.values), offsets)
+    names = tuple(table.column_names)
+    if table.num_rows == 0 or names not in (CAPTION_COLUMNS, IMAGE_COLUMNS):
+        raise ValueError("it holds no features")
+    pooled, dense = (table.column(name).chunk(0) for name in names)
+    offsets = dense.offsets.to_numpy()  # (rows + 1,)
+    height, _, width = (table.schema.metadata or {}).get(b"grid", b"").decode().partition(" ")
+    return Shard(_matrix(pooled), _matrix(dense.values), offsets, names, (int(height), int(width)) if height else None)
 
 
 def _matrix(vectors: pa.FixedSizeListArray) -> torch.Tensor:
@@ -98,7 +115,7 @@ class FeatureShards:
 
     Args:
         paths (`Sequence[Path]`): the files.
-        counts (`Sequence[int]`): captions in each.
+        counts (`Sequence[int]`): rows in each.
     """
 
     def __init__(self, paths: Sequence[Path], counts: Sequence[int]) -> None:
@@ -112,17 +129,29 @@ class FeatureShards:
         return int(self._ends[-1]) if len(self._ends) else 0
 
     def __getitem__(self, row: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Global `(dim,)` and token `(length, dim)` features of a row, in the precision of the file."""
+        """Global `(dim,)` and dense `(length, dim)` features of a row, in the precision of the file."""
         number = int(np.searchsorted(self._ends, row, side="right"))
         shard = self._shard(number)
         place = row - int(self._ends[number]) + self.counts[number]
         start, end = shard.offsets[place : place + 2]
-        return shard.caption_embeds[place], shard.token_embeds[start:end]
+        return shard.pooled[place], shard.dense[start:end]
 
     @property
     def dim(self) -> int:
         """Width of the features."""
-        return self._shard(0).caption_embeds.shape[1]
+        return self._shard(0).pooled.shape[1]
+
+    @property
+    def grid(self) -> tuple[int, int] | None:
+        """Height and width in cells of every image; `None` for captions.
+
+        Raises:
+            ValueError: If images of different files have different grids.
+        """
+        grids = {self._shard(number).grid for number in range(len(self.paths))}
+        if len(grids) > 1:
+            raise ValueError(f"Images have different numbers of cells, {grids}: use a processor that crops them.")
+        return grids.pop()
 
     def join(self, other: FeatureShards) -> FeatureShards:
         """These rows, then those of `other`."""
@@ -138,4 +167,4 @@ class FeatureShards:
         return {**self.__dict__, "_open": {}}
 
 
-__all__ = ["FeatureShards", "Shard", "read_shard", "write_shard"]
+__all__ = ["CAPTION_COLUMNS", "IMAGE_COLUMNS", "FeatureShards", "Shard", "read_shard", "write_shard"]

@@ -1,4 +1,4 @@
-"""Fingerprints of what caption features depend on."""
+"""Fingerprints of what caption features and image features depend on."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
+
+IMAGE_OPTIONS = ("dense_features", "pool_with_positions")  # fields of TaiDptConfig that image features depend on
 
 
 def corpus_fingerprint(
@@ -27,10 +29,35 @@ def corpus_fingerprint(
         `str`: 32 hexadecimal digits.
     """
     digest = hashlib.sha256(settings.encode())
-    _add_text_side(digest, model)
+    text_side = [model.clip.text_model, model.clip.text_projection]
+    extra = {"taidpt_eos_token_id": model.config.eos_token_id}
+    _add_side(digest, model.config.clip_config.text_config, extra, text_side)
     _add(digest, _tokenizer_rules(tokenizer))
     for caption in captions:
         _add(digest, caption.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:32]
+
+
+def image_fingerprint(model: nn.Module, processor: Any, images: Iterable[bytes], settings: str = "") -> str:
+    """Fingerprint of image features: they are equal where it is.
+
+    Args:
+        model ([`TaiDptModel`]): the image side of its CLIP counts: weights, configuration, how features are taken.
+        processor: an image processor of transformers; its settings count.
+        images (`Iterable[bytes]`): the content of the images in their order.
+        settings (`str`, *optional*): precision and whatever else counts.
+
+    Returns:
+        `str`: 32 hexadecimal digits.
+    """
+    digest = hashlib.sha256(settings.encode())
+    config, clip = model.config, model.clip
+    options = {name: getattr(config, name) for name in IMAGE_OPTIONS}
+    projection: Any = getattr(clip, "visual_projection", None)  # a convolutional tower projects inside its pool
+    _add_side(digest, config.clip_config.vision_config, options, [clip.vision_model, projection])
+    _add(digest, json.dumps(processor.to_dict(), sort_keys=True, default=str).encode())
+    for image in images:
+        _add(digest, image)
     return digest.hexdigest()[:32]
 
 
@@ -40,12 +67,11 @@ def _add(digest: Any, data: bytes) -> None:
     digest.update(data)
 
 
-def _add_text_side(digest: Any, model: Any) -> None:
-    text_config = model.config.clip_config.text_config
-    options = {key: value for key, value in text_config.to_dict().items() if not _is_origin(key)}
-    options["taidpt_eos_token_id"] = model.config.eos_token_id
+def _add_side(digest: Any, config: Any, extra: dict[str, Any], modules: list[Any]) -> None:
+    """Adds the configuration and the weights of one side of a CLIP."""
+    options = {key: value for key, value in config.to_dict().items() if not _is_origin(key)} | extra
     _add(digest, json.dumps(options, sort_keys=True, default=str).encode())
-    for module in (model.clip.text_model, model.clip.text_projection):
+    for module in filter(None, modules):
         for name, tensor in sorted(module.state_dict().items()):
             _add(digest, f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             flat = tensor.detach().to("cpu").contiguous().reshape(-1)  # (numbers,)
@@ -68,4 +94,4 @@ def _tokenizer_rules(tokenizer: PreTrainedTokenizerBase) -> bytes:
     return f"{tokenizer.model_max_length} {rules}".encode()
 
 
-__all__ = ["corpus_fingerprint"]
+__all__ = ["corpus_fingerprint", "image_fingerprint"]

@@ -74,12 +74,13 @@ class ImageCollator:
         if "pixel_values" in rows[0]:
             pixels = torch.stack([torch.as_tensor(row["pixel_values"]) for row in rows])  # (batch, 3, height, width)
         else:
-            pictures = [_open(row["image"]) for row in rows]
+            pictures = [open_image(row["image"]) for row in rows]
             pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.from_numpy(np.concatenate(labels)).float()}
 
 
-def _open(picture: Any) -> Image.Image:
+def open_image(picture: Any) -> Image.Image:
+    """Opens a picture, its bytes, its path, or what `datasets` stores of it: RGB, turned as its EXIF data say."""
     if isinstance(picture, Mapping):  # as `datasets` stores a picture that it does not decode
         picture = picture["bytes"] if picture.get("bytes") is not None else picture["path"]
     if isinstance(picture, bytes):
@@ -89,4 +90,4 @@ def _open(picture: Any) -> Image.Image:
     return ImageOps.exif_transpose(picture).convert("RGB")
 
 
-__all__ = ["ImageCollator", "find_image_processor"]
+__all__ = ["ImageCollator", "find_image_processor", "open_image"]

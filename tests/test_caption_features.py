@@ -128,15 +128,15 @@ def test_other_prompts_labels_and_image_tower_reuse_the_features(model, tmp_path
 
 
 def test_a_killed_encoding_goes_on_after_its_last_whole_file(model, tmp_path, monkeypatch, count_encoded):
-    import modeling_taidpt.caption_features as module
+    import modeling_taidpt.feature_cache as module
 
     write, written = module.write_shard, []
 
-    def killed_at_the_second(path, features):
+    def killed_at_the_second(path, *features):
         if written:
             raise KeyboardInterrupt
         written.append(path)
-        write(path, features)
+        write(path, *features)
 
     monkeypatch.setattr(module, "write_shard", killed_at_the_second)
     with pytest.raises(KeyboardInterrupt):
