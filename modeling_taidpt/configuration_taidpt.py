@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
 LABEL_ORIGINS = ("learned", "shared", "template")
-DENSE_FEATURES = ("value",)
+DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
 
 
 class CLIPResNetVisionConfig(PreTrainedConfig):
@@ -136,7 +136,14 @@ class TaiDptConfig(PreTrainedConfig):
         local_weight (`float`, *optional*, defaults to 0.5):
             Weight of the local score in the merged one; the global score has `1 - local_weight`.
         dense_features (`str`, *optional*, defaults to `"value"`):
-            How dense features are had from a ViT tower; convolutional towers have one way only.
+            What is done to the last block of a ViT for the dense features: `"value"`, `"value_residual"`, `"sclip"`,
+            `"clearclip"` or `"naclip"` (see `dense_features.py` for what each computes and where it is from).
+            Convolutional towers have all but `"value_residual"`.
+        flip (`bool`, *optional*, defaults to `False`):
+            Whether image features are averaged with those of the mirror image.
+        multi_crop (`bool`, *optional*, defaults to `False`):
+            Whether images larger than the tower's own size are seen in overlapping windows of that size, whose
+            features are averaged; otherwise at once.
         pool_with_positions (`bool`, *optional*, defaults to `False`):
             Whether the attention pool of a convolutional tower adds its positional embedding. TaI-DPT leaves it out;
             the plain zero-shot baseline keeps it.
@@ -188,6 +195,8 @@ class TaiDptConfig(PreTrainedConfig):
     image_spatial_scale: float = 40.0
     local_weight: float = 0.5
     dense_features: str = "value"
+    flip: bool = False
+    multi_crop: bool = False
     pool_with_positions: bool = False
     class_names: Any = None
     class_input_ids: list[list[int]] | None = None
@@ -231,12 +240,22 @@ class TaiDptConfig(PreTrainedConfig):
         """Labels in the order of the logits, `(classes,)`."""
         return [self.id2label[index] for index in sorted(self.id2label)]
 
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of a cell of the dense features."""
+        return self.clip_config.vision_config.patch_size
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the images that the vision tower was made for, in whole cells."""
+        return self.clip_config.vision_config.image_size // self.patch_size * self.patch_size
+
     def _check(self) -> None:
         if self.num_context_tokens < 1:
             raise ValueError(f"`num_context_tokens` is {self.num_context_tokens}: at least 1 is needed.")
         _check_choice("class_token_position", self.class_token_position, CLASS_TOKEN_POSITIONS)
         _check_choice("class_embedding_source", self.class_embedding_source, CLASS_EMBEDDING_SOURCES)
-        _check_choice("dense_features", self.dense_features, DENSE_FEATURES)
+        check_dense_features(self.clip_config.model_type, self.dense_features)
         if self.baked and self.class_embedding_source != "fixed":
             raise ValueError("`baked` needs `class_embedding_source='fixed'`: bake a model with `TaiDptModel.bake`.")
         for label, origin in self.label_origin.items():
@@ -253,6 +272,16 @@ class TaiDptConfig(PreTrainedConfig):
                 )
 
 
+def check_dense_features(model_type: str, option: str) -> None:
+    """Raises a `ValueError` where a CLIP of this type has no dense features of this name."""
+    _check_choice("dense_features", option, DENSE_FEATURES)
+    if model_type == "clip_resnet" and option == "value_residual":
+        raise ValueError(
+            "`dense_features` is 'value_residual', and the attention pool of a convolutional tower has no residual "
+            "and no MLP to keep: choose 'value', 'sclip', 'clearclip' or 'naclip'."
+        )
+
+
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ValueError(f"`{name}` is {value!r}: choose one of {', '.join(map(repr, choices))}.")
@@ -262,4 +291,4 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 AutoConfig.register("clip_resnet_vision_model", CLIPResNetVisionConfig, exist_ok=True)
 AutoConfig.register("clip_resnet", CLIPResNetConfig, exist_ok=True)
 
-__all__ = ["CLIPResNetConfig", "CLIPResNetVisionConfig", "TaiDptConfig"]
+__all__ = ["CLIPResNetConfig", "CLIPResNetVisionConfig", "TaiDptConfig", "check_dense_features"]

@@ -1,65 +1,143 @@
 """Pooled and dense image features of a CLIP, whatever its vision tower.
 
-Dense features of a ViT come from the value path of its last block: every patch goes through `v_proj`, `out_proj`, the
-final norm and the projection, without attention, residual and MLP. The plain last hidden states are badly aligned with
-the text side. Convolutional towers send every cell through the value path of their attention pool.
+The plain last hidden states of a ViT are badly aligned with the text side. Its dense features come from a changed last
+block instead (h = layer_norm1(x); q, k, v are the block's projections of h; W_o is `out_proj`), through the final norm
+and the projection:
+
+- `"value"`: W_o v, no attention, no residual, no MLP;
+- `"value_residual"`: the same with residual and MLP kept (MaskCLIP, ECCV 2022, section 3.2);
+- `"sclip"`: W_o (softmax(q q') + softmax(k k')) v, residual and MLP kept (SCLIP, ECCV 2024, section 3.2);
+- `"clearclip"`: W_o softmax(q q') v, neither (ClearCLIP, ECCV 2024, section 3.3);
+- `"naclip"`: W_o softmax(k k' + G) v, neither; G is a Gaussian of the distance in the grid (NACLIP, WACV 2025, 3.3).
+
+Products are scaled as the block scales them; the class token, where there is one, takes part in the attention without
+a place in the grid. A convolutional tower has an attention pool in the block's place: the same attention goes over its
+cells with the pool's projections, without positions. The pool has neither residual nor MLP to keep.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import CLIPModel
 
-from .modeling_clip_resnet import CLIPResNetModel
+from .backbones import DualEncoder, image_side
+from .configuration_taidpt import check_dense_features
+from .modeling_clip_resnet import AttentionPool, CLIPResNetModel
+
+WITH_RESIDUAL = ("value_residual", "sclip")  # residual and MLP of the last block are kept
+WITHOUT_ATTENTION = ("value", "value_residual")
+NEIGHBOURHOOD_STD = 5.0  # in cells, of the Gaussian of `"naclip"`
 
 
 def image_features(
-    clip: CLIPModel | CLIPResNetModel,
+    clip: DualEncoder,
     pixel_values: torch.Tensor,
     interpolate_pos_encoding: bool = False,
     with_positions: bool = False,
+    dense_features: str = "value",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Encodes images once into both of their features.
 
     Args:
-        clip (`CLIPModel` or [`CLIPResNetModel`]): the frozen CLIP.
+        clip (`CLIPModel`, [`CLIPResNetModel`] or another one of `backbones.MODEL_CLASSES`): the frozen CLIP.
         pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): normalised pixels.
         interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets the image have another size than the
             positional embedding was made for.
         with_positions (`bool`, *optional*, defaults to `False`): whether the attention pool of a convolutional tower
-            adds its positional embedding.
+            adds its positional embedding to the pooled feature.
+        dense_features (`str`, *optional*, defaults to `"value"`): what is done to the last block, see above.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: pooled `(batch, dim)` and dense `(batch, height, width, dim)` features in
-        the joint space, not normalised.
+        the joint space, not normalised; height and width in cells.
+
+    Raises:
+        ValueError: the tower has no such dense features.
     """
+    check_dense_features(clip.config.model_type, dense_features)
     if isinstance(clip, CLIPResNetModel):
         tower = clip.vision_model
         cells = tower.encode_cells(pixel_values)  # (batch, channels, height / 32, width / 32)
         pooled = tower.attention_pool(cells, with_positions, interpolate_pos_encoding)  # (batch, dim)
-        return pooled, tower.attention_pool.dense(cells)
-    return _vit_features(clip, pixel_values, interpolate_pos_encoding)
-
-
-def _vit_features(
-    clip: CLIPModel, pixel_values: torch.Tensor, interpolate_pos_encoding: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    tower = clip.vision_model
-    hidden = tower.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
-    hidden = tower.pre_layrnorm(hidden)  # (batch, 1 + patches, width)
-    *first, last = tower.encoder.layers
+        return pooled, _pool_features(tower.attention_pool, cells, dense_features)
+    side = image_side(clip)
+    hidden = side.embed(pixel_values, interpolate_pos_encoding)  # (batch, prefix + patches, width)
+    *first, last = side.tower.encoder.layers
     for layer in first:
-        hidden = layer(hidden, None)  # (batch, 1 + patches, width)
-    pooled = clip.visual_projection(tower.post_layernorm(last(hidden, None)[:, 0]))  # (batch, dim)
-    dense = clip.visual_projection(tower.post_layernorm(_value_path(last, hidden[:, 1:])))  # (batch, patches, dim)
-    rows = pixel_values.shape[-2] // tower.embeddings.patch_size
-    return pooled, dense.unflatten(1, (rows, -1))  # (batch, dim), (batch, height, width, dim)
+        hidden = layer(hidden, None)  # (batch, prefix + patches, width)
+    pooled = side.pool(last(hidden, None))  # (batch, dim)
+    grid = tuple(length // side.patch_size for length in pixel_values.shape[-2:])  # height, width in cells
+    dense = side.project(_last_block(last, hidden, grid, side.prefix_tokens, dense_features))  # (batch, patches, dim)
+    return pooled, dense.unflatten(1, grid)  # (batch, dim), (batch, height, width, dim)
 
 
-def _value_path(layer: nn.Module, patches: torch.Tensor) -> torch.Tensor:
-    """`out_proj(v_proj(layer_norm1(x)))` of a block: `(batch, patches, width)` to the same shape."""
-    return layer.self_attn.out_proj(layer.self_attn.v_proj(layer.layer_norm1(patches)))  # (batch, patches, width)
+def _last_block(
+    layer: nn.Module, hidden: torch.Tensor, grid: tuple[int, ...], prefix: int, option: str
+) -> torch.Tensor:
+    """The changed last block: `(batch, prefix + patches, width)` to the patches `(batch, patches, width)`."""
+    attention, normed = layer.self_attn, layer.layer_norm1(hidden)  # normed: (batch, prefix + patches, width)
+    value = attention.v_proj(normed)  # (batch, prefix + patches, width)
+    if option not in WITHOUT_ATTENTION:
+        heads = (attention.q_proj(normed), attention.k_proj(normed), value)  # (batch, prefix + patches, width) each
+        value = _self_attention(*heads, attention.num_heads, grid, prefix, option)
+    patches = attention.out_proj(value[:, prefix:])  # (batch, patches, width)
+    if option in WITH_RESIDUAL:
+        patches = hidden[:, prefix:] + patches  # (batch, patches, width)
+        patches = patches + layer.mlp(layer.layer_norm2(patches))  # (batch, patches, width)
+    return patches
 
 
-__all__ = ["image_features"]
+def _pool_features(pool: AttentionPool, cells: torch.Tensor, option: str) -> torch.Tensor:
+    """Cells `(batch, channels, height, width)` through an attention pool to `(batch, height, width, dim)`."""
+    if option == "value":
+        return pool.dense(cells)  # (batch, height, width, dim)
+    grid, tokens = tuple(cells.shape[-2:]), cells.flatten(2).transpose(1, 2)  # (batch, cells, channels)
+    heads = (pool.q_proj(tokens), pool.k_proj(tokens), pool.v_proj(tokens))  # (batch, cells, pool width) each
+    attended = _self_attention(*heads, pool.num_heads, grid, 0, option)  # (batch, cells, pool width)
+    return pool.c_proj(attended).unflatten(1, grid)  # (batch, height, width, dim)
+
+
+def _self_attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    num_heads: int,
+    grid: tuple[int, ...],
+    prefix: int,
+    option: str,
+) -> torch.Tensor:
+    """Attention of queries to queries, keys to keys, or both: `(batch, tokens, width)` thrice to the same shape."""
+    query, key, value = (
+        states.unflatten(-1, (num_heads, -1)).transpose(1, 2) for states in (query, key, value)
+    )  # (batch, heads, tokens, head_dim)
+    attend = nn.functional.scaled_dot_product_attention  # scales by head_dim ** -0.5, as the towers do
+    if option == "naclip":
+        near = neighbourhood(grid, prefix).to(key)  # (tokens, tokens)
+        attended = attend(key, key, value, attn_mask=near)  # (batch, heads, tokens, head_dim)
+    else:
+        attended = attend(query, query, value)  # (batch, heads, tokens, head_dim)
+        if option == "sclip":
+            attended = attended + attend(key, key, value)  # (batch, heads, tokens, head_dim)
+    return attended.transpose(1, 2).flatten(2)  # (batch, tokens, width)
+
+
+def neighbourhood(grid: tuple[int, ...], prefix: int = 0, std: float = NEIGHBOURHOOD_STD) -> torch.Tensor:
+    """What `"naclip"` adds to the attention scores: `exp(-distance^2 / (2 std^2))` between cells.
+
+    Args:
+        grid (`tuple[int, int]`): height and width in cells.
+        prefix (`int`, *optional*, defaults to 0): tokens before the cells, to and from which nothing is added.
+        std (`float`, *optional*, defaults to 5.0): standard deviation in cells, the paper's.
+
+    Returns:
+        `torch.Tensor` of shape `(prefix + cells, prefix + cells)`, fp32.
+    """
+    height, width = grid
+    axes = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")  # (height, width) each
+    places = torch.stack(axes, dim=-1).flatten(0, 1).float()  # (cells, 2)
+    squares = (places[:, None] - places[None]).square().sum(dim=-1)  # (cells, cells)
+    near = torch.exp(-squares / (2 * std**2))  # (cells, cells)
+    return nn.functional.pad(near, (prefix, 0, prefix, 0))  # (prefix + cells, prefix + cells)
+
+
+__all__ = ["image_features", "neighbourhood"]

@@ -12,6 +12,7 @@ from .class_embedding_cache import ClassEmbeddingCache
 from .configuration_taidpt import TaiDptConfig
 from .dense_features import image_features
 from .hub import find_tokenizer
+from .image_views import encode_views
 from .prompt_learner import PromptLearner
 from .scores import normalize
 from .tokenization_taidpt import find_end_of_text
@@ -173,7 +174,11 @@ class EncodingMixin:
         return tokens[torch.arange(len(tokens), device=tokens.device), eot], tokens
 
     def encode_images(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        flip: bool | None = None,
+        multi_crop: bool | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of images, pooled and of every cell.
 
@@ -181,16 +186,29 @@ class EncodingMixin:
             pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): pixels, normalised by the processor.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have another size than the
                 CLIP was trained on.
+            flip (`bool`, *optional*): averages with the mirror image; `config.flip` by default.
+            multi_crop (`bool`, *optional*): averages over windows of a large image; `config.multi_crop` by default.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and dense `(batch, height, width, dim)`
             features, L2-normalised, fp32; height and width in cells.
+
+        Raises:
+            ValueError: the size is not the tower's and may not be interpolated, or has no whole cells for windows.
         """
-        dtype = self.clip.logit_scale.dtype
-        pooled, dense = image_features(
-            self.clip, pixel_values.to(dtype), interpolate_pos_encoding, self.config.pool_with_positions
-        )
-        return normalize(pooled), normalize(dense)
+        config, dtype = self.config, self.clip.logit_scale.dtype
+        flip = config.flip if flip is None else flip
+        multi_crop = config.multi_crop if multi_crop is None else multi_crop
+        interpolate = interpolate_pos_encoding or multi_crop  # leaves windows of the tower's own size as they are
+
+        def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pooled, dense = image_features(
+                self.clip, pixels, interpolate, config.pool_with_positions, config.dense_features
+            )
+            return normalize(pooled), normalize(dense)  # (batch, dim), (batch, height, width, dim)
+
+        window = config.image_size if multi_crop else None
+        return encode_views(encode, pixel_values.to(dtype), window, config.patch_size, flip)
 
 
 __all__ = ["DEFAULT_TEMPLATE", "TEXT_BATCH", "EncodingMixin"]

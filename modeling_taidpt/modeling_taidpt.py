@@ -369,6 +369,8 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         token_embeds: torch.Tensor | None = None,
         image_embeds: torch.Tensor | None = None,
         dense_embeds: torch.Tensor | None = None,
+        flip: bool | None = None,
+        multi_crop: bool | None = None,
         return_class_embeddings: bool = False,
         return_dict: bool | None = None,
     ) -> TaiDptOutput | tuple:
@@ -387,6 +389,8 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
             token_embeds (`torch.Tensor` of shape `(batch, length, dim)`, *optional*): kept token features.
             image_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): kept global image features.
             dense_embeds (`torch.Tensor` of shape `(batch, height, width, dim)`, *optional*): kept dense features.
+            flip (`bool`, *optional*): averages image features with the mirror image's; `config.flip` by default.
+            multi_crop (`bool`, *optional*): averages over windows of large images; `config.multi_crop` by default.
             return_class_embeddings (`bool`, *optional*, defaults to `False`): also returns the class embeddings.
             return_dict (`bool`, *optional*): `False` for a tuple, as in transformers.
 
@@ -413,7 +417,7 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
                 raise ValueError(f"`{name}` needs its dense partner: pass token_embeds or dense_embeds too.")
         global_embeddings, local_embeddings = self.encode_classes()  # (classes, dim), (classes, dim)
         if pixel_values is not None:
-            image_embeds, dense_embeds = self.encode_images(pixel_values, interpolate_pos_encoding)
+            image_embeds, dense_embeds = self.encode_images(pixel_values, interpolate_pos_encoding, flip, multi_crop)
         elif input_ids is not None:
             input_ids = input_ids.to(self.device)  # (batch, length)
             eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)

@@ -346,7 +346,8 @@ class TaiDptTrainer(Trainer):
         clip, config = self.model.clip, self.model.config
         if self._zero_shot is None or self._zero_shot.clip is not clip:
             scales = ("logit_scale", "text_spatial_scale", "image_spatial_scale", "local_weight")
-            options = {name: getattr(config, name) for name in (*scales, "class_names", "dense_features")}
+            images = ("dense_features", "flip", "multi_crop")
+            options = {name: getattr(config, name) for name in (*scales, *images, "class_names")}
             labels = config.labels
             zero_shot = TaiDptModel.zero_shot(clip, labels, [DEFAULT_TEMPLATE], self.tokenizer, **options)
             self._zero_shot, self._zero_shot_maps = zero_shot.to(self.args.device), {}
