@@ -1,4 +1,4 @@
-"""Heatmaps in the pixels of the image that was read, whatever the image processor resized and cropped."""
+"""Where the model looks in an image, and heatmaps in the pixels of that image, whatever was resized and cropped."""
 
 from __future__ import annotations
 
@@ -17,6 +17,66 @@ class Axis(NamedTuple):
     resized: int  # after resizing
     offset: int  # of the crop in the resized image; negative where the processor pads
     crop: int  # of what the model saw
+
+
+class ProcessorView:
+    """An image processor with some of its settings replaced for one image.
+
+    Args:
+        processor (`BaseImageProcessor`): gives the settings that are not replaced.
+        replaced (`dict`): settings, as keyword arguments of its call.
+    """
+
+    def __init__(self, processor: Any, replaced: dict[str, Any]) -> None:
+        self.processor, self.replaced = processor, replaced
+
+    def __getattr__(self, name: str) -> Any:
+        return self.replaced[name] if name in self.replaced else getattr(self.processor, name)
+
+    def __call__(self, image: Any) -> Any:
+        """Pixels `(1, 3, height, width)` of an image."""
+        return self.processor(images=image, return_tensors="pt", **self.replaced)["pixel_values"]
+
+
+def processor_for(
+    processor: Any, original: tuple[int, int], image_size: int | None, center_crop: bool | None, cell: int
+) -> ProcessorView:
+    """The image processor for one image at a size of choice.
+
+    Args:
+        processor (`BaseImageProcessor`): with the settings `size`, `do_center_crop` and `crop_size`.
+        original (`tuple[int, int]`): height and width of the image.
+        image_size (`int`, *optional*): shorter side that the model is to see, rounded to whole cells; the processor's
+            by default.
+        center_crop (`bool`, *optional*): `False` keeps the whole image, both sides rounded to whole cells; `True`
+            crops the middle square; what the processor does by default.
+        cell (`int`): side in pixels of a cell.
+
+    Returns:
+        [`ProcessorView`].
+
+    Raises:
+        ValueError: the processor has no size of its own, and none is given.
+    """
+    crops = bool(getattr(processor, "do_center_crop", False))
+    if image_size is None and center_crop in (None, crops):
+        return ProcessorView(processor, {})
+    size = dict(processor.size)
+    short = image_size or (processor.crop_size["height"] if crops else size.get("shortest_edge") or size.get("height"))
+    if short is None:
+        raise ValueError(f"A `{type(processor).__name__}` resizes to {size}: give `image_size`, the shorter side.")
+    replaced: dict[str, Any] = {"do_resize": True, "do_center_crop": False}
+    if getattr(processor, "do_pad", False):
+        replaced["do_pad"] = False
+    square = dict.fromkeys(("height", "width"), max(1, round(short / cell)) * cell)
+    if center_crop is False:
+        sides = (max(1, round(side * short / min(original) / cell)) * cell for side in original)
+        replaced["size"] = dict(zip(("height", "width"), sides, strict=True))
+    elif center_crop or crops:
+        replaced |= {"size": {"shortest_edge": square["height"]}, "do_center_crop": True, "crop_size": square}
+    else:
+        replaced["size"] = {"shortest_edge": square["height"]} if "shortest_edge" in size else square
+    return ProcessorView(processor, replaced)
 
 
 def resized_size(processor: Any, height: int, width: int) -> tuple[int, int] | None:
@@ -117,4 +177,4 @@ def draw_heatmaps(cells: np.ndarray, window: Sequence[Axis]) -> Iterator[np.ndar
         yield heatmap
 
 
-__all__ = ["Axis", "crop_window", "draw_heatmaps", "resized_size"]
+__all__ = ["Axis", "ProcessorView", "crop_window", "draw_heatmaps", "processor_for", "resized_size"]

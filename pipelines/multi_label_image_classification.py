@@ -4,7 +4,8 @@ It imports only its siblings here, so that it travels with a checkpoint as remot
 called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatmaps, `similarity_map`
 `(batch, classes, rows, columns)`; `config.id2label` names the classes; `config.score_scale` and `config.score_bias`
 turn logits into probabilities. Where the model has them it also uses `with_labels` (for `candidate_labels`),
-`config.label_origin` and `rare_words` (for warnings).
+`config.label_origin` and `rare_words` (for warnings), `config.image_size`, `config.patch_size` and the arguments
+`interpolate_pos_encoding`, `flip` and `multi_crop` (for other sizes and views).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.utils import logging
 
-from .heatmaps import crop_window, draw_heatmaps, resized_size
+from .heatmaps import crop_window, draw_heatmaps, processor_for, resized_size
 from .image_reading import IMAGE_KINDS, ImageEntries, ImageEntry, read_image, unreadable
 
 logger = logging.get_logger(__name__)
@@ -84,6 +85,13 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 - return_heatmaps (`bool`, *optional*, defaults to `False`): adds `"heatmap"` to each label that is
                   kept: a float32 array `(height, width)` of the turned image, the cosine of the place with the label,
                   NaN where the image processor crops the image away.
+                - image_size (`int`, *optional*): shorter side in pixels that the model sees, rounded to whole cells;
+                  the image processor's by default.
+                - center_crop (`bool`, *optional*): `False` shows the model the whole image at its aspect ratio, sides
+                  rounded to whole cells; what the image processor does by default.
+                - flip (`bool`, *optional*): averages with the mirror image; `config.flip` of the model by default.
+                - multi_crop (`bool`, *optional*): sees an image larger than the model's own size in overlapping
+                  windows; `config.multi_crop` of the model by default.
                 - timeout (`float`, *optional*): seconds to wait for each URL; no limit by default.
                 - batch_size, num_workers (`int`, *optional*): as in every pipeline.
 
@@ -119,12 +127,24 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         candidate_labels: str | Iterable[str] | None = None,
         return_heatmaps: bool | None = None,
         timeout: float | None = None,
+        image_size: int | None = None,
+        center_crop: bool | None = None,
+        flip: bool | None = None,
+        multi_crop: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess: dict[str, Any] = {}
         forward: dict[str, Any] = {}
         postprocess: dict[str, Any] = {}
         if timeout is not None:
             preprocess["timeout"] = timeout
+        if image_size is not None:
+            if isinstance(image_size, bool) or not isinstance(image_size, numbers.Integral) or image_size < 1:
+                raise ValueError(f"`image_size` is {image_size!r}: give a whole number of pixels, or None.")
+            preprocess["image_size"] = int(image_size)
+        if center_crop is not None:
+            preprocess["center_crop"] = bool(center_crop)
+        views = {"flip": flip, "multi_crop": multi_crop}
+        forward.update({name: bool(value) for name, value in views.items() if value is not None})
         if top_k is not None:
             if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
                 raise ValueError(f"`top_k` is {top_k!r}: give a whole number of at least 1, or None for all labels.")
@@ -140,24 +160,33 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 parameters["return_heatmaps"] = bool(return_heatmaps)
         return preprocess, forward, postprocess
 
-    def preprocess(self, inputs: Any, timeout: float | None = None, return_heatmaps: bool = False) -> dict[str, Any]:
+    def preprocess(
+        self,
+        inputs: Any,
+        timeout: float | None = None,
+        return_heatmaps: bool = False,
+        image_size: int | None = None,
+        center_crop: bool | None = None,
+    ) -> dict[str, Any]:
         """Reads one image and makes it ready for the model; the window says where the pixels came from."""
         entry = inputs if isinstance(inputs, ImageEntry) else ImageEntry(inputs)
         image = read_image(entry, timeout)
-        resized = resized_size(self.image_processor, image.height, image.width)
+        original, cell = (image.height, image.width), getattr(self.model.config, "patch_size", 1)
+        processor = processor_for(self.image_processor, original, image_size, center_crop, cell)
+        resized = resized_size(processor, *original)
         limit = Image.MAX_IMAGE_PIXELS
         if resized is not None and limit is not None and resized[0] * resized[1] > limit:
             raise unreadable(entry, f"its sides ({image.width} x {image.height}) are too unequal for resizing")
-        pixels = self.image_processor(images=image, return_tensors="pt")["pixel_values"]  # (1, 3, height, width)
+        pixels = processor(image)  # (1, 3, height, width)
         # A list of images, not a batch: processors that do not crop give them different sizes.
         features: dict[str, Any] = {"images": [pixels[0].to(self.dtype)]}
         if return_heatmaps:
             processed = (pixels.shape[-2], pixels.shape[-1])
-            features["window"] = crop_window(self.image_processor, (image.height, image.width), resized, processed)
+            features["window"] = crop_window(processor, original, resized, processed)
         return features
 
     def _forward(
-        self, model_inputs: dict[str, Any], model: Any = None, return_heatmaps: bool = False
+        self, model_inputs: dict[str, Any], model: Any = None, return_heatmaps: bool = False, **views: bool
     ) -> dict[str, Any]:
         model = self.model if model is None else model
         self._warn_about_labels(model)
@@ -168,7 +197,11 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         maps: dict[int, torch.Tensor] = {}
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
-            outputs = model(pixel_values=torch.stack([images[place] for place in places]))
+            own_size = getattr(model.config, "image_size", None)
+            options: dict[str, bool] = dict(views)
+            if own_size is not None and tuple(shape[1:]) != (own_size, own_size):
+                options["interpolate_pos_encoding"] = True
+            outputs = model(pixel_values=torch.stack([images[place] for place in places]), **options)
             logits.update(zip(places, outputs.logits, strict=True))  # (classes,) each
             if return_heatmaps:
                 similarity = getattr(outputs, "similarity_map", None)  # (images of this shape, classes, rows, columns)

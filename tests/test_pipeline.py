@@ -160,6 +160,7 @@ def test_options_given_to_the_constructor_are_defaults(model, processor):
     ("option", "value"),
     [("top_k", 0), ("top_k", -1), ("top_k", 2.5), ("top_k", True), ("top_k", "3")]
     + [("threshold", value) for value in (-0.1, 1.1, float("nan"), "0.5", True)]
+    + [("image_size", value) for value in (0, 2.5, True)]
     + [("candidate_labels", value) for value in ("", " , ", [], ["dog", ""], ["dog", 3])],
 )
 def test_wrong_options_are_named(pipe, option, value):
@@ -244,14 +245,7 @@ def test_a_batch_equals_its_images(pipe, workers):
 def test_images_that_stay_of_different_size_share_a_batch(model, tmp_path):
     """Without resizing and cropping the model sees each size apart, in the right order."""
     processor = make_processor(tmp_path, do_resize=False, do_center_crop=False)
-
-    class AnySize(torch.nn.Module):
-        config, dtype, device = model.config, torch.float32, torch.device("cpu")
-
-        def forward(self, pixel_values):
-            return model(pixel_values=pixel_values, interpolate_pos_encoding=True)
-
-    pipe = MultiLabelImageClassificationPipeline(AnySize(), image_processor=processor, device="cpu")
+    pipe = pipeline(TASK, model=model, image_processor=processor, device="cpu")
     images = [picture(40, 48, 1), picture(64, 32, 2), picture(40, 48, 3)]
     batched = pipe(images, batch_size=3, return_heatmaps=True)
     for image, left in zip(images, batched, strict=True):
@@ -364,6 +358,45 @@ def test_heatmap_against_a_plain_computation(model, tmp_path, width, height, set
         expected = slow_heatmap(cells[LABELS.index(result["label"])], width, height, resized, (SIDE, SIDE))
         assert result["heatmap"].dtype == np.float32 and result["heatmap"].shape == (height, width)
         np.testing.assert_allclose(result["heatmap"], expected, atol=1e-5)  # NaN in the same places
+
+
+SQUARE = {"size": {"height": SIDE, "width": SIDE}, "do_center_crop": False}
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "options", "settings", "resized", "seen"),
+    [
+        (75, 50, {"center_crop": False}, {}, (32, 48), (32, 48)),
+        (75, 50, {"image_size": 47, "center_crop": False}, {}, (48, 72), (48, 72)),
+        (41, 97, {"image_size": 48}, {}, (113, 48), (48, 48)),
+        (53, 40, {"center_crop": True, "image_size": 40}, {"do_center_crop": False}, (40, 53), (40, 40)),
+        (
+            53,
+            40,
+            {"image_size": 48},
+            {"size": {"height": 32, "width": 32}, "do_center_crop": False},
+            (48, 48),
+            (48, 48),
+        ),
+        (75, 50, {"image_size": 48, "center_crop": False, "multi_crop": True, "flip": True}, {}, (48, 72), (48, 72)),
+    ],
+)
+def test_other_sizes_and_views(model, tmp_path, width, height, options, settings, resized, seen):
+    processor, image = make_processor(tmp_path, **settings), picture(width, height)
+    size = dict(zip(("height", "width"), resized, strict=True))
+    crop = {"do_center_crop": seen != resized, "crop_size": dict(zip(("height", "width"), seen, strict=True))}
+    pixels = processor(images=image, return_tensors="pt", size=size, **crop)["pixel_values"]
+    assert tuple(pixels.shape[2:]) == seen
+    views = {name: options[name] for name in ("flip", "multi_crop") if name in options}
+    with torch.no_grad():
+        outputs = model(pixel_values=pixels, interpolate_pos_encoding=True, **views)
+    pipe = pipeline(TASK, model=model, image_processor=processor, device="cpu")
+    results = pipe([image, picture()], return_heatmaps=True, batch_size=2, **options)[0]
+    for result in results:
+        index = LABELS.index(result["label"])
+        assert result["score"] == pytest.approx(float(torch.sigmoid(outputs.logits[0, index])), abs=1e-5)
+        expected = slow_heatmap(outputs.similarity_map[0, index].numpy(), width, height, resized, seen)
+        np.testing.assert_allclose(result["heatmap"], expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("width, height", [(91, 60), (60, 91), (40, 40), (200, 37), (33, 120), (21, 30)])
