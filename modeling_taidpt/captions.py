@@ -22,7 +22,7 @@ from .word_forms import irregular_plurals, noun_forms, verb_forms
 ASSETS = Path(__file__).parent / "assets"
 PRESETS = ("coco80", "voc20", "nuswide81")
 METHODS = ("forms", "wordnet")
-TEMPLATES = ("default", "imagenet")
+TEMPLATES = ("default", "imagenet", "coarse", "fine")
 
 # "men" is a noun of its own to WordNet (a work force), so the published labels never count it as "man".
 PUBLISHED_IGNORED_FORMS = ("men",)
@@ -337,7 +337,7 @@ def load_templates(name: str = "imagenet") -> list[str]:
 
     Args:
         name (`str`, *optional*, defaults to `"imagenet"`): `"imagenet"`, the 80 templates of CLIP's ImageNet
-            ensemble, or `"default"`, "a photo of a {}." alone.
+            ensemble; `"default"`, "a photo of a {}." alone; `"coarse"`, "[dog]"; or `"fine"`, "{dog}".
 
     Returns:
         `list[str]`: Templates with one `{}` for the class name.

@@ -9,6 +9,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
+PROMPT_PAIRS = ("global_local", "positive_negative")
 LABEL_ORIGINS = ("learned", "shared", "template")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
 
@@ -164,6 +165,15 @@ class TaiDptConfig(PreTrainedConfig):
             `"learned"`: class embeddings come from context vectors; `"fixed"`: they are stored.
         baked (`bool`, *optional*, defaults to `False`):
             Whether the text tower is left out; the class embeddings are fixed then. See [`TaiDptModel.bake`].
+        prompt_pair (`str`, *optional*, defaults to `"global_local"`):
+            What the two prompts of a class are for: `"global_local"`, the whole image and its parts (TaI-DPT); or
+            `"positive_negative"`, the class being present and absent, with learned scales (DualCoOp), as for learning
+            from images with partial labels.
+        linear_head (`bool`, *optional*, defaults to `False`):
+            Whether a linear layer over the class scores and the image feature gives the logits; see
+            [`TaiDptModel.with_linear_head`].
+        templates, local_templates (`list[str]`, *optional*):
+            Templates of the global and of the local class embeddings of a zero-shot model, for labels added later.
         label_origin (`dict[str, str]`, *optional*):
             For each label `"learned"`, `"shared"` (a context learned on other labels) or `"template"`.
         score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
@@ -208,6 +218,10 @@ class TaiDptConfig(PreTrainedConfig):
     shared_context: bool = False
     class_embedding_source: str = "learned"
     baked: bool = False
+    prompt_pair: str = "global_local"
+    linear_head: bool = False
+    templates: list[str] | None = None
+    local_templates: list[str] | None = None
     label_origin: Any = None
     score_scale: float | list[float] = 1.0
     score_bias: float | list[float] = 0.0
@@ -254,6 +268,7 @@ class TaiDptConfig(PreTrainedConfig):
         if self.num_context_tokens < 1:
             raise ValueError(f"`num_context_tokens` is {self.num_context_tokens}: at least 1 is needed.")
         _check_choice("class_token_position", self.class_token_position, CLASS_TOKEN_POSITIONS)
+        _check_choice("prompt_pair", self.prompt_pair, PROMPT_PAIRS)
         _check_choice("class_embedding_source", self.class_embedding_source, CLASS_EMBEDDING_SOURCES)
         check_dense_features(self.clip_config.model_type, self.dense_features)
         if self.baked and self.class_embedding_source != "fixed":

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-IMAGE_OPTIONS = ("dense_features", "pool_with_positions")  # fields of TaiDptConfig that image features depend on
+# Fields of TaiDptConfig that image features depend on.
+IMAGE_OPTIONS = ("dense_features", "flip", "multi_crop", "pool_with_positions")
 
 
 def corpus_fingerprint(
@@ -52,7 +53,7 @@ def image_fingerprint(model: nn.Module, processor: Any, images: Iterable[bytes],
     """
     digest = hashlib.sha256(settings.encode())
     config, clip = model.config, model.clip
-    options = {name: getattr(config, name) for name in IMAGE_OPTIONS}
+    options = {name: getattr(config, name, False) for name in IMAGE_OPTIONS}
     projection: Any = getattr(clip, "visual_projection", None)  # a convolutional tower projects inside its pool
     _add_side(digest, config.clip_config.vision_config, options, [clip.vision_model, projection])
     _add(digest, json.dumps(processor.to_dict(), sort_keys=True, default=str).encode())

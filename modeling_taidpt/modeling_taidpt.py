@@ -16,6 +16,7 @@ from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
+from .captions import load_templates
 from .class_embedding_cache import ClassEmbeddingCache
 from .configuration_taidpt import TaiDptConfig
 from .encoding_taidpt import EncodingMixin
@@ -35,12 +36,14 @@ from .label_config import build_config, check_labels, context_token_ids
 from .losses import RankingLoss
 from .modeling_clip_resnet import CLIPResNetModel
 from .prompt_learner import PromptLearner
-from .relabel import relabel, with_fixed_embeddings, without_text_tower
-from .scores import global_scores, local_scores
+from .relabel import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
+from .scores import global_scores, local_scores, positive_negative_scores
 from .tokenization_taidpt import find_end_of_text
 from .word_counts import find_rare_words, load_word_counts
 
 logger = logging.get_logger(__name__)
+
+PAIR_LOG_SCALES = (3.91, 3.0)  # initial T and sT of DualCoOp, about 50 and 20
 
 
 @dataclass
@@ -49,11 +52,12 @@ class TaiDptOutput(ModelOutput):
 
     Args:
         loss (`torch.Tensor`, *optional*): ranking loss of the global plus that of the local scores (paper, eq. 6).
-        logits (`torch.Tensor` of shape `(batch, classes)`): merged scores, the local ones weigh `local_weight`.
+        logits (`torch.Tensor` of shape `(batch, classes)`): merged scores, the local ones weigh `local_weight`; of a
+            model with a linear head, what that makes of them.
         logits_global (`torch.Tensor` of shape `(batch, classes)`): scores of the pooled feature.
         logits_local (`torch.Tensor` of shape `(batch, classes)`): scores of the dense features.
         similarity_map (`torch.Tensor` of shape `(batch, classes, height, width)`, *optional*): for images, cosine of
-            the dense features with the local class embeddings.
+            the dense features with the local (or positive) class embeddings.
         class_embeddings (`tuple[torch.Tensor, torch.Tensor]`, *optional*): global and local class embeddings
             `(classes, dim)`, with `return_class_embeddings=True`.
     """
@@ -85,7 +89,13 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "Bottleneck")
-    _keep_in_fp32_modules_strict = ("prompt_learner", "class_embeddings_global", "class_embeddings_local")
+    _keep_in_fp32_modules_strict = (
+        "prompt_learner",
+        "class_embeddings_global",
+        "class_embeddings_local",
+        "log_scales",
+        "head",
+    )
 
     def __init__(self, config: TaiDptConfig, clip: CLIPModel | CLIPResNetModel | None = None) -> None:
         super().__init__(config)
@@ -101,6 +111,12 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
             shape = (config.num_labels, config.clip_config.projection_dim)
             self.register_buffer("class_embeddings_global", torch.zeros(shape))
             self.register_buffer("class_embeddings_local", torch.zeros(shape))
+        self.log_scales: nn.Parameter | None = None  # factor and sharpness of a positive and a negative prompt
+        if config.prompt_pair == "positive_negative":
+            self.log_scales = nn.Parameter(torch.tensor(PAIR_LOG_SCALES))  # (2,)
+        self.head: nn.Linear | None = None
+        if config.linear_head:
+            self.head = nn.Linear(config.num_labels + config.clip_config.projection_dim, config.num_labels)
         self._class_embedding_cache = ClassEmbeddingCache()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self._word_counts: Mapping[str, int] | None = None
@@ -112,12 +128,18 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         if isinstance(module, PromptLearner):
             for parameter in module.parameters():
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
-        elif isinstance(module, TaiDptModel) and self.config.class_embedding_source == "fixed":
-            init.zeros_(module.class_embeddings_global)
-            init.zeros_(module.class_embeddings_local)
+        elif module is self.head:
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
+        elif isinstance(module, TaiDptModel):
+            if self.config.class_embedding_source == "fixed":
+                init.zeros_(module.class_embeddings_global)
+                init.zeros_(module.class_embeddings_local)
+            if module.log_scales is not None:
+                init.copy_(module.log_scales, torch.tensor(PAIR_LOG_SCALES))
 
     def _freeze(self) -> None:
-        """Leaves only the context vectors trainable, and the CLIP in eval mode for good."""
+        """Leaves only what is learned on top of the CLIP trainable, and the CLIP in eval mode for good."""
         self.clip.requires_grad_(False)
         self.clip.eval()
 
@@ -143,7 +165,7 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
             labels (`Sequence[str]`): the labels, in the order of the logits.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the base's own by default, else CLIP's BPE.
             **config: fields of [`TaiDptConfig`], and for a Hub repository `revision`, `token`, `cache_dir`,
-                `local_files_only`, `dtype`.
+                `local_files_only`, `dtype`. With `prompt_pair="positive_negative"` `local_weight` is 1 by default.
 
         Returns:
             [`TaiDptModel`]: in eval mode; only its context vectors are trainable.
@@ -167,6 +189,8 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         config.setdefault("word_counts", getattr(clip.config, "word_counts", None))
         config.setdefault("base_model_name_or_path", portable_source(source))
         config.setdefault("base_model_revision", model_arguments.get("revision"))
+        if config.get("prompt_pair") == "positive_negative":
+            config.setdefault("local_weight", 1.0)
         model = cls(build_config(clip, labels, tokenizer, config), clip=clip)
         if context_ids:
             words = clip.text_model.embeddings.token_embedding.weight[context_ids].detach().float()  # (M, width)
@@ -183,17 +207,25 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         cls,
         clip_id_or_model: str | Path | CLIPModel | CLIPResNetModel,
         labels: Sequence[str],
-        templates: Sequence[str] | None = None,
+        templates: Sequence[str] | str | None = None,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
+        local_templates: Sequence[str] | str | None = None,
         **config: Any,
     ) -> TaiDptModel:
-        """The untrained baseline: class embeddings are those of templates, averaged; both branches have the same.
+        """The untrained baselines: class embeddings are those of templates, averaged.
+
+        - CLIP: `local_weight=0.0`, with `templates="default"` (one) or `"imagenet"` (80, averaged).
+        - CLIP with local branch (double-grained, nothing learned): the default; both branches have the same templates.
+        - Bracket prompts: `templates="coarse"`, that is `"[dog]"` for the whole image, and
+          `local_templates="fine"`, that is `"{dog}"` for its parts.
 
         Args:
             clip_id_or_model (`str` or `CLIPModel` or [`CLIPResNetModel`]): as for [`~TaiDptModel.from_clip`].
             labels (`Sequence[str]`): the labels, in the order of the logits.
-            templates (`Sequence[str]`, *optional*): texts with `{}` for the name; `"a photo of a {}."` by default.
+            templates (`Sequence[str]` or `str`, *optional*): texts with `{}` for the name, or the name of a list of
+                them (see [`load_templates`]); `"a photo of a {}."` by default.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.from_clip`].
+            local_templates (`Sequence[str]` or `str`, *optional*): those of the local branch; `templates` by default.
             **config: as for [`~TaiDptModel.from_clip`]; `pool_with_positions` is `True` by default here, as in CLIP.
 
         Returns:
@@ -202,11 +234,12 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         Raises:
             ValueError: as [`~TaiDptModel.from_clip`], or a template has no `{}`.
         """
+        both = [load_templates(names) if isinstance(names, str) else names for names in (templates, local_templates)]
         config = {"pool_with_positions": True} | config | {"class_embedding_source": "fixed"}
+        config["templates"], config["local_templates"] = (None if names is None else list(names) for names in both)
         model = cls.from_clip(clip_id_or_model, labels, tokenizer, **config)
-        embeddings = model.encode_templates(templates)  # (classes, dim)
-        model.class_embeddings_global.copy_(embeddings)
-        model.class_embeddings_local.copy_(embeddings)
+        for branch, embeddings in zip(("global", "local"), template_embeddings(model), strict=True):
+            getattr(model, f"class_embeddings_{branch}").copy_(embeddings)  # (classes, dim)
         return model
 
     def with_class_embeddings(
@@ -227,6 +260,23 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         """
         local_embeddings = global_embeddings if local_embeddings is None else local_embeddings
         return with_fixed_embeddings(self, global_embeddings, local_embeddings)
+
+    def with_linear_head(self, train_prompts: bool = False) -> TaiDptModel:
+        """A model whose logits a linear layer makes of the class scores and the image feature, joined.
+
+        The layer starts as these scores (scaled to probabilities, `score_scale` and `score_bias`) and is learned from
+        labelled images with [`TaiDptTrainer`] and `loss="bce"`.
+
+        Args:
+            train_prompts (`bool`, *optional*, defaults to `False`): learns the context vectors further, too.
+
+        Returns:
+            [`TaiDptModel`]: on the same CLIP (shared, not copied), in eval mode.
+
+        Raises:
+            ValueError: the model has a linear head.
+        """
+        return with_linear_head(self, train_prompts)
 
     @torch.no_grad()
     def bake(self) -> TaiDptModel:
@@ -338,7 +388,7 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
 
         A shared context serves all labels. A class-specific model keeps the contexts of labels that it knows; a new
         label gets the checkpoint's shared context if it holds one, else the words of `"a photo of a {}."`. A fixed
-        model keeps the embeddings of labels that it knows and encodes the template for new ones.
+        model keeps the embeddings of labels that it knows and encodes its templates for new ones.
         `config.label_origin` says for each label which it was.
 
         Args:
@@ -422,33 +472,63 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
             input_ids = input_ids.to(self.device)  # (batch, length)
             eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
             caption_embeds, token_embeds = self._encode_captions(input_ids, attention_mask, eot)
-        scale, similarity_map = self.config.logit_scale, None
+        if image_embeds is not None:
+            grid = dense_embeds.shape[1:3]
+            pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)
+            sharpness = self.config.image_spatial_scale
+        else:
+            grid = None
+            pooled, dense, mask = caption_embeds, token_embeds, attention_mask  # (batch, dim), (batch, length, dim)
+            sharpness = self.config.text_spatial_scale
         # Cosines stay in fp32 under autocast: the softmax over tokens or cells multiplies them by up to 50.
         with torch.autocast(global_embeddings.device.type, enabled=False):
-            if image_embeds is not None:
-                logits_global = global_scores(image_embeds, global_embeddings, scale)  # (batch, classes)
-                dense_embeds = dense_embeds.to(local_embeddings.dtype)  # (batch, height, width, dim)
-                similarity = dense_embeds @ local_embeddings.T  # (batch, height, width, classes)
-                similarity_map = similarity.permute(0, 3, 1, 2)  # (batch, classes, height, width)
-                logits_local = local_scores(similarity.flatten(1, 2), self.config.image_spatial_scale, scale)
-            else:
-                logits_global = global_scores(caption_embeds, global_embeddings, scale)  # (batch, classes)
-                similarity = token_embeds.to(local_embeddings.dtype) @ local_embeddings.T  # (batch, length, classes)
-                logits_local = local_scores(similarity, self.config.text_spatial_scale, scale, attention_mask)
-        weight = self.config.local_weight
+            logits_global, logits_local, similarity = self._score(
+                pooled, dense.to(local_embeddings.dtype), mask, sharpness, global_embeddings, local_embeddings
+            )
+            weight = self.config.local_weight
+            logits = (1 - weight) * logits_global + weight * logits_local  # (batch, classes)
+            if self.head is not None:
+                logits = self.head(torch.cat([logits, pooled.to(logits.dtype)], dim=1))  # (batch, classes)
+        similarity_map = None if grid is None else similarity.transpose(1, 2).unflatten(2, grid)
         loss = None
         if labels is not None:
             ranking = RankingLoss()
             loss = ranking(logits_global, labels) + ranking(logits_local, labels)
         output = TaiDptOutput(
             loss=loss,
-            logits=(1 - weight) * logits_global + weight * logits_local,  # (batch, classes)
+            logits=logits,
             logits_global=logits_global,
             logits_local=logits_local,
             similarity_map=similarity_map,
             class_embeddings=(global_embeddings, local_embeddings) if return_class_embeddings else None,
         )
         return output.to_tuple() if return_dict is False else output
+
+    def _score(
+        self,
+        pooled: torch.Tensor,
+        dense: torch.Tensor,
+        mask: torch.Tensor | None,
+        sharpness: float,
+        first: torch.Tensor,
+        second: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Global and local scores `(batch, classes)`, and cosines of cells or tokens `(batch, length, classes)`.
+
+        The class embeddings are the global and the local ones, or the positive and the negative ones.
+        """
+        if self.log_scales is None:
+            similarity = dense @ second.T  # (batch, length, classes)
+            scale = self.config.logit_scale
+            return (
+                global_scores(pooled, first, scale),  # (batch, classes)
+                local_scores(similarity, sharpness, scale, mask),  # (batch, classes)
+                similarity,
+            )
+        similarity = dense @ first.T  # (batch, length, classes)
+        logits_global = self.log_scales[0].exp() * (pooled.to(first.dtype) @ (first - second).T)  # (batch, classes)
+        logits_local = positive_negative_scores(similarity, dense @ second.T, self.log_scales, mask)
+        return logits_global, logits_local, similarity
 
 
 __all__ = ["TaiDptModel", "TaiDptOutput"]

@@ -32,9 +32,11 @@ def relabel(
         [`TaiDptModel`]: shares the CLIP of `model`, in eval mode.
 
     Raises:
-        ValueError: with `strict`, a label that is not known and for which no learned context serves; or a long name.
+        ValueError: with `strict`, a label that is not known and for which no learned context serves; a long name; or
+            a label that the model would have to be fitted for.
     """
     old = model.config
+    _check_trained_labels(old, labels)
     places = [old.label2id.get(label) for label in labels]  # (new classes,)
     config = _relabelled_config(old, labels, places, tokenizer)
     templates = [label for label in labels if config.label_origin[label] == "template"]
@@ -49,6 +51,7 @@ def relabel(
     new = type(model)(config, clip=model.clip).to(model.device)
     new._tokenizer = tokenizer
     with torch.no_grad():
+        _copy_extras(new, model)
         if config.class_embedding_source == "fixed":
             _fill_fixed(new, model, places)
         else:
@@ -81,12 +84,69 @@ def with_fixed_embeddings(
     config = copy.deepcopy(model.config)
     config.class_embedding_source = "fixed"
     config.baked = baked or config.baked
+    if not baked:  # scales and head belong to the embeddings that they were learned with
+        config.prompt_pair, config.linear_head = "global_local", False
     new = type(model)(config, clip=model.clip).to(model.device)
     new._tokenizer = model._tokenizer
     with torch.no_grad():
+        _copy_extras(new, model)
         new.class_embeddings_global.copy_(global_embeddings)
         new.class_embeddings_local.copy_(local_embeddings)
     return new.eval()
+
+
+@torch.no_grad()
+def with_linear_head(model: TaiDptModel, train_prompts: bool = False) -> TaiDptModel:
+    """Builds the model behind [`TaiDptModel.with_linear_head`]."""
+    if model.head is not None:
+        raise ValueError("The model has a linear head: train it as it is.")
+    config = copy.deepcopy(model.config)
+    config.linear_head, config.score_scale, config.score_bias = True, 1.0, 0.0
+    new = type(model)(config, clip=model.clip).to(model.device)
+    new._tokenizer = model._tokenizer
+    learned = {name: value for name, value in model.state_dict().items() if not name.startswith("clip.")}
+    new.load_state_dict(learned, strict=False)
+    count = config.num_labels
+    scale, bias = torch.as_tensor(model.config.score_scale), torch.as_tensor(model.config.score_bias)
+    new.head.weight.zero_()  # (classes, classes + dim)
+    new.head.weight[:, :count] = torch.diag(scale.expand(count))
+    new.head.bias.copy_(bias.expand(count))
+    if not train_prompts:
+        for name, parameter in new.named_parameters():
+            parameter.requires_grad_(name.startswith("head."))
+    return new.eval()
+
+
+@torch.no_grad()
+def template_embeddings(model: TaiDptModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Global and local class embeddings `(classes, dim)` of the templates that a zero-shot model was made with."""
+    embeddings = model.encode_templates(model.config.templates)  # (classes, dim)
+    if model.config.local_templates is None:
+        return embeddings, embeddings
+    return embeddings, model.encode_templates(model.config.local_templates)
+
+
+def _check_trained_labels(config: TaiDptConfig, labels: list[str]) -> None:
+    """Raises a `ValueError` where a model cannot score labels that it was not fitted for."""
+    if config.linear_head and labels != config.labels:
+        raise ValueError(
+            "The linear head scores the labels that it was trained on, in their order: take the model that it was "
+            "put on for others."
+        )
+    unknown = [label for label in labels if label not in config.label2id]
+    if config.prompt_pair == "positive_negative" and unknown:
+        raise ValueError(
+            f"The model was not fitted for the label {unknown[0]!r}: positive and negative prompts need labelled "
+            "images of each label."
+        )
+
+
+def _copy_extras(new: TaiDptModel, model: TaiDptModel) -> None:
+    """Copies what is learned beside the prompts, where the new model has it too."""
+    if new.log_scales is not None:
+        new.log_scales.copy_(model.log_scales)  # (2,)
+    if new.head is not None:
+        new.head.load_state_dict(model.head.state_dict())
 
 
 def without_text_tower(clip: Any) -> Any:
@@ -136,8 +196,8 @@ def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, places: list[i
 
 
 def _fill_fixed(new: TaiDptModel, model: TaiDptModel, places: list[int | None]) -> None:
-    templates = new.encode_templates() if None in places else None  # (classes, dim)
-    for branch in ("class_embeddings_global", "class_embeddings_local"):
+    both = template_embeddings(new) if None in places else (None, None)  # (classes, dim) each
+    for branch, templates in zip(("class_embeddings_global", "class_embeddings_local"), both, strict=True):
         target, source = getattr(new, branch), getattr(model, branch)  # (new classes, dim), (old classes, dim)
         for index, place in enumerate(places):
             target[index] = source[place] if place is not None else templates[index]
@@ -163,4 +223,4 @@ def _fill_contexts(
             target[index, : len(context)] = context
 
 
-__all__ = ["relabel", "with_fixed_embeddings", "without_text_tower"]
+__all__ = ["relabel", "template_embeddings", "with_fixed_embeddings", "with_linear_head", "without_text_tower"]
