@@ -25,7 +25,9 @@ if TYPE_CHECKING or not _is_command():
 else:
 
     def __getattr__(name: str) -> object:
-        """Load the public names when one of them is first asked for."""
-        import importlib
+        """Load the public names when one of them is first asked for; modules of the package load alone."""
+        import importlib.util
 
+        if importlib.util.find_spec(f"{__name__}.{name}") is not None:
+            return importlib.import_module(f".{name}", __name__)
         return getattr(importlib.import_module(".api", __name__), name)

@@ -162,6 +162,11 @@ class CaptionLabeler:
         """Names of the classes in the order of the columns, a copy."""
         return list(self.class_names)
 
+    @property
+    def synonyms(self) -> list[list[str]]:
+        """What is looked for in captions for each class, lower-case, the name among them; a copy."""
+        return [list(entry.synonyms) for entry in self._classes]
+
     def __len__(self) -> int:
         """Return the number of classes."""
         return len(self.class_names)

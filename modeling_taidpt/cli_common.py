@@ -1,0 +1,180 @@
+"""What the commands of `taidpt` share: options, output for people and for machines, errors, loading of models.
+
+Nothing here imports torch before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from . import DEFAULT_CHECKPOINT
+
+TASK = "multi-label-image-classification"
+DEFAULT_MODEL = Path(DEFAULT_CHECKPOINT).name  # goes by its name, not by where the package lies
+BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Checkpoint: folder or Hub repository. The default ships with the package."),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...; by default what is there.")
+]
+
+
+def stdout() -> Console:
+    """Where results for people go; nothing in them is taken for markup."""
+    return Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Prints a line to standard error."""
+    Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True).print(message)
+
+
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; all columns but the first hold numbers unless their name starts with a blank."""
+    table = Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        is_text = index == 0 or column.startswith(" ")
+        table.add_column(column.strip(), justify="left" if is_text else "right", overflow="fold")
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
+    typer.echo(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # numpy and torch
+        return _plain(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def working(as_json: bool) -> Iterator[None]:
+    """Keeps standard output free for the result: what libraries print meanwhile goes to standard error.
+
+    Args:
+        as_json (`bool`): whether the result is JSON; for people nothing is redirected.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def one_sentence(error: BaseException) -> str:
+    """What an error says, on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}."
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+@contextmanager
+def naming_model(name: str) -> Iterator[None]:
+    """Says in one sentence why a model cannot be loaded.
+
+    Args:
+        name (`str`): folder or Hub repository.
+
+    Raises:
+        ValueError: instead of the errors of transformers and huggingface_hub.
+    """
+    from huggingface_hub import errors
+
+    reasons = {
+        errors.GatedRepoError: "it is gated: ask for access on its page, then run `hf auth login`",
+        errors.RepositoryNotFoundError: "the Hub has no such repository, or it is private and needs `hf auth login`",
+        errors.RevisionNotFoundError: "it has no such revision",
+        errors.LocalEntryNotFoundError: "it is no folder here, not in the cache, and the Hub cannot be reached",
+        errors.HFValidationError: "there is no such folder, and no Hub repository can have that name",
+    }
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            for kind, reason in reasons.items():
+                if isinstance(cause, kind):
+                    raise ValueError(f"The model {name!r} cannot be loaded: {reason}.") from error
+            cause = cause.__cause__ or cause.__context__
+        if name in str(error):
+            raise
+        raise ValueError(f"The model {name!r} cannot be loaded: {one_sentence(error)}") from error
+
+
+@contextmanager
+def without_loading_bar() -> Iterator[None]:
+    """Keeps transformers from drawing a bar for the tensors that it reads from a file."""
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
+
+
+def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
+    """The pipeline of a checkpoint.
+
+    Args:
+        name (`str`, *optional*): folder or Hub repository; the checkpoint that ships by default.
+        device (`str`, *optional*): where it runs.
+
+    Returns:
+        [`MultiLabelImageClassificationPipeline`].
+
+    Raises:
+        ValueError: the checkpoint cannot be loaded; one sentence that names it.
+    """
+    from transformers import pipeline
+
+    from . import api  # noqa: F401  (registers the pipeline)
+    from .hub import resolve_source
+
+    make: Any = pipeline  # its type lists the tasks that transformers knows
+    with naming_model(name), without_loading_bar():
+        return make(TASK, model=resolve_source(name), **({} if device is None else {"device": device}))
+
+
+__all__ = [
+    "BAD_INPUT_CODE",
+    "DEFAULT_MODEL",
+    "INTERRUPTED_CODE",
+    "DeviceOption",
+    "JsonOption",
+    "ModelOption",
+    "load_tagger",
+    "make_table",
+    "naming_model",
+    "one_sentence",
+    "print_json",
+    "say",
+    "stdout",
+    "without_loading_bar",
+    "working",
+]

@@ -1,0 +1,102 @@
+"""`taidpt predict`: tags images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+
+from .cli_common import (
+    BAD_INPUT_CODE,
+    DEFAULT_MODEL,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    load_tagger,
+    make_table,
+    one_sentence,
+    print_json,
+    say,
+    stdout,
+    working,
+)
+
+
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Image files or URLs.", show_default=False)],
+    model: ModelOption = DEFAULT_MODEL,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
+    ] = None,
+    top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")] = 5,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", "-t", min=0, max=1, help="Leave out labels of a lower score.")
+    ] = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tag images with every label that fits.
+
+    Works offline at once, with the checkpoint that ships with the package. An image that cannot be read is named, the
+    others are tagged all the same, and the exit code is 2.
+
+    **Examples**
+
+    - `taidpt predict photo.jpg`
+    - `taidpt predict photo.jpg --labels "cup, spoon, newspaper"`
+    - `taidpt predict *.jpg --model runs/pets --threshold 0.5 --json > tags.json`
+    """
+    from .label_files import read_labels
+
+    options: dict[str, Any] = {"top_k": top_k or None, "threshold": threshold}
+    if labels is not None:
+        options["candidate_labels"] = read_labels(labels)[0]
+    with working(as_json), _warnings(labels is not None):
+        tagger = load_tagger(model, device)
+        rows = [_tag(tagger, image, options) for image in images]
+    if as_json:
+        print_json(rows)
+    else:
+        _print_rows(rows)
+    if any("error" in row for row in rows):
+        raise typer.Exit(BAD_INPUT_CODE)
+
+
+@contextmanager
+def _warnings(shown: bool) -> Iterator[None]:
+    """Hides what the pipeline says of labels that nobody chose."""
+    logger = logging.getLogger(__package__)
+    level = logger.level
+    if not shown:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _tag(tagger: Any, image: str, options: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return {"image": image, "labels": tagger(image, **options)}
+    except ValueError as error:
+        if "cannot read image" not in str(error):
+            raise
+        say(f"taidpt: {one_sentence(error)}")
+        return {"image": image, "labels": [], "error": one_sentence(error)}
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if "error" in row:
+            continue
+        table = make_table("label", "score", title=row["image"])
+        for result in row["labels"]:
+            table.add_row(result["label"], f"{result['score']:.3f}")
+        stdout().print(table)
+
+
+__all__ = ["predict"]

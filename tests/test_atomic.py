@@ -1,0 +1,51 @@
+"""Files and folders that are written whole or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from modeling_taidpt.atomic import staged_file, staged_folder
+
+
+def files(folder):
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_file_takes_its_place_at_the_end(tmp_path):
+    path = tmp_path / "deep" / "table.csv"
+    with staged_file(path) as staged:
+        staged.write_text("new")
+        assert staged.suffix == ".csv" and not path.exists()
+    assert files(tmp_path) == {"deep/table.csv": "new"}
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_an_error_leaves_what_was_there(tmp_path, error):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+    with pytest.raises(error), staged_file(path) as staged:
+        staged.write_text("half")
+        raise error
+    with pytest.raises(error), staged_folder(tmp_path / "model") as folder:
+        (folder / "config.json").write_text("half")
+        raise error
+    assert files(tmp_path) == {"table.csv": "old"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_a_folder_keeps_its_other_files(tmp_path):
+    model = tmp_path / "model"
+    (model / "checkpoint-1").mkdir(parents=True)
+    (model / "checkpoint-1" / "state").write_text("kept")
+    (model / "config.json").write_text("old")
+    with staged_folder(model) as staged:
+        assert staged.name == "model"
+        (staged / "config.json").write_text("new")
+        (staged / "sub").mkdir()
+        (staged / "sub" / "weights").write_text("w")
+    assert files(tmp_path) == {
+        "model/checkpoint-1/state": "kept",
+        "model/config.json": "new",
+        "model/sub/weights": "w",
+    }
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
