@@ -23,6 +23,7 @@ from .metrics import (
 from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
 from .modeling_taidpt import TaiDptModel, TaiDptOutput
 from .pipelines import MultiLabelImageClassificationPipeline, register
+from .tagging import TaggingReport, tag_images
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
 from .trainer_taidpt import TaiDptTrainer
 from .training_arguments_taidpt import TaiDptTrainingArguments
@@ -44,6 +45,7 @@ __all__ = [
     "CaptionFeatures",
     "CaptionLabeler",
     "MultiLabelImageClassificationPipeline",
+    "TaggingReport",
     "TaiDptConfig",
     "TaiDptModel",
     "TaiDptOutput",
@@ -68,4 +70,5 @@ __all__ = [
     "read_captions",
     "read_merges",
     "suggest_synonyms",
+    "tag_images",
 ]
