@@ -9,7 +9,8 @@ from .caption_features import CaptionFeatures
 from .caption_labels import default_labeler
 from .captions import CaptionLabeler, load_class_table, load_templates, suggest_synonyms
 from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
-from .convert_openai import convert_openai_clip
+from .convert_openai import convert_openai_checkpoint, convert_openai_clip
+from .convert_taidpt import convert_taidpt_checkpoint
 from .losses import LOSSES, get_loss
 from .metrics import (
     average_precision,
@@ -56,7 +57,9 @@ __all__ = [
     "build_clip_tokenizer",
     "clip_tokenizer",
     "compute_multilabel_metrics",
+    "convert_openai_checkpoint",
     "convert_openai_clip",
+    "convert_taidpt_checkpoint",
     "count_words",
     "default_labeler",
     "fit_score_calibration",

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from transformers import CLIPConfig, CLIPModel
 
 from .configuration_taidpt import CLIPResNetConfig
+from .image_evaluation import clip_image_processor
 from .modeling_clip_resnet import CLIPResNetModel
+from .tokenization_taidpt import clip_tokenizer
+from .weight_files import read_weights
 
-_IGNORED = ("input_resolution", "context_length", "vocab_size")
+_IGNORED = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # the last part of a key
 _TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
 _NAMES = (
     ("token_embedding.", "text_model.embeddings.token_embedding."),
@@ -61,7 +65,7 @@ def convert_openai_clip(state_dict: Mapping[str, torch.Tensor]) -> CLIPModel | C
     model = model_class(config).eval()
     converted = {}
     for key, value in state_dict.items():
-        if key not in _IGNORED:
+        if key.rpartition(".")[2] not in _IGNORED:
             converted.update(_convert_entry(key, value.float() if value.is_floating_point() else value))
     missing, unexpected = model.load_state_dict(converted, strict=False)
     if missing or unexpected:
@@ -69,6 +73,36 @@ def convert_openai_clip(state_dict: Mapping[str, torch.Tensor]) -> CLIPModel | C
             f"The state dict does not fit an OpenAI CLIP: missing {sorted(missing)[:3]}, left over "
             f"{sorted(unexpected)[:3]}."
         )
+    return model
+
+
+def convert_openai_checkpoint(
+    checkpoint: str | Path, save_directory: str | Path | None = None
+) -> CLIPModel | CLIPResNetModel:
+    """Reads a file that OpenAI published, as `RN50.pt`, `RN101.pt` or `ViT-B-16.pt`.
+
+    Args:
+        checkpoint (`str` or `Path`): a TorchScript archive, as they are published, or a state dict of the same keys.
+            Nothing in the file is run; see [`read_weights`].
+        save_directory (`str` or `Path`, *optional*): folder for the model, CLIP's tokenizer and image processor;
+            `TaiDptModel.from_clip` takes it.
+
+    Returns:
+        [`~transformers.CLIPModel`] for ViT towers, [`CLIPResNetModel`] for ResNet towers, in fp32 and in eval mode.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds no OpenAI CLIP; a key that is missing or left over is named.
+    """
+    weights = read_weights(checkpoint)
+    try:
+        model = convert_openai_clip(weights.get("state_dict", weights))
+    except ValueError as error:
+        raise ValueError(f"The weight file {str(checkpoint)!r}: {error}") from error
+    if save_directory is not None:
+        model.save_pretrained(save_directory)
+        clip_tokenizer().save_pretrained(save_directory)
+        clip_image_processor(model.config.vision_config.image_size).save_pretrained(save_directory)
     return model
 
 
@@ -143,4 +177,4 @@ def _plain_name(key: str) -> str:
     return key
 
 
-__all__ = ["convert_openai_clip"]
+__all__ = ["convert_openai_checkpoint", "convert_openai_clip"]

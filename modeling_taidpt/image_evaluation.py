@@ -35,9 +35,13 @@ def find_image_processor(config: Any) -> Any:
             return AutoImageProcessor.from_pretrained(resolve_source(source))
         except (OSError, ValueError) as error:
             logger.info(f"{source} has no image processor: {error}")
+    return clip_image_processor(config.clip_config.vision_config.image_size)
+
+
+def clip_image_processor(size: int) -> Any:
+    """CLIP's image processor: short side to `size` pixels, bicubic, centre crop, CLIP's mean and deviation."""
     from transformers import CLIPImageProcessor  # says at import that it would rather have torchvision
 
-    size = config.clip_config.vision_config.image_size
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
@@ -90,4 +94,4 @@ def open_image(picture: Any) -> Image.Image:
     return ImageOps.exif_transpose(picture).convert("RGB")
 
 
-__all__ = ["ImageCollator", "find_image_processor", "open_image"]
+__all__ = ["ImageCollator", "clip_image_processor", "find_image_processor", "open_image"]
