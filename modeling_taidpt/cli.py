@@ -17,8 +17,9 @@ from . import __version__
 from .cli_captions import classes, label
 from .cli_common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
 from .cli_predict import predict
+from .cli_tag import tag
 
-COMMANDS = (predict, label, classes)
+COMMANDS = (predict, tag, label, classes)
 
 BAD_INPUT = (ValueError, OSError, TypeError, ImportError)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 from transformers import pipeline
 from transformers.utils import logging
 
+from .atomic import staged_file
 from .image_sources import ImageItem, open_images
 
 logger = logging.get_logger(__name__)
@@ -179,12 +179,8 @@ class PartTagger:
             `tuple[int, int]`: rows, and rows with an error among them.
         """
         table = self.tag(part.items)
-        temporary = folder / f".{part_path(folder, part.number).name}.{uuid.uuid4().hex}.tmp"
-        try:
-            pq.write_table(table, temporary)
-            os.replace(temporary, part_path(folder, part.number))
-        finally:
-            temporary.unlink(missing_ok=True)
+        with staged_file(part_path(folder, part.number)) as path:
+            pq.write_table(table, path)
         return table.num_rows, table.num_rows - table.column("error").null_count
 
     @torch.inference_mode()
@@ -306,9 +302,8 @@ def _open_output(folder: Path, settings: dict[str, Any]) -> Path:
                     f"not {value!r}: name another folder, or delete this one."
                 )
         return folder
-    temporary = folder / f".{SETTINGS_FILE}.{uuid.uuid4().hex}.tmp"
-    temporary.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    with staged_file(path) as staged:
+        staged.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return folder
 
 

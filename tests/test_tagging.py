@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 from pathlib import Path
 
@@ -13,8 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from transformers import CLIPImageProcessor, pipeline
+from typer.testing import CliRunner
 
 from modeling_taidpt import TaiDptModel
+from modeling_taidpt.cli import app
 from modeling_taidpt.image_sources import open_images
 from modeling_taidpt.tagging import PartTagger, part_path, tag_images
 
@@ -102,7 +105,7 @@ def test_a_killed_run_goes_on_without_repeating_or_losing_a_row(tagger, folder, 
     assert (report.skipped, report.images, report.parts) == (4, 3, 2)
     assert part_path(tmp_path / "out", 0).stat().st_mtime_ns == before
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
-    assert not list((tmp_path / "out").glob(".*.tmp"))
+    assert not list((tmp_path / "out").glob(".*"))
 
 
 def test_machines_share_the_work(tagger, folder, tmp_path):
@@ -203,3 +206,21 @@ def test_ray_writes_the_same_rows(tagger, folder, tmp_path):
         ray.shutdown()
     assert (report.images, report.errors, report.parts) == (7, 1, 4)
     assert rows(tmp_path / "ray") == rows(tmp_path / "local")
+
+
+def test_command(folder, tmp_path):
+    arguments = ["tag", str(folder), "--output", str(tmp_path / "out"), "--top-k", "2", "--labels", "cat, tree"]
+    result = CliRunner().invoke(app, [*arguments, "--num-workers", "0", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) | {"output_dir": ""} == {
+        "images": 7,
+        "errors": 1,
+        "skipped": 0,
+        "parts": 1,
+        "output_dir": "",
+    }
+    assert {len(row["labels"]) for row in rows(tmp_path / "out")} == {0, 2}
+    for wrong, sentence in ((["--part", "1:2"], "write M/N"), (["--part", "2/2"], "0 <= machine < machines")):
+        result = CliRunner().invoke(app, [*arguments, *wrong])
+        assert result.exit_code == 2
+        assert sentence in result.stderr
