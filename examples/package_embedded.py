@@ -61,7 +61,7 @@ def main() -> None:
         owner.recommended_recipe, owner.word_counts = recipe, WORD_COUNTS
         owner._name_or_path = ""
     config.base_model_name_or_path = output.name  # it is its own base
-    model.half().save_pretrained(output)
+    model.half().save_pretrained(output, include_code=False)
     model.get_tokenizer().save_pretrained(output)
     AutoImageProcessor.from_pretrained(arguments.base).save_pretrained(output)
     shutil.copyfile(Path(arguments.base) / WORD_COUNTS, output / WORD_COUNTS)

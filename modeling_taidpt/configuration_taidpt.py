@@ -179,7 +179,9 @@ class TaiDptConfig(PreTrainedConfig):
         score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
             The probability of a label is `sigmoid(score_scale * logit + score_bias)`; one value, or one per class.
         base_model_name_or_path, base_model_revision (`str`, *optional*):
-            Where the CLIP came from.
+            Where the CLIP came from; of a Hub repository the commit is kept.
+        base_model_sample (`list[float]`, *optional*):
+            A few weights of the CLIP by which a prompts-only checkpoint knows it again.
         recommended_recipe (`dict`, *optional*):
             Options that suit the base: `{"model": {...}, "training": {...}}`, keyword arguments of
             [`TaiDptModel.from_clip`] and of [`TaiDptTrainingArguments`].
@@ -227,10 +229,12 @@ class TaiDptConfig(PreTrainedConfig):
     score_bias: float | list[float] = 0.0
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
+    base_model_sample: list[float] | None = None
     recommended_recipe: dict | None = None
     word_counts: str | None = None
     prompts_only: bool = False
     problem_type: str | None = "multi_label_classification"
+    processor_class: str | None = "CLIPProcessor"  # what `AutoProcessor` makes of the tokenizer and image processor
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -58,6 +58,13 @@ class EncodingMixin:
                 "checkpoint that it was baked from."
             )
 
+    def _require_base(self) -> None:
+        if self.config.prompts_only:
+            raise ValueError(
+                "The prompts of this model stand on a random CLIP: load it with `TaiDptModel.from_pretrained`, which "
+                "fetches the CLIP that they were learned on."
+            )
+
     def encode_classes(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Class embeddings of both branches.
 
@@ -66,6 +73,7 @@ class EncodingMixin:
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: global G and local H, each `(classes, dim)`, L2-normalised, fp32.
         """
+        self._require_base()
         if self.config.class_embedding_source == "fixed":
             return normalize(self.class_embeddings_global), normalize(self.class_embeddings_local)
         if self.training:

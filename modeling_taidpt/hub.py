@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, logging
 
 from .configuration_taidpt import TaiDptConfig
+from .hub_errors import PlainError, plain_errors
 from .modeling_clip_resnet import CLIPResNetModel
 from .tokenization_taidpt import ASSETS, clip_tokenizer
 
@@ -19,6 +21,8 @@ logger = logging.get_logger(__name__)
 
 HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 CLIP_VOCAB_SIZE = 49408
+SAMPLE_SIZE = 16  # weights of a base by which it is known again
+SAMPLE_TOLERANCE = 2e-2  # relative; twice what storing them in bfloat16 changes
 
 
 def clip_class(config: Any) -> type[CLIPModel] | type[CLIPResNetModel]:
@@ -68,6 +72,20 @@ def portable_source(name_or_path: str | None) -> str | None:
     return name_or_path or None
 
 
+def find_optional_file(name_or_path: str, file_name: str) -> str | None:
+    """Path of a file of a folder or repository, `None` where it cannot be had."""
+    try:
+        return cached_file(
+            name_or_path,
+            file_name,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except OSError:
+        return None
+
+
 def load_clip(name_or_path: str, **arguments: Any) -> CLIPModel | CLIPResNetModel:
     """Loads a CLIP from a folder or the Hub; of a [`TaiDptModel`] checkpoint, the CLIP inside.
 
@@ -84,11 +102,12 @@ def load_clip(name_or_path: str, **arguments: Any) -> CLIPModel | CLIPResNetMode
     """
     hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     name_or_path = resolve_source(name_or_path)
-    config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
-    if is_prompts_config(config):
-        return AutoModel.from_pretrained(name_or_path, **arguments).clip
-    arguments = storage_dtype(config.dtype, arguments)
-    model, info = clip_class(config).from_pretrained(name_or_path, output_loading_info=True, **arguments)
+    with plain_errors(name_or_path, arguments.get("revision")):
+        config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
+        if is_prompts_config(config):
+            return AutoModel.from_pretrained(name_or_path, **arguments).clip
+        arguments = storage_dtype(config.dtype, arguments)
+        model, info = clip_class(config).from_pretrained(name_or_path, output_loading_info=True, **arguments)
     require_complete(name_or_path, info)
     return model
 
@@ -116,23 +135,25 @@ def load_prompts_only(name_or_path: str, config: TaiDptConfig, **arguments: Any)
         `dict[str, torch.Tensor]`: the state dict of the whole model.
 
     Raises:
-        ValueError: no base is named, or it has another width than the prompts.
+        ValueError: no base is named, it has another width than the prompts, or other weights than theirs had.
         OSError: the base cannot be read.
     """
     if not config.base_model_name_or_path:
         raise ValueError(
-            f"The checkpoint {name_or_path!r} holds prompts only and `base_model_name_or_path` names no CLIP: set it "
-            "in its config.json."
+            f"The checkpoint {name_or_path!r} holds prompts only and does not say on which CLIP they were learned: "
+            "pass `base_model_name_or_path=` to from_pretrained, or set it in its config.json."
         )
     hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     prompts = load_file(cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub_arguments))
-    base_arguments = {key: value for key, value in arguments.items() if key not in ("revision", "subfolder")}
+    ours_alone = ("revision", "subfolder", "device_map", "max_memory", "offload_folder", "trust_remote_code")
+    base_arguments = {key: value for key, value in arguments.items() if key not in ours_alone}
     base_arguments["revision"] = config.base_model_revision or "main"
     try:
         base = load_clip(config.base_model_name_or_path, **base_arguments)
     except OSError as error:
-        raise OSError(
-            f"The base {config.base_model_name_or_path!r} of the prompts in {name_or_path!r} cannot be loaded: {error}"
+        raise PlainError(
+            f"The base {config.base_model_name_or_path!r} of the prompts in {name_or_path!r} cannot be loaded "
+            f"(`base_model_name_or_path=` of from_pretrained names another place): {error}"
         ) from error
     for tower in ("text_config", "vision_config"):
         ours, theirs = getattr(config.clip_config, tower), getattr(base.config, tower)
@@ -142,7 +163,66 @@ def load_prompts_only(name_or_path: str, config: TaiDptConfig, **arguments: Any)
                 f"{ours.hidden_size}, {config.base_model_name_or_path!r} has {theirs.model_type} of width "
                 f"{theirs.hidden_size}."
             )
-    return {f"clip.{key}": value for key, value in base.state_dict().items()} | prompts
+    weights = base.state_dict()
+    require_same_base(name_or_path, config, weights)
+    return {f"clip.{key}": value for key, value in weights.items()} | prompts
+
+
+def sample_weights(weights: Mapping[str, torch.Tensor]) -> list[float]:
+    """A few weights of a CLIP by which it is known again: from matrices spread evenly over both towers.
+
+    Args:
+        weights (`Mapping[str, torch.Tensor]`): the state dict of the CLIP.
+
+    Returns:
+        `list[float]`: at most 16 numbers.
+    """
+    names = sorted(name for name, weight in weights.items() if weight.ndim >= 2)
+    chosen = names[:: max(1, -(-len(names) // SAMPLE_SIZE))]
+    return [float(weights[name].reshape(-1)[weights[name].numel() // 2]) for name in chosen]
+
+
+def require_same_base(name_or_path: str, config: TaiDptConfig, weights: Mapping[str, torch.Tensor]) -> None:
+    """Raises a `ValueError` when a base has other weights than the one that the prompts were learned on."""
+    expected = config.base_model_sample
+    if expected is None:
+        return
+    found = torch.tensor(sample_weights(weights))  # (at most 16,)
+    same = len(found) == len(expected) and torch.allclose(
+        found, torch.tensor(expected), rtol=SAMPLE_TOLERANCE, atol=1e-6
+    )
+    if not same:
+        raise ValueError(
+            f"The prompts in {name_or_path!r} were learned on other weights than "
+            f"{config.base_model_name_or_path!r} holds at revision {config.base_model_revision or 'main'!r}: name the "
+            "right base with `base_model_name_or_path=` and `base_model_revision=`, or learn the prompts anew."
+        )
+
+
+def find_image_processor(config: TaiDptConfig) -> Any:
+    """The image processor of a model: beside its checkpoint, beside its CLIP, else CLIP's at the CLIP's size.
+
+    Args:
+        config ([`TaiDptConfig`]): the model's configuration.
+
+    Returns:
+        An image processor of transformers.
+    """
+    for source in (config._name_or_path, config.base_model_name_or_path):
+        if not source:
+            continue
+        try:
+            return AutoImageProcessor.from_pretrained(resolve_source(source))
+        except (OSError, ValueError) as error:
+            logger.info(f"{source} has no image processor: {error}")
+    return clip_image_processor(config.clip_config.vision_config.image_size)
+
+
+def clip_image_processor(size: int) -> Any:
+    """CLIP's image processor: short side to `size` pixels, bicubic, centre crop, CLIP's mean and deviation."""
+    from transformers import CLIPImageProcessor  # says at import that it would rather have torchvision
+
+    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
 def find_tokenizer(
@@ -194,6 +274,9 @@ def is_prompts_config(config: Any) -> bool:
 
 __all__ = [
     "clip_class",
+    "clip_image_processor",
+    "find_image_processor",
+    "find_optional_file",
     "find_tokenizer",
     "is_prompts_config",
     "load_clip",
@@ -201,5 +284,6 @@ __all__ = [
     "portable_source",
     "require_complete",
     "resolve_source",
+    "sample_weights",
     "storage_dtype",
 ]

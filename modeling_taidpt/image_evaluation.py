@@ -10,39 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from transformers import AutoImageProcessor
-from transformers.utils import logging
 
 from .caption_labels import multi_hot
-from .hub import resolve_source
-
-logger = logging.get_logger(__name__)
-
-
-def find_image_processor(config: Any) -> Any:
-    """The image processor of a model: beside its checkpoint, beside its CLIP, else CLIP's at the CLIP's size.
-
-    Args:
-        config ([`TaiDptConfig`]): the model's configuration.
-
-    Returns:
-        An image processor of transformers.
-    """
-    for source in (config._name_or_path, config.base_model_name_or_path):
-        if not source:
-            continue
-        try:
-            return AutoImageProcessor.from_pretrained(resolve_source(source))
-        except (OSError, ValueError) as error:
-            logger.info(f"{source} has no image processor: {error}")
-    return clip_image_processor(config.clip_config.vision_config.image_size)
-
-
-def clip_image_processor(size: int) -> Any:
-    """CLIP's image processor: short side to `size` pixels, bicubic, centre crop, CLIP's mean and deviation."""
-    from transformers import CLIPImageProcessor  # says at import that it would rather have torchvision
-
-    return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
 
 
 class ImageCollator:
@@ -94,4 +63,4 @@ def open_image(picture: Any) -> Image.Image:
     return ImageOps.exif_transpose(picture).convert("RGB")
 
 
-__all__ = ["ImageCollator", "clip_image_processor", "find_image_processor", "open_image"]
+__all__ = ["ImageCollator", "open_image"]

@@ -32,11 +32,14 @@ from .hub import (
     resolve_source,
     storage_dtype,
 )
+from .hub_errors import plain_errors
 from .label_config import build_config, check_labels, context_token_ids
 from .losses import RankingLoss
+from .model_card import known_report
 from .modeling_clip_resnet import CLIPResNetModel
 from .prompt_learner import PromptLearner
 from .relabel import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
+from .repository import RepositoryMixin
 from .scores import global_scores, local_scores, positive_negative_scores
 from .tokenization_taidpt import find_end_of_text
 from .word_counts import find_rare_words, load_word_counts
@@ -70,7 +73,7 @@ class TaiDptOutput(ModelOutput):
     class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-class TaiDptModel(EncodingMixin, PreTrainedModel):
+class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
     """A frozen CLIP with two learned prompts per class.
 
     Build it with [`~TaiDptModel.from_clip`], [`~TaiDptModel.zero_shot`] or [`~TaiDptModel.from_pretrained`].
@@ -119,6 +122,7 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
             self.head = nn.Linear(config.num_labels + config.clip_config.projection_dim, config.num_labels)
         self._class_embedding_cache = ClassEmbeddingCache()
         self._tokenizer: PreTrainedTokenizerBase | None = None
+        self.training_report: dict[str, Any] | None = None  # what the model card says of the training
         self._word_counts: Mapping[str, int] | None = None
         self.post_init()
         self._freeze()
@@ -188,9 +192,10 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
         config.setdefault("word_counts", getattr(clip.config, "word_counts", None))
         config.setdefault("base_model_name_or_path", portable_source(source))
-        config.setdefault("base_model_revision", model_arguments.get("revision"))
         if config.get("prompt_pair") == "positive_negative":
             config.setdefault("local_weight", 1.0)
+        commit = getattr(clip.config, "_commit_hash", None)  # of a Hub repository
+        config.setdefault("base_model_revision", commit or model_arguments.get("revision"))
         model = cls(build_config(clip, labels, tokenizer, config), clip=clip)
         if context_ids:
             words = clip.text_model.embeddings.token_embedding.weight[context_ids].detach().float()  # (M, width)
@@ -288,7 +293,9 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         Returns:
             [`TaiDptModel`]: with no trainable parameter, in eval mode.
         """
-        return with_fixed_embeddings(self, *self.encode_classes(), baked=True)
+        baked = with_fixed_embeddings(self, *self.encode_classes(), baked=True)
+        baked.training_report = known_report(self)
+        return baked
 
     def rare_words(self, labels: Sequence[str]) -> dict[str, list[str]]:
         """Words that the base hardly saw (fewer than 20 times), where it ships the counts of its training words.
@@ -329,8 +336,17 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
             ValueError: the checkpoint is of another model, lacks weights, or does not fit its base.
             OSError: the checkpoint or its base cannot be read.
         """
+        with plain_errors(str(pretrained_model_name_or_path), kwargs.get("revision")):
+            return cls._from_pretrained(pretrained_model_name_or_path, *model_args, config=config, **kwargs)
+
+    @classmethod
+    def _from_pretrained(cls, source: str | Path | None, *model_args: Any, config: Any = None, **kwargs: Any) -> Any:
         wants_info = kwargs.pop("output_loading_info", False)
-        name, source = str(pretrained_model_name_or_path), pretrained_model_name_or_path
+        name = "" if source is None else str(source)
+        if kwargs.get("use_safetensors") is False:
+            raise ValueError("Weights are read from safetensors files alone: leave `use_safetensors=False` out.")
+        if source is not None:
+            kwargs["use_safetensors"] = True
         hub_arguments = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
         if config is None and source is not None:
             fields = set(TaiDptConfig.__dataclass_fields__) - {"dtype"}
@@ -352,34 +368,9 @@ class TaiDptModel(EncodingMixin, PreTrainedModel):
         model, info = loaded
         require_complete(name, info)
         model.config.prompts_only = False
-        model.config._name_or_path = "" if pretrained_model_name_or_path is None else name
+        model.config._name_or_path = name
         model._freeze()
         return (model, info) if wants_info else model
-
-    def save_pretrained(self, save_directory: str | Path, prompts_only: bool = False, **kwargs: Any) -> None:
-        """Saves the model.
-
-        Args:
-            save_directory (`str`): folder, made if it does not exist.
-            prompts_only (`bool`, *optional*, defaults to `False`): leaves the CLIP out; the configuration names it.
-            **kwargs: as in transformers.
-
-        Raises:
-            ValueError: `prompts_only` for a model whose base has no name.
-        """
-        if prompts_only:
-            if not self.config.base_model_name_or_path:
-                raise ValueError(
-                    "`prompts_only=True` needs `config.base_model_name_or_path`: without it nobody could find the "
-                    "CLIP again."
-                )
-            state_dict = kwargs.pop("state_dict", None) or self.state_dict()
-            kwargs["state_dict"] = {key: value for key, value in state_dict.items() if not key.startswith("clip.")}
-        self.config.prompts_only = prompts_only
-        try:
-            super().save_pretrained(save_directory, **kwargs)
-        finally:
-            self.config.prompts_only = False
 
     def with_labels(
         self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase | str | None = None, strict: bool = False

@@ -25,13 +25,16 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 from .caption_features import CaptionFeatures, collate_features
 from .caption_labels import default_labeler
 from .encoding_taidpt import DEFAULT_TEMPLATE
-from .image_evaluation import ImageCollator, find_image_processor
+from .hub import find_image_processor
+from .image_evaluation import ImageCollator
 from .losses import get_loss
 from .metrics import mean_average_precision
+from .model_card import has_edited_card, write_card
 from .modeling_taidpt import TaiDptModel
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
 from .training_arguments_taidpt import TaiDptTrainingArguments
 from .training_captions import TrainingCaptions
+from .training_report import training_report
 
 logger = logging.get_logger(__name__)
 
@@ -466,10 +469,25 @@ class TaiDptTrainer(Trainer):
         else:
             self.model.save_pretrained(folder, prompts_only=self.args.save_prompts_only, state_dict=state_dict)
             self.tokenizer.save_pretrained(folder)
-            if self.image_processor is None:
-                self.image_processor = find_image_processor(self.model.config)
-            self.image_processor.save_pretrained(folder)  # a pipeline needs it
+            if self.image_processor is not None:  # else the model saved its own
+                self.image_processor.save_pretrained(folder)
         torch.save(self.args, folder / TRAINING_ARGS_NAME)
+
+    def create_model_card(
+        self, language: str | None = None, license: str | None = None, tags: Any = None, **kwargs: Any
+    ) -> None:
+        """Renders the model card into the output folder; a card that was edited there is left as it is.
+
+        Args:
+            language (`str`, *optional*): of the captions.
+            license (`str`, *optional*): of the checkpoint.
+            tags (`str` or `list[str]`, *optional*): further tags.
+            **kwargs: `model_name` replaces the name of the repository; the others are not needed here.
+        """
+        folder = Path(self.args.output_dir)
+        if self.is_world_process_zero() and not has_edited_card(folder):
+            name = self.hub_model_id or kwargs.get("model_name") or folder.resolve().name
+            write_card(self.model, folder, name, language=language, license=license, tags=tags)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Loads the contexts of a checkpoint into the model."""
@@ -499,7 +517,9 @@ class _ReportAtEnd(TrainerCallback):
         self.trainer = trainer
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.trainer._report = self.trainer.report()
+        trainer = self.trainer
+        trainer._report = trainer.report()
+        trainer.model.training_report = training_report(trainer, trainer._report)  # for the model card
 
 
 def prototype_term(

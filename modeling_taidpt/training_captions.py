@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -33,6 +34,8 @@ class TrainingCaptions:
 
     Attributes:
         train_captions ([`CaptionFeatures`], *optional*): the training captions without templates.
+        held_out (`int`): number of captions held out or given to evaluate on.
+        sources (`list[str]`): where the training captions came from, for reports.
     """
 
     def __init__(
@@ -46,6 +49,8 @@ class TrainingCaptions:
         self.model, self.tokenizer, self.labeler, self.args = model, tokenizer, labeler, args
         self.labels: list[str] = model.config.labels
         self.train_captions: CaptionFeatures | None = None
+        self.held_out = 0
+        self.sources: list[str] = []
 
     def read(self, train_data: Any, eval_data: Any = None) -> tuple[CaptionFeatures | None, Any]:
         """Features to train on and to choose the checkpoint on.
@@ -73,6 +78,9 @@ class TrainingCaptions:
                 raise ValueError(f"`validation_size={size}` holds out all {len(set(captions))} captions: lower it.")
             held_out = features.select(np.flatnonzero(is_held_out)) if is_held_out.any() else None
             features = features.select(np.flatnonzero(~is_held_out))
+        parts = held_out.values() if isinstance(held_out, dict) else [held_out]
+        self.held_out = sum(len(part) for part in parts if part is not None)
+        self.sources = [Path(train_data).name] if isinstance(train_data, (str, Path)) else []
         self._warn_about_classes(features.labels)
         self.train_captions = features
         if self.args.add_templates:

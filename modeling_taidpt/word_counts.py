@@ -6,9 +6,8 @@ import gzip
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from transformers.utils import cached_file
+from .hub import find_optional_file
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 MINIMUM_COUNT = 20
@@ -41,19 +40,20 @@ def load_word_counts(sources: Sequence[str | None], file_name: str | None) -> Ma
     Returns:
         `Mapping[str, int]` or `None` where no source has the file.
     """
-    for source in filter(None, sources if file_name else ()):
-        path = _find(source, file_name)
-        if path is not None:
-            with gzip.open(path, "rt", encoding="utf-8") as file:
-                return json.load(file)
-    return None
-
-
-def _find(source: str, file_name: Any) -> str | None:
-    try:
-        return cached_file(source, file_name, _raise_exceptions_for_missing_entries=False)
-    except OSError:
+    path = find_word_counts(sources, file_name)
+    if path is None:
         return None
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        return json.load(file)
+
+
+def find_word_counts(sources: Sequence[str | None], file_name: str | None) -> str | None:
+    """Path of the word counts beside the first source that has them; arguments as of [`load_word_counts`]."""
+    for source in filter(None, sources if file_name else ()):
+        path = find_optional_file(source, str(file_name))
+        if path is not None:
+            return path
+    return None
 
 
 def find_rare_words(
@@ -73,4 +73,4 @@ def find_rare_words(
     return {label: words for label, words in rare.items() if words}
 
 
-__all__ = ["count_words", "find_rare_words", "load_word_counts"]
+__all__ = ["count_words", "find_rare_words", "find_word_counts", "load_word_counts"]

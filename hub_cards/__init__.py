@@ -1,0 +1,1 @@
+"""Model cards: the template that saving renders, finished cards, and the handler of Inference Endpoints."""

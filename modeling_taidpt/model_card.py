@@ -1,0 +1,208 @@
+"""Model cards, rendered from what was measured; the template stands in `hub_cards/`."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from safetensors import safe_open
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from .configuration_taidpt import TaiDptConfig
+from .hub import find_optional_file, resolve_source
+
+if TYPE_CHECKING:
+    from .modeling_taidpt import TaiDptModel
+
+CARD_NAME = "README.md"
+REPORT_NAME = "training_report.json"
+TEMPLATE = "model_card_template.md"
+MARK = "<!-- Written by taidpt from what was measured. Remove this line before you edit, and your text stays. -->"
+REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+FIGURES = (  # of the trainer: name, baseline, what was measured on, its identifier
+    ("caption_map", "zero_shot_caption_map", "held-out captions", "captions"),
+    ("image_map", "zero_shot_image_map", "evaluation images", "images"),
+)
+LABELS_SHOWN = 200
+
+
+def render_card(
+    config: TaiDptConfig, report: dict[str, Any] | None, name: str, prompts_only: bool = False, **metadata: Any
+) -> ModelCard:
+    """Renders the card of a model.
+
+    Args:
+        config ([`TaiDptConfig`]): labels, prompts, base.
+        report (`dict`, *optional*): what [`TaiDptTrainer`] noted and what was measured; without one the card says
+            that the model was never evaluated.
+        name (`str`): repository or folder of the model.
+        prompts_only (`bool`, *optional*, defaults to `False`): whether the checkpoint leaves the CLIP out.
+        **metadata: further fields of the header, as `license` and `language`, and `tags` that are added.
+
+    Returns:
+        `huggingface_hub.ModelCard`: with the figures as `model-index`.
+    """
+    report = report or {}
+    figures = _figures(report)
+    base = config.base_model_name_or_path
+    on_the_hub = bool(base) and REPOSITORY_NAME.fullmatch(base) is not None and not os.path.isdir(base)
+    tags = ["multi-label-image-classification", "taidpt", "prompt-tuning", "clip"]
+    extra_tags = metadata.pop("tags", None) or []
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        base_model=base if on_the_hub else None,
+        tags=list(dict.fromkeys([*tags, *([extra_tags] if isinstance(extra_tags, str) else extra_tags)])),
+        model_name=name.split("/")[-1],
+        eval_results=[_result(figure) for figure in figures] or None,
+        **{"license": report.get("license"), "language": None} | metadata,
+    )
+    per_class = report.get("corpus", {}).get("per_class", {})
+    facts = {
+        "name": name,
+        "is_repository": REPOSITORY_NAME.fullmatch(name) is not None,
+        "labels": [_cell(label) for label in config.labels[:LABELS_SHOWN]],
+        "more_labels": len(config.labels) - LABELS_SHOWN,
+        "per_class": {_cell(label): count for label, count in list(per_class.items())[:LABELS_SHOWN]},
+        "config": config,
+        "base": _place(base),
+        "prompts_only": prompts_only,
+        "report": report,
+        "figures": figures,
+        "origins": sorted({origin for origin in config.label_origin.values() if origin != "learned"}),
+    }
+    return ModelCard.from_template(data, template_path=str(card_folder() / TEMPLATE), mark=MARK, **facts)
+
+
+def card_folder() -> Path:
+    """The folder `hub_cards`, which stands beside `pipelines` in the sources and in the installed package alike."""
+    return Path(str(importlib.import_module(f"{__package__}.pipelines").__file__)).parents[1] / "hub_cards"
+
+
+def write_card(model: TaiDptModel, folder: Path, name: str, **metadata: Any) -> None:
+    """Writes the card of a model, and its training report if there is one, into a folder.
+
+    A card that somebody wrote for exactly these prompts goes with them.
+
+    Args:
+        model ([`TaiDptModel`]): the model that was saved.
+        folder (`Path`): where to.
+        name (`str`): what the card calls the model.
+        **metadata: further fields of the header; see [`render_card`].
+    """
+    report = known_report(model)
+    if report is not None:
+        write_atomically(folder / REPORT_NAME, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    source = resolve_source(model.config._name_or_path or "")
+    card = find_optional_file(source, CARD_NAME) if source and _holds_same_model(source, model) else None
+    if card is not None and has_edited_card(Path(card).parent):
+        write_atomically(folder / CARD_NAME, Path(card).read_text(encoding="utf-8"))
+        return
+    if __name__.startswith("transformers_modules"):  # the template does not travel with the code
+        return
+    stored = TaiDptConfig.from_pretrained(folder) if (folder / "config.json").is_file() else model.config
+    rendered = render_card(model.config, report, name, prompts_only=stored.prompts_only, **metadata)
+    write_atomically(folder / CARD_NAME, str(rendered))
+
+
+def add_tags(folder: Path, tags: list[str]) -> None:
+    """Adds tags to the card in a folder."""
+    card = ModelCard.load(folder / CARD_NAME)
+    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
+    write_atomically(folder / CARD_NAME, str(card))
+
+
+def has_edited_card(folder: Path) -> bool:
+    """Whether a folder holds a card that was not rendered here, or was edited since."""
+    path = folder / CARD_NAME
+    return path.is_file() and MARK not in path.read_text(encoding="utf-8")
+
+
+def known_report(model: TaiDptModel) -> dict[str, Any] | None:
+    """What is known of a model's training: noted on it, or stored beside the checkpoint that it is unchanged from."""
+    if model.training_report is not None:
+        return model.training_report
+    source = resolve_source(model.config._name_or_path or "")
+    path = find_optional_file(source, REPORT_NAME) if source else None
+    if path is None or not _holds_same_model(source, model):
+        return None
+    try:
+        report = json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) else None
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Writes a text file aside and moves it into place."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(text, encoding="utf-8")
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _holds_same_model(source: str, model: TaiDptModel) -> bool:
+    """Whether a checkpoint has the labels and, bit for bit, the prompts of a model."""
+    path = find_optional_file(source, SAFE_WEIGHTS_NAME)
+    if path is None or TaiDptConfig.from_pretrained(source).labels != model.config.labels:
+        return False
+    ours = {key: value for key, value in model.state_dict().items() if not key.startswith("clip.")}
+    with safe_open(path, "pt") as file:
+        theirs = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("clip.")}  # noqa: SIM118
+    return ours.keys() == theirs.keys() and all(
+        ours[key].shape == theirs[key].shape and torch.equal(ours[key].cpu().float(), theirs[key].float())
+        for key in ours
+    )
+
+
+def _figures(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Everything that was measured, as arguments of `EvalResult` and with the template's figure as `baseline`."""
+    metrics = report.get("metrics", {})
+    figures = [
+        {
+            "dataset_name": what,
+            "dataset_type": kind,
+            "metric_type": "mean_average_precision",
+            "metric_name": "mAP, merged score",
+            "metric_value": round(metrics[name], 2),
+            "baseline": None if metrics.get(baseline) is None else round(metrics[baseline], 2),
+        }
+        for name, baseline, what, kind in FIGURES
+        if metrics.get(name) is not None
+    ]
+    return figures + [{"baseline": None} | evaluation for evaluation in report.get("evaluations", [])]
+
+
+def _result(figure: dict[str, Any]) -> EvalResult:
+    arguments = {name: value for name, value in figure.items() if name != "baseline"}
+    return EvalResult("image-classification", task_name="Multi-label image classification", **arguments)
+
+
+def _place(base: str | None) -> str | None:
+    """A base as the card names it: of a folder of this machine its name alone."""
+    return Path(base).name if base and (os.path.isabs(base) or os.path.isdir(base)) else base
+
+
+def _cell(label: str) -> str:
+    """A label inside a Markdown table or list."""
+    return " ".join(label.replace("|", "\\|").replace("<", "&lt;").split())
+
+
+__all__ = [
+    "MARK",
+    "add_tags",
+    "card_folder",
+    "has_edited_card",
+    "known_report",
+    "render_card",
+    "write_atomically",
+    "write_card",
+]

@@ -1,0 +1,322 @@
+"""What a saved model is: weights, configuration, tokenizer, image processor, card, and the code that runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from huggingface_hub import CommitInfo, HfApi
+from huggingface_hub.errors import HfHubHTTPError
+from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.utils import logging
+
+from .configuration_taidpt import TaiDptConfig
+from .hub import find_image_processor, resolve_source, sample_weights
+from .hub_errors import PlainError, explain
+from .model_card import CARD_NAME, add_tags, card_folder, has_edited_card, known_report, write_card
+from .word_counts import find_word_counts
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel as _Base
+else:
+    _Base = object
+
+logger = logging.get_logger(__name__)
+
+AUTO_MAP = {
+    "AutoConfig": "configuration_taidpt.TaiDptConfig",
+    "AutoModel": "modeling_taidpt.TaiDptModel",
+    "AutoModelForImageClassification": "modeling_taidpt.TaiDptModel",
+}
+PIPELINE_MODULE = "multi_label_image_classification"
+CUSTOM_PIPELINES = {
+    "multi-label-image-classification": {
+        "impl": f"{PIPELINE_MODULE}.MultiLabelImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    }
+}
+WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
+WEIGHT_PATTERNS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
+PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
+HANDLER = "handler.py"
+
+
+class RepositoryMixin(_Base):
+    """Saving and pushing of [`TaiDptModel`], the only class that mixes it in."""
+
+    config: TaiDptConfig
+    training_report: dict[str, Any] | None
+
+    def save_pretrained(
+        self,
+        save_directory: str | Path,
+        prompts_only: bool = False,
+        include_code: bool = True,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """Saves the model as a whole repository.
+
+        Beside the weights and the configuration stand the tokenizer and the image processor, the model card, and the
+        code that runs the model where this package is not installed (`trust_remote_code=True`) and on Inference
+        Endpoints. A card that was edited (its first comment is gone) is left as it is. Files are written aside and
+        then moved into place, so that an interruption leaves no half-written one.
+
+        Args:
+            save_directory (`str`): folder, made if it does not exist.
+            prompts_only (`bool`, *optional*, defaults to `False`): leaves the CLIP and its tokenizer out; the
+                configuration names the CLIP.
+            include_code (`bool`, *optional*, defaults to `True`): whether to write the code.
+            push_to_hub (`bool`, *optional*, defaults to `False`): also pushes the model, to `repo_id` (the folder's
+                name by default), with the options of [`~TaiDptModel.push_to_hub`].
+            **kwargs: as in transformers.
+
+        Raises:
+            ValueError: `prompts_only` for a model whose base has no name, or that is baked.
+            OSError: the Hub cannot be reached or refuses.
+        """
+        folder = Path(save_directory)
+        if folder.is_file():
+            raise ValueError(f"{str(folder)!r} is a file: give a folder to save the model in.")
+        push = {name: kwargs.pop(name) for name in (*PUSH_OPTIONS, "repo_id") if name in kwargs}
+        name = push.pop("repo_id", folder.resolve().name)
+        if prompts_only:
+            state_dict = kwargs.pop("state_dict", None) or self.state_dict()
+            kwargs["state_dict"] = self._prompts(state_dict)
+            kwargs["max_shard_size"] = "1000GB"  # one file, in which loading looks for them
+        if kwargs.get("distributed_checkpoint"):  # every rank writes its part into the same folder
+            super().save_pretrained(folder, **kwargs)
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+            with self._stored_configuration(prompts_only, include_code):
+                super().save_pretrained(staging, **kwargs)
+            if kwargs.get("is_main_process", True):
+                self._save_companions(Path(staging), prompts_only)
+                if include_code:
+                    copy_code(Path(staging))
+                if not has_edited_card(folder):
+                    write_card(self, Path(staging), name)
+            _move_into_place(Path(staging), folder)
+        if push_to_hub:
+            self.push_to_hub(name, prompts_only=prompts_only, **push)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        prompts_only: bool = False,
+        max_shard_size: int | str | None = "50GB",
+        tags: list[str] | None = None,
+        processors: tuple[Any, ...] = (),
+        **kwargs: Any,
+    ) -> CommitInfo:
+        """Pushes everything that [`~TaiDptModel.save_pretrained`] writes to the Hub, in one commit.
+
+        A card that was edited on the Hub is left as it is.
+
+        Args:
+            repo_id (`str`): repository, made if it does not exist.
+            prompts_only (`bool`, *optional*, defaults to `False`): leaves the CLIP out.
+            max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): as in transformers.
+            tags (`list[str]`, *optional*): further tags of the card.
+            processors (`tuple`, *optional*): a tokenizer or image processor to push instead of the model's own.
+            **kwargs: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr`, as in
+                transformers.
+
+        Returns:
+            `CommitInfo`: of the commit.
+
+        Raises:
+            TypeError: an option is unknown.
+            ValueError: as [`~TaiDptModel.save_pretrained`].
+            OSError: the Hub cannot be reached or refuses.
+        """
+        unknown = sorted(set(kwargs) - set(PUSH_OPTIONS))
+        if unknown:
+            raise TypeError(f"`{unknown[0]}` is no option of push_to_hub: see its documentation for the names.")
+        with tempfile.TemporaryDirectory() as folder:
+            options = {"prompts_only": prompts_only, "max_shard_size": max_shard_size, "repo_id": repo_id}
+            self.save_pretrained(folder, **options)
+            for processor in filter(None, processors):
+                processor.save_pretrained(folder)
+            return push_folder(Path(folder), repo_id, tags=tags, **kwargs)
+
+    def record_evaluation(
+        self,
+        dataset_name: str,
+        metric_value: float,
+        metric_name: str = "mAP, merged score",
+        metric_type: str = "mean_average_precision",
+        dataset_type: str = "images",
+    ) -> None:
+        """Notes a measured figure, which the model card then shows.
+
+        Args:
+            dataset_name (`str`): what was measured on, as "VOC2007 test, 4,952 photographs".
+            metric_value (`float`): the figure; mAP in percent.
+            metric_name (`str`, *optional*, defaults to `"mAP, merged score"`): what the card calls it.
+            metric_type (`str`, *optional*, defaults to `"mean_average_precision"`): its identifier.
+            dataset_type (`str`, *optional*, defaults to `"images"`): identifier of the data set, on the Hub if it
+                stands there.
+        """
+        report = self.training_report = dict(known_report(self) or {"labels": self.config.labels})
+        figure = {"dataset_name": dataset_name, "metric_value": float(metric_value), "metric_name": metric_name}
+        figure |= {"metric_type": metric_type, "dataset_type": dataset_type}
+        report["evaluations"] = [*report.get("evaluations", []), figure]
+
+    def _prompts(self, state_dict: dict[str, Any]) -> dict[str, Any]:
+        """What is not of the CLIP."""
+        if self.config.baked:
+            raise ValueError("A baked model has no prompts to save alone: leave `prompts_only` out.")
+        if not self.config.base_model_name_or_path:
+            raise ValueError(
+                "`prompts_only=True` needs `config.base_model_name_or_path`: without it nobody could find the "
+                "CLIP again."
+            )
+        return {key: value for key, value in state_dict.items() if not key.startswith("clip.")}
+
+    @contextlib.contextmanager
+    def _stored_configuration(self, prompts_only: bool, include_code: bool) -> Iterator[None]:
+        """What only a stored configuration says, on the live one for as long as it is stored."""
+        values: dict[str, Any] = {"prompts_only": prompts_only}
+        if prompts_only:
+            values["base_model_sample"] = sample_weights(self.clip.state_dict())
+        if not is_remote_code():
+            values["auto_map"] = dict(AUTO_MAP) if include_code else None
+            values["custom_pipelines"] = CUSTOM_PIPELINES if include_code else None
+            # On a live configuration this would make transformers ask for `trust_remote_code`.
+            vars(self.config).pop("custom_pipelines", None)
+        before = {name: vars(self.config).get(name) for name in values}
+        _set(self.config, values)
+        try:
+            yield
+        finally:
+            _set(self.config, before)
+
+    def _save_companions(self, folder: Path, prompts_only: bool) -> None:
+        """The image processor, and unless they are found beside the base, tokenizer and word counts."""
+        find_image_processor(self.config).save_pretrained(folder)
+        if prompts_only or self.config.baked:
+            return
+        try:
+            self.get_tokenizer().save_pretrained(folder)
+        except ValueError as error:  # none that fits: the model still scores its own labels
+            logger.warning(f"No tokenizer is saved: {error}")
+        sources = [self.config._name_or_path, resolve_source(self.config.base_model_name_or_path or "")]
+        counts = find_word_counts(sources, self.config.word_counts)
+        if counts is not None:
+            shutil.copyfile(counts, folder / str(self.config.word_counts))
+
+
+def _set(config: TaiDptConfig, values: dict[str, Any]) -> None:
+    """Sets attributes of a configuration; those of the repository that are `None` are absent."""
+    for name, value in values.items():
+        setattr(config, name, value)
+        if value is None and name in ("auto_map", "custom_pipelines"):
+            delattr(config, name)
+
+
+def is_remote_code() -> bool:
+    """Whether this package runs as code of a Hub repository, not installed."""
+    return __name__.startswith("transformers_modules")
+
+
+def copy_code(folder: Path) -> None:
+    """Copies the modules of the model and of the pipeline, flat, and the handler of Inference Endpoints.
+
+    Args:
+        folder (`Path`): where to; left alone where the package itself runs as code of a repository.
+    """
+    if is_remote_code():
+        return
+    pipeline = importlib.import_module(f"{__package__}.pipelines.{PIPELINE_MODULE}")
+    for module in (Path(__file__).parent / "modeling_taidpt.py", Path(str(pipeline.__file__))):
+        for file in (module, *get_relative_import_files(module)):
+            shutil.copyfile(file, folder / Path(file).name)
+    shutil.copyfile(card_folder() / HANDLER, folder / HANDLER)
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    commit_message: str | None = None,
+    commit_description: str | None = None,
+    private: bool | None = None,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    create_pr: bool = False,
+    tags: list[str] | None = None,
+) -> CommitInfo:
+    """Pushes a saved model to a Hub repository in one commit; weights of an older push are deleted there.
+
+    Args:
+        folder (`Path`): the saved model, and nothing else.
+        repo_id (`str`): repository, made if it does not exist.
+        commit_message (`str`, *optional*): title of the commit.
+        commit_description (`str`, *optional*): its text.
+        private (`bool`, *optional*): whether a repository that is made here is private.
+        token (`str` or `bool`, *optional*): of who pushes; the stored one by default.
+        revision (`str`, *optional*): branch, made if it does not exist.
+        create_pr (`bool`, *optional*, defaults to `False`): proposes the commit instead of making it.
+        tags (`list[str]`, *optional*): further tags of the card.
+
+    Returns:
+        `CommitInfo`: of the commit.
+
+    Raises:
+        OSError: the Hub cannot be reached or refuses; one sentence.
+    """
+    api = HfApi(token=token)
+    try:
+        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        if revision is not None and not revision.startswith("refs/pr"):
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        keeps_card = _edited_on_the_hub(api, repo_id, revision)
+        if tags and not keeps_card:
+            add_tags(folder, tags)
+        return api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=commit_message or "Upload model",
+            commit_description=commit_description,
+            revision=revision,
+            create_pr=create_pr,
+            ignore_patterns=[CARD_NAME] if keeps_card else None,
+            delete_patterns=WEIGHT_PATTERNS,
+        )
+    except (HfHubHTTPError, httpx.TransportError, OSError) as error:
+        raise PlainError(f"Nothing was pushed to {repo_id!r}: {explain(repo_id, error, revision)}") from error
+
+
+def _edited_on_the_hub(api: HfApi, repo_id: str, revision: str | None) -> bool:
+    if not api.file_exists(repo_id, CARD_NAME, revision=revision):
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        api.hf_hub_download(repo_id, CARD_NAME, revision=revision, local_dir=folder)
+        return has_edited_card(Path(folder))
+
+
+def _move_into_place(staging: Path, folder: Path) -> None:
+    """Moves files from a folder inside another into it, the configuration last, and drops weights of an older save."""
+    files = sorted(staging.iterdir(), key=lambda file: (file.name == "config.json", not WEIGHT_FILE.match(file.name)))
+    new = {file.name for file in files}
+    if any(WEIGHT_FILE.fullmatch(name) for name in new):
+        for old in folder.iterdir():
+            if WEIGHT_FILE.fullmatch(old.name) and old.name not in new:
+                old.unlink()
+    for file in files:
+        os.replace(file, folder / file.name)
+
+
+__all__ = ["AUTO_MAP", "CUSTOM_PIPELINES", "RepositoryMixin", "copy_code", "is_remote_code", "push_folder"]
