@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from .feature_cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
 from .feature_shards import IMAGE_COLUMNS
 from .fingerprints import image_fingerprint
-from .image_evaluation import find_image_processor, open_image
+from .hub import find_image_processor
+from .image_evaluation import open_image
 from .partial_labels import label_matrix
 
 SHARD_SIZE = 1024  # images per file; at 49 cells of 1024 dimensions, 200 MB in fp32

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForImageClassification
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    AutoProcessor,
+    AutoTokenizer,
+    CLIPProcessor,
+    pipeline,
+)
 
-from modeling_taidpt import CLIPResNetConfig, CLIPResNetModel, TaiDptModel
+from modeling_taidpt import DEFAULT_CHECKPOINT, CLIPResNetConfig, CLIPResNetModel, TaiDptConfig, TaiDptModel
 
 from .conftest import make_clip
 
@@ -89,3 +100,161 @@ def test_class_embeddings_stay_in_fp32_beside_a_half_precision_clip(model, tmp_p
     assert loaded.clip.visual_projection.weight.dtype == torch.bfloat16
     assert loaded.class_embeddings_global.dtype == torch.float32
     torch.testing.assert_close(score(loaded, pixel_values)[0], score(model, pixel_values)[0], atol=5e-2, rtol=0)
+
+
+# ------------------------------------------------------------------ what a saved folder holds
+
+
+def test_the_auto_classes_find_everything_in_a_saved_folder(model, tmp_path, pixel_values):
+    model.save_pretrained(tmp_path)
+    assert type(AutoConfig.from_pretrained(tmp_path)) is TaiDptConfig
+    assert type(AutoModel.from_pretrained(tmp_path)) is TaiDptModel
+    assert type(AutoModelForImageClassification.from_pretrained(tmp_path)) is TaiDptModel
+    assert AutoTokenizer.from_pretrained(tmp_path)("a dog")["input_ids"][0] == 49406
+    assert AutoImageProcessor.from_pretrained(tmp_path).crop_size["height"] == 32
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    assert type(processor) is CLIPProcessor
+    assert processor.image_processor.crop_size["height"] == 32
+    assert pipeline("multi-label-image-classification", model=str(tmp_path)).model.config.labels == LABELS
+    names = {file.name for file in tmp_path.iterdir()}
+    assert {"README.md", "handler.py", "modeling_taidpt.py", "multi_label_image_classification.py"} < names
+    assert not [name for name in names if name.startswith(".") or name.endswith(".bin")]
+    # only the stored configuration speaks of code
+    assert "AutoModel" in json.loads((tmp_path / "config.json").read_text())["auto_map"]
+    assert not hasattr(model.config, "auto_map") and not hasattr(model.config, "custom_pipelines")
+    model.save_pretrained(tmp_path / "bare", include_code=False)
+    assert not list((tmp_path / "bare").glob("*.py"))
+    assert "auto_map" not in json.loads((tmp_path / "bare" / "config.json").read_text())
+
+
+def test_shards_load_and_a_later_save_leaves_no_old_ones(model, tmp_path, pixel_values):
+    model.save_pretrained(tmp_path, max_shard_size="1MB")
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    loaded = TaiDptModel.from_pretrained(tmp_path, device_map="cpu")
+    assert torch.equal(score(loaded, pixel_values)[0], score(model, pixel_values)[0])
+    loaded.save_pretrained(tmp_path)  # into the folder that it came from
+    assert [file.name for file in tmp_path.glob("model*.safetensors*")] == ["model.safetensors"]
+    assert torch.equal(score(TaiDptModel.from_pretrained(tmp_path), pixel_values)[0], score(model, pixel_values)[0])
+
+
+def test_an_interrupted_save_leaves_the_old_files_whole(model, tmp_path, monkeypatch):
+    model.save_pretrained(tmp_path)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("modeling_taidpt.repository.copy_code", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        model.with_labels(["horse"]).save_pretrained(tmp_path)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+    assert model.config.prompts_only is False and not hasattr(model.config, "auto_map")
+
+
+def test_weights_are_read_from_safetensors_alone(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="read from safetensors files alone"):
+        TaiDptModel.from_pretrained(tmp_path, use_safetensors=False)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(OSError, match=r"^The folder [^\n]* holds no whole model: [^\n]*$"):
+        TaiDptModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("cut", [10, 100_000])
+def test_a_broken_weight_file_is_one_sentence(model, tmp_path, cut):
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:cut])
+    with pytest.raises(OSError, match=r"^A weight file of '[^\n]*' is broken or cut off \([^\n]*again\.$"):
+        TaiDptModel.from_pretrained(tmp_path)
+
+
+def test_no_such_folder_is_one_sentence(tmp_path):
+    for name in (str(tmp_path / "absent"), "./absent"):
+        with pytest.raises(OSError, match=r"^'[^\n]*absent' is neither a folder nor the name[^\n]*\.$"):
+            TaiDptModel.from_pretrained(name)
+        with pytest.raises(OSError, match="is neither a folder"):
+            TaiDptModel.from_clip(name, labels=LABELS)
+    with pytest.raises(OSError, match=r"^'org/absent' is not in the cache and [^\n]* cannot be reached[^\n]*\.$"):
+        TaiDptModel.from_pretrained("org/absent")  # the tests run without network
+    with pytest.raises(ValueError, match=r"is a `None` checkpoint|holds no whole model"):
+        (tmp_path / "empty").mkdir()
+        TaiDptModel.from_pretrained(tmp_path / "empty")
+
+
+# ------------------------------------------------------------------ prompts only
+
+
+@pytest.fixture
+def base(tmp_path):
+    make_clip().save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.mark.parametrize("specific", [False, True])
+def test_prompts_only_checkpoints_are_small_and_whole(base, specific, tmp_path, pixel_values):
+    options = {"class_specific_context": specific, "num_context_tokens": 4}
+    model = TaiDptModel.from_clip(str(base), labels=LABELS, **options)
+    folder = tmp_path / "prompts"
+    model.save_pretrained(folder, prompts_only=True, max_shard_size="1KB")
+    vectors = 2 * (len(LABELS) if specific else 1) * 4
+    assert size(folder) - vectors * 32 * 4 < 1000  # the header
+    assert not (folder / "tokenizer.json").exists()  # found beside the base
+    assert AutoImageProcessor.from_pretrained(folder).crop_size["height"] == 32
+    for loader in (TaiDptModel, AutoModel, AutoModelForImageClassification):
+        for options in ({}, {"device_map": "cpu"}):
+            loaded = loader.from_pretrained(folder, **options)
+            assert torch.equal(score(loaded, pixel_values)[0], score(model, pixel_values)[0])
+    half = TaiDptModel.from_pretrained(folder, dtype=torch.bfloat16)  # rounding does not make another base of it
+    assert half.clip.visual_projection.weight.dtype == torch.bfloat16
+    assert loaded.with_labels(["horse"]).config.labels == ["horse"]
+    loaded.save_pretrained(tmp_path / "full")
+    assert torch.equal(
+        score(TaiDptModel.from_pretrained(tmp_path / "full"), pixel_values)[0], score(model, pixel_values)[0]
+    )
+
+
+def test_shared_contexts_of_a_clip_of_real_width_stay_under_200_kb(tmp_path):
+    model = TaiDptModel.from_clip(DEFAULT_CHECKPOINT, labels=LABELS)
+    model.save_pretrained(tmp_path, prompts_only=True)
+    config, weights = (tmp_path / "config.json").stat().st_size, (tmp_path / "model.safetensors").stat().st_size
+    assert config + weights < 200_000
+    assert TaiDptModel.from_pretrained(tmp_path).config.base_model_name_or_path == "taidpt-coco80"
+
+
+def test_another_base_is_noticed(base, tmp_path, pixel_values):
+    folder = tmp_path / "prompts"
+    model = TaiDptModel.from_clip(str(base), labels=LABELS)
+    model.save_pretrained(folder, prompts_only=True)
+    make_clip(seed=1).save_pretrained(base)  # other weights under the same name
+    with pytest.raises(ValueError, match=r"^The prompts in [^\n]* were learned on other weights than [^\n]*anew\.$"):
+        TaiDptModel.from_pretrained(folder)
+    make_resnet().save_pretrained(base)
+    with pytest.raises(ValueError, match=r"learned on a CLIP with `vision_config` clip_vision_model of width 32"):
+        TaiDptModel.from_pretrained(folder)
+    make_clip().save_pretrained(tmp_path / "moved")
+    loaded = TaiDptModel.from_pretrained(folder, base_model_name_or_path=str(tmp_path / "moved"))
+    assert torch.equal(score(loaded, pixel_values)[0], score(model, pixel_values)[0])
+
+
+def test_a_missing_base_is_one_sentence(base, tmp_path):
+    folder = tmp_path / "prompts"
+    TaiDptModel.from_clip(str(base), labels=LABELS).save_pretrained(folder, prompts_only=True)
+    base.rename(tmp_path / "gone")
+    with pytest.raises(OSError, match=r"^The base '[^\n]*base' of the prompts in [^\n]* cannot be loaded [^\n]*\.$"):
+        TaiDptModel.from_pretrained(folder)
+    stored = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**stored, "base_model_name_or_path": None}))
+    with pytest.raises(ValueError, match=r"^The checkpoint [^\n]* does not say on which CLIP they were learned[^\n]*"):
+        TaiDptModel.from_pretrained(folder)
+
+
+def test_prompts_on_a_random_clip_refuse_to_run(base, tmp_path, pixel_values):
+    TaiDptModel.from_clip(str(base), labels=LABELS).save_pretrained(tmp_path, prompts_only=True)
+    random = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))
+    with pytest.raises(ValueError, match="stand on a random CLIP: load it with"):
+        random(pixel_values=pixel_values)
+    with pytest.raises(ValueError, match="A baked model has no prompts"):
+        TaiDptModel.from_pretrained(tmp_path).bake().save_pretrained(tmp_path, prompts_only=True)
