@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps
 
 from .caption_labels import multi_hot
+from .hub import clip_image_processor, find_image_processor
 
 
 class ImageCollator:
@@ -63,4 +64,4 @@ def open_image(picture: Any) -> Image.Image:
     return ImageOps.exif_transpose(picture).convert("RGB")
 
 
-__all__ = ["ImageCollator", "open_image"]
+__all__ = ["ImageCollator", "clip_image_processor", "find_image_processor", "open_image"]
