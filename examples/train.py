@@ -9,23 +9,19 @@ Every training argument of transformers works, as `--learning_rate 1e-3 --report
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from transformers import HfArgumentParser
 
 from modeling_taidpt import (
     DEFAULT_CHECKPOINT,
-    CaptionLabeler,
     TaiDptModel,
     TaiDptTrainer,
     TaiDptTrainingArguments,
-    load_class_table,
+    find_recipe,
+    read_labels,
 )
-
-PRESETS = ("coco80", "voc20", "nuswide81")
 
 
 @dataclass
@@ -42,7 +38,7 @@ class DataArguments:
     clip: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "CLIP on the Hub or in a folder."})
     use_recipe: str = field(
         default="recommended",
-        metadata={"help": "`recommended`: the base's own recipe if it has one; `paper`; or a JSON file."},
+        metadata={"help": "`recommended`: the base's own recipe if it has one; `paper`; or a JSON or YAML file."},
     )
     num_context_tokens: int | None = field(default=None, metadata={"help": "Context vectors in a prompt."})
     class_specific_context: bool | None = field(default=None, metadata={"help": "Contexts of its own for each class."})
@@ -50,34 +46,12 @@ class DataArguments:
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in the output folder."})
 
 
-def read_labels(text: str) -> tuple[list[str], CaptionLabeler | None]:
-    """The labels, and a labeler where synonyms are given."""
-    if text in PRESETS:
-        return [entry["name"] for entry in load_class_table(text)], CaptionLabeler.from_preset(text)
-    if Path(text).suffix in (".json", ".yaml", ".yml"):
-        labeler = CaptionLabeler.from_file(text)
-        return labeler.labels, labeler
-    if Path(text).suffix == ".txt":
-        return [label.strip() for label in Path(text).read_text(encoding="utf-8").splitlines() if label.strip()], None
-    return [label.strip() for label in text.split(",") if label.strip()], None
-
-
-def read_recipe(data: DataArguments) -> dict:
-    """The base's own recipe, one from a JSON file, or none for the paper's."""
-    if Path(data.use_recipe).suffix == ".json":
-        return json.loads(Path(data.use_recipe).read_text(encoding="utf-8"))
-    if data.use_recipe != "recommended":
-        return {}
-    return TaiDptModel.from_clip(data.clip, ["anything"]).config.recommended_recipe or {}
-
-
 def main(command: list[str] | None = None) -> dict[str, float]:
     command = sys.argv[1:] if command is None else command
     data = HfArgumentParser(DataArguments).parse_args_into_dataclasses(command, return_remaining_strings=True)[0]
-    recipe = read_recipe(data)
+    recipe = find_recipe(data.use_recipe, data.clip)
     parser = HfArgumentParser((DataArguments, TaiDptTrainingArguments))
-    if recipe:  # what the command says wins
-        parser.set_defaults(**recipe.get("training", {}), recipe=Path(data.use_recipe).stem)
+    parser.set_defaults(**recipe["training"], recipe=recipe["name"])  # what the command says wins
     data, args = parser.parse_args_into_dataclasses(command)
 
     labels, labeler = read_labels(data.labels)

@@ -11,6 +11,7 @@ from .captions import CaptionLabeler, load_class_table, load_templates, suggest_
 from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
 from .convert_openai import convert_openai_checkpoint, convert_openai_clip
 from .convert_taidpt import convert_taidpt_checkpoint
+from .label_files import read_labels
 from .losses import LOSSES, get_loss
 from .metrics import (
     average_precision,
@@ -28,6 +29,7 @@ from .tagging import TaggingReport, tag_images
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
 from .trainer_taidpt import TaiDptTrainer
 from .training_arguments_taidpt import TaiDptTrainingArguments
+from .training_setup import find_recipe, set_up_training
 from .word_counts import count_words
 
 AutoConfig.register("taidpt", TaiDptConfig, exist_ok=True)
@@ -62,6 +64,7 @@ __all__ = [
     "convert_taidpt_checkpoint",
     "count_words",
     "default_labeler",
+    "find_recipe",
     "fit_score_calibration",
     "get_loss",
     "load_class_table",
@@ -71,7 +74,9 @@ __all__ = [
     "multilabel_f1",
     "paired_bootstrap",
     "read_captions",
+    "read_labels",
     "read_merges",
+    "set_up_training",
     "suggest_synonyms",
     "tag_images",
 ]

@@ -18,8 +18,9 @@ from .cli_captions import classes, label
 from .cli_common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
 from .cli_predict import predict
 from .cli_tag import tag
+from .cli_train import train
 
-COMMANDS = (predict, tag, label, classes)
+COMMANDS = (predict, tag, label, train, classes)
 
 BAD_INPUT = (ValueError, OSError, TypeError, ImportError)
 

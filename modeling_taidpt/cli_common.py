@@ -119,8 +119,8 @@ def naming_model(name: str) -> Iterator[None]:
                 if isinstance(cause, kind):
                     raise ValueError(f"The model {name!r} cannot be loaded: {reason}.") from error
             cause = cause.__cause__ or cause.__context__
-        if name in str(error):
-            raise
+        if isinstance(error, ValueError) or name in str(error):
+            raise  # it says what is wrong itself
         raise ValueError(f"The model {name!r} cannot be loaded: {one_sentence(error)}") from error
 
 

@@ -1,0 +1,173 @@
+"""`taidpt train`: learns prompts from captions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_common import (
+    DEFAULT_MODEL,
+    JsonOption,
+    make_table,
+    naming_model,
+    print_json,
+    say,
+    stdout,
+    without_loading_bar,
+    working,
+)
+
+REPORTED = {
+    "zero_shot_caption_map": "template, mAP on held-out captions",
+    "caption_map": "learned, mAP on held-out captions",
+    "template_cosine": "cosine of learned and template",
+}
+ABLATIONS = "Ablations of the paper"
+
+
+def train(
+    labels: Annotated[
+        str,
+        typer.Option(
+            "--labels", "-l", help="coco80, voc20, nuswide81, a file of labels or class table, or words with commas."
+        ),
+    ],
+    captions: Annotated[
+        str, typer.Option("--captions", "-c", help="Text, CSV, JSON, JSON lines or Parquet file of captions.")
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    base: Annotated[
+        str, typer.Option("--base", "-b", help="CLIP to learn on: folder or Hub repository. The default ships.")
+    ] = DEFAULT_MODEL,
+    recipe: Annotated[
+        str, typer.Option("--recipe", "-r", help="recommended (the base's own), paper, another name, or a file.")
+    ] = "recommended",
+    eval_captions: Annotated[
+        str | None, typer.Option("--eval-captions", help="File of held-out captions, instead of a share.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Captions per step.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    loss: Annotated[str | None, typer.Option(help="ranking, bce, focal, asl.", rich_help_panel=ABLATIONS)] = None,
+    max_captions: Annotated[
+        int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=ABLATIONS)
+    ] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Context vectors in a prompt.", rich_help_panel=ABLATIONS)
+    ] = None,
+    class_specific: Annotated[
+        bool | None,
+        typer.Option("--class-specific/--shared", help="Contexts per class, or one.", rich_help_panel=ABLATIONS),
+    ] = None,
+    templates: Annotated[
+        bool | None,
+        typer.Option("--templates/--no-templates", help="Templates among the captions.", rich_help_panel=ABLATIONS),
+    ] = None,
+    local_weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="0 scores globally alone, 1 locally alone.", rich_help_panel=ABLATIONS),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any training argument or model option; may be repeated."),
+    ] = None,
+    prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Save the prompts without the CLIP.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn prompts for your labels from captions; no image is needed.
+
+    Captions are labelled with the labels that they name, encoded once and kept on disk. The base's recommended recipe
+    is used where it has one, else the paper's. The report compares the learned prompts with "a photo of a {}." on
+    captions that were held out.
+
+    **Examples**
+
+    - `taidpt train --labels labels.txt --captions corpus.txt --output runs/pets`
+    - `taidpt train -l coco80 -c captions.jsonl -o runs/coco --base openai/clip-vit-base-patch16 --recipe paper`
+    - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --set learning_rate=1e-3 --set save_steps=100 --resume`
+    """
+    chosen: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "num_train_epochs": epochs,
+        "max_steps": steps,
+        "per_device_train_batch_size": batch_size,
+        "seed": seed,
+        "loss": loss,
+        "max_captions": max_captions,
+        "num_context_tokens": context_tokens,
+        "class_specific_context": class_specific,
+        "add_templates": templates,
+        "local_weight": local_weight,
+        "save_prompts_only": prompts_only or None,
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None} | _read_settings(settings or [])
+    with working(as_json):
+        result = _train(labels, captions, output, base, recipe, eval_captions, chosen, resume)
+    if as_json:
+        print_json(result)
+        return
+    table = make_table("", " ")
+    for name, title in REPORTED.items():
+        if name in result["metrics"]:
+            table.add_row(title, f"{result['metrics'][name]:.2f}")
+    stdout().print(table)
+    stdout().print(f"The model is in {output}. Try it: taidpt predict photo.jpg --model {output}")
+
+
+def _read_settings(settings: list[str]) -> dict[str, str]:
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"--set {setting!r} is no NAME=VALUE: write --set learning_rate=1e-3.")
+        values[name.strip().replace("-", "_")] = value.strip()
+    return values
+
+
+def _train(
+    labels: str,
+    captions: str,
+    output: Path,
+    base: str,
+    recipe: str,
+    eval_captions: str | None,
+    settings: dict[str, Any],
+    resume: bool,
+) -> dict[str, Any]:
+    """Trains and saves; returns what there is to report."""
+    for path in filter(None, (captions, eval_captions)):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no caption file {path!r}: check the path.")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
+    from .label_files import read_labels
+
+    names, labeler = read_labels(labels, str(settings.get("labeling_method", "forms")))
+    from .api import TaiDptTrainer
+    from .atomic import staged_folder
+    from .training_setup import find_recipe, set_up_training
+
+    with naming_model(base):
+        recipe_found = find_recipe(recipe, base)
+        settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
+        with without_loading_bar():
+            model, arguments = set_up_training(base, names, output, recipe_found, settings)
+    trainer = TaiDptTrainer(model, arguments, train_dataset=captions, eval_dataset=eval_captions, labeler=labeler)
+    try:
+        metrics = trainer.train(resume_from_checkpoint=resume or None).metrics
+        with staged_folder(output) as staged, without_loading_bar():
+            trainer.save_model(str(staged))
+    except KeyboardInterrupt:
+        if any(output.glob("checkpoint-*")):
+            say(f"The checkpoints in {output} stay: go on with --resume.")
+        raise
+    return {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
+
+
+__all__ = ["train"]
