@@ -1,0 +1,111 @@
+"""What other image sizes, the whole image, mirror images, windows and dense features do to the mAP of a checkpoint.
+
+    python examples/study_views.py --images coco_train voc2012 --fold 0           # the selection photographs
+    python examples/study_views.py --images coco_val_dev --rows plain "whole, 288, flip"   # the chosen row, once
+
+Each DIR holds `labels.json` and `images/`, as for `evaluate.py`. Gains are over the first row, with the interval of a
+paired bootstrap over photographs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from evaluate import BRANCHES, read_photographs
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, HfArgumentParser
+
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, mean_average_precision, paired_bootstrap
+from modeling_taidpt.pipelines.heatmaps import processor_for
+
+ROWS: dict[str, dict] = {
+    "plain": {},
+    "flip": {"flip": True},
+    "whole": {"center_crop": False},
+    "whole, flip": {"center_crop": False, "flip": True},
+    "crop, 288": {"image_size": 288},
+    "whole, 256": {"center_crop": False, "image_size": 256},
+    "whole, 288": {"center_crop": False, "image_size": 288},
+    "whole, 352": {"center_crop": False, "image_size": 352},
+    "whole, 448": {"center_crop": False, "image_size": 448},
+    "whole, 256, flip": {"center_crop": False, "image_size": 256, "flip": True},
+    "whole, 288, flip": {"center_crop": False, "image_size": 288, "flip": True},
+    "whole, 352, flip": {"center_crop": False, "image_size": 352, "flip": True},
+    "whole, windows": {"center_crop": False, "multi_crop": True},
+    "whole, windows, flip": {"center_crop": False, "multi_crop": True, "flip": True},
+    "whole, 352, windows": {"center_crop": False, "image_size": 352, "multi_crop": True},
+    "plain, naclip": {"dense_features": "naclip"},
+    "whole, naclip": {"center_crop": False, "dense_features": "naclip"},
+}
+VOC_TO_COCO = {
+    "aeroplane": "airplane",
+    "diningtable": "dining table",
+    "motorbike": "motorcycle",
+    "pottedplant": "potted plant",
+    "sofa": "couch",
+    "tvmonitor": "tv",
+}
+
+
+@dataclass
+class Arguments:
+    """What to measure, on what."""
+
+    images: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
+    rows: list[str] | None = field(default=None, metadata={"help": "Rows of the table; all by default."})
+    model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint."})
+    fold: int | None = field(default=None, metadata={"help": "Only images whose name has CRC32 mod 5 equal to this."})
+    resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples over photographs."})
+
+
+@torch.no_grad()
+def score(model: TaiDptModel, processor, files: list[str], row: dict) -> dict[str, torch.Tensor]:
+    """Logits `(images, classes)` of each branch, image by image as their sizes differ."""
+    model.config.dense_features = row.get("dense_features", "value")
+    views = {name: row[name] for name in ("flip", "multi_crop") if name in row}
+    logits: dict[str, list[torch.Tensor]] = {branch: [] for branch in BRANCHES}
+    for file in tqdm(files, leave=False):
+        image = Image.open(file).convert("RGB")
+        size = (image.height, image.width)
+        pixels = processor_for(
+            processor, size, row.get("image_size"), row.get("center_crop"), model.config.patch_size
+        )(image)
+        outputs = model(pixel_values=pixels, interpolate_pos_encoding=True, **views)
+        for branch, values in zip(
+            BRANCHES, (outputs.logits_global, outputs.logits_local, outputs.logits), strict=True
+        ):
+            logits[branch].append(values)  # (1, classes)
+    return {branch: torch.cat(values) for branch, values in logits.items()}
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    rows = {name: ROWS[name] for name in arguments.rows or ROWS}
+    processor = AutoImageProcessor.from_pretrained(arguments.model)
+    for folder in arguments.images:
+        photographs, categories = read_photographs(Path(folder), arguments.fold)
+        model = TaiDptModel.from_pretrained(arguments.model).with_labels(
+            [VOC_TO_COCO.get(name, name) for name in categories]
+        )
+        labels = np.zeros((len(photographs), len(categories)), dtype=np.int64)  # (images, classes)
+        for image, present in enumerate(photographs["labels"]):
+            labels[image, present] = 1
+        print(f"{folder}: {len(photographs)} photographs, {len(categories)} classes")
+        first = None
+        for name, row in rows.items():
+            scores = score(model, processor, photographs["file"], row)
+            first = scores["merged"] if first is None else first
+            gain = paired_bootstrap(scores["merged"], first, labels, num_resamples=arguments.resamples, seed=0)
+            maps = "  ".join(f"{b} {mean_average_precision(v, labels)['map']:5.1f}" for b, v in scores.items())
+            print(
+                f"  {name:22s} {maps}  gain {gain['difference']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
