@@ -1,6 +1,20 @@
-"""The dual encoders of transformers that prompts are learned on, behind one image side.
+"""The dual encoders of transformers that prompts are learned on, behind one text side and one image side.
 
-What differs between them stands here and nowhere else.
+What differs between them stands here and nowhere else. Exact everywhere: pooled image features equal the model's
+`get_image_features`, pooled features of texts its `get_text_features`, as the model was trained (padding, mask and
+pooling are its own). Where the method leaves a choice, because the paper has CLIP only:
+
+- CLIP, MetaCLIP, MetaCLIP 2: a causal text tower, pooled at the end of text. The prefix that prompts share is computed
+  once, which is exact under a causal mask.
+- SigLIP, SigLIP 2: no causal mask, so nothing is shared and every prompt is encoded whole. Texts are padded on the
+  right to `max_position_embeddings` tokens, without a mask, and pooled at the last one, whatever it is; prompts have
+  no start token, for the model has none. The token features of a caption are those of its own tokens, through the
+  pooled token's head; the padding's are left out.
+- Chinese-CLIP, AltCLIP: a BERT, pooled at the first token; prompts are `[CLS] V1 .. VM <name> . [SEP]`.
+
+Image towers end in a class token and a projection, or (SigLIP) in an attention pool; the dense feature of a patch is
+then what the pool makes of that patch alone. SigLIP 2 with free resolution takes `(batch, 3, height, width)` here, cut
+into patches as its own image processor cuts them.
 """
 
 from __future__ import annotations
@@ -9,19 +23,153 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from transformers import CLIPModel
+from transformers import (
+    AltCLIPModel,
+    ChineseCLIPModel,
+    CLIPModel,
+    MetaClip2Model,
+    PreTrainedModel,
+    Siglip2Model,
+    SiglipModel,
+)
+from transformers.masking_utils import create_bidirectional_mask
 
 from .modeling_clip_resnet import CLIPResNetModel
+from .tokenization_taidpt import find_end_of_text
 
-DualEncoder: TypeAlias = CLIPModel | CLIPResNetModel
-MODEL_CLASSES: dict[str, type] = {"clip": CLIPModel, "clip_resnet": CLIPResNetModel}
+DualEncoder: TypeAlias = (
+    CLIPModel | CLIPResNetModel | MetaClip2Model | SiglipModel | Siglip2Model | ChineseCLIPModel | AltCLIPModel
+)
+MODEL_CLASSES: dict[str, type[PreTrainedModel]] = {
+    "clip": CLIPModel,
+    "clip_resnet": CLIPResNetModel,
+    "metaclip_2": MetaClip2Model,
+    "siglip": SiglipModel,
+    "siglip2": Siglip2Model,
+    "chinese_clip": ChineseCLIPModel,
+    "altclip": AltCLIPModel,
+}
+
+
+class TextSide:
+    """A causal text tower that is pooled at the end of text: CLIP's and MetaCLIP 2's.
+
+    Attributes:
+        shares_prefix (`bool`): whether tokens before the first that differs have the same states in every prompt.
+        pads_prompts (`bool`): whether prompts are padded to `max_length` tokens, and the padding is seen.
+        max_length (`int`): most tokens of a text.
+        modules (`list[nn.Module]`): everything that text features depend on.
+    """
+
+    shares_prefix = True
+    pads_prompts = False
+
+    def __init__(self, clip: Any) -> None:
+        self.tower = clip.text_model
+        self.max_length = text_length(clip.config)
+        projection: nn.Module | None = getattr(clip, "text_projection", None)
+        self.modules = [self.tower] if projection is None else [self.tower, projection]
+        self.projection = projection
+
+    @property
+    def token_embedding(self) -> nn.Embedding:
+        """The embedding of tokens, whose rows context vectors stand among."""
+        return self.tower.get_input_embeddings()
+
+    def parameters(self) -> list[torch.Tensor]:
+        """All parameters that text features depend on."""
+        return [parameter for module in self.modules for parameter in module.parameters()]
+
+    def find_end(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, eos_token_id: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Place of the end of each text `(batch,)` and the mask of its tokens `(batch, length)`.
+
+        Raises:
+            ValueError: a text has no end, or is padded and there is no mask.
+        """
+        return find_end_of_text(input_ids, attention_mask, eos_token_id)
+
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, end: torch.Tensor, pad_token_id: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pooled `(batch, dim)` and token `(batch, length, dim)` features of texts, not normalised."""
+        hidden = self.tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        tokens = self.projection(hidden)  # (batch, length, dim)
+        return tokens[torch.arange(len(tokens), device=tokens.device), end], tokens
+
+    def encode_prompts(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pooled features `(prompts, dim)` of whole prompts, given as embeddings `(prompts, length, width)`.
+
+        Args:
+            embeds (`torch.Tensor` of shape `(prompts, length, width)`): token embeddings and context vectors.
+            mask (`torch.Tensor` of shape `(prompts, length)`): 1 for tokens, 0 for padding on the right.
+        """
+        raise NotImplementedError("A causal tower shares the prefix: see `PromptLearner`.")
+
+
+class SiglipTextSide(TextSide):
+    """SigLIP's text tower: no mask at all, padded to its full length, pooled at the last token."""
+
+    shares_prefix = False
+    pads_prompts = True
+
+    def find_end(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, eos_token_id: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`TextSide.find_end`]; SigLIP pads with its end token, the first one ends the text."""
+        if attention_mask is None:
+            end, _ = find_end_of_text(input_ids, torch.ones_like(input_ids), eos_token_id)
+            attention_mask = (torch.arange(input_ids.shape[1], device=end.device) <= end[:, None]).long()
+        attention_mask = attention_mask.to(input_ids.device)  # (batch, length)
+        if bool((attention_mask[:, :1] == 0).any()):
+            raise ValueError(
+                "The captions are padded on the left: tokenize with padding_side='right', as in training."
+            )
+        return attention_mask.sum(dim=1) - 1, attention_mask
+
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, end: torch.Tensor, pad_token_id: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`TextSide.encode`]."""
+        length = input_ids.shape[1]
+        input_ids = input_ids.masked_fill(attention_mask == 0, pad_token_id)  # (batch, length)
+        input_ids = nn.functional.pad(input_ids, (0, self.max_length - length), value=pad_token_id)
+        outputs = self.tower(input_ids=input_ids)  # (batch, max_length)
+        return outputs.pooler_output, self.tower.head(outputs.last_hidden_state[:, :length])
+
+    def encode_prompts(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """As [`TextSide.encode_prompts`]; the padding is seen, as in training."""
+        hidden = self.tower.embeddings(inputs_embeds=embeds)  # (prompts, max_length, width)
+        attend = create_bidirectional_mask(config=self.tower.config, inputs_embeds=hidden, attention_mask=None)
+        hidden = self.tower.encoder(inputs_embeds=hidden, attention_mask=attend).last_hidden_state
+        return self.tower.head(self.tower.final_layer_norm(hidden[:, -1]))  # (prompts, dim)
+
+
+class BertTextSide(TextSide):
+    """A BERT as the text tower, pooled at its first token: Chinese-CLIP's and AltCLIP's."""
+
+    shares_prefix = False
+
+    def encode(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, end: torch.Tensor, pad_token_id: int | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As [`TextSide.encode`]."""
+        hidden = self.tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        tokens = self.projection(hidden)  # (batch, length, dim)
+        return tokens[:, 0], tokens
+
+    def encode_prompts(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """As [`TextSide.encode_prompts`]."""
+        hidden = self.tower(inputs_embeds=embeds, attention_mask=mask).last_hidden_state
+        return self.projection(hidden[:, 0])  # (prompts, dim)
 
 
 class ImageSide:
-    """A ViT tower: patches in, features in the joint space out; its blocks are `tower.encoder.layers`.
+    """A ViT tower with a class token: patches in, features in the joint space out.
 
     Attributes:
-        tower (`nn.Module`): the vision tower.
+        tower (`nn.Module`): the vision tower; its blocks are `tower.encoder.layers`.
         patch_size (`int`): pixels per cell side.
         prefix_tokens (`int`): tokens before the patches, 1 for a class token.
     """
@@ -43,13 +191,80 @@ class ImageSide:
 
     def project(self, patches: torch.Tensor) -> torch.Tensor:
         """Patches `(batch, patches, width)` to the joint space, `(batch, patches, dim)`."""
-        projection: nn.Module = self.clip.visual_projection
-        return projection(self.tower.post_layernorm(patches))  # (batch, patches, dim)
+        return self.clip.visual_projection(self.tower.post_layernorm(patches))  # (batch, patches, dim)
+
+
+class SiglipImageSide(ImageSide):
+    """SigLIP's ViT: no class token, an attention pool with an MLP in place of the projection."""
+
+    prefix_tokens = 0
+
+    def embed(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> torch.Tensor:
+        """As [`ImageSide.embed`]."""
+        return self.tower.embeddings(pixel_values, interpolate_pos_encoding=interpolate_pos_encoding)
+
+    def pool(self, hidden: torch.Tensor) -> torch.Tensor:
+        """As [`ImageSide.pool`]."""
+        return self.tower.head(self.tower.post_layernorm(hidden))  # (batch, dim)
+
+    def project(self, patches: torch.Tensor) -> torch.Tensor:
+        """As [`ImageSide.project`]: the attention pool looks at each patch alone."""
+        alone = self.tower.post_layernorm(patches).flatten(0, 1)[:, None]  # (batch * patches, 1, width)
+        return self.tower.head(alone).unflatten(0, patches.shape[:2])  # (batch, patches, dim)
+
+
+class Siglip2ImageSide(SiglipImageSide):
+    """SigLIP 2's ViT of free resolution: positions always fit the grid."""
+
+    def embed(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> torch.Tensor:
+        """As [`ImageSide.embed`]; a side that is no multiple of the patch loses its last pixels."""
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"`pixel_values` has the shape {tuple(pixel_values.shape)}, (batch, 3, height, width) is needed: use "
+                "an image processor that resizes and cuts no patches, as `SiglipImageProcessor`."
+            )
+        side = self.patch_size
+        height, width = (length // side for length in pixel_values.shape[-2:])
+        patches = pixel_values[..., : height * side, : width * side].unflatten(3, (width, side))
+        patches = patches.unflatten(2, (height, side))  # (batch, 3, height, side, width, side)
+        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (batch, patches, side * side * 3)
+        shapes = torch.tensor([[height, width]] * len(patches), device=patches.device)  # (batch, 2)
+        return self.tower.embeddings(patches, shapes)  # (batch, patches, width)
+
+
+TEXT_SIDES: dict[str, type[TextSide]] = {
+    "siglip": SiglipTextSide,
+    "siglip2": SiglipTextSide,
+    "chinese_clip": BertTextSide,
+    "altclip": BertTextSide,
+}
+IMAGE_SIDES: dict[str, type[ImageSide]] = {"siglip": SiglipImageSide, "siglip2": Siglip2ImageSide}
+
+
+def text_side(clip: Any) -> TextSide:
+    """The text side of a dual encoder."""
+    return TEXT_SIDES.get(clip.config.model_type, TextSide)(clip)
 
 
 def image_side(clip: Any) -> ImageSide:
     """The image side of a dual encoder whose vision tower is a ViT."""
-    return ImageSide(clip)
+    return IMAGE_SIDES.get(clip.config.model_type, ImageSide)(clip)
 
 
-__all__ = ["MODEL_CLASSES", "DualEncoder", "ImageSide", "image_side"]
+def text_length(clip_config: Any) -> int:
+    """Most tokens of a text; RoBERTa's first positions stand for padding."""
+    text_config = clip_config.text_config
+    reserved = text_config.pad_token_id + 1 if clip_config.model_type == "altclip" else 0
+    return text_config.max_position_embeddings - reserved
+
+
+__all__ = [
+    "IMAGE_SIDES",
+    "MODEL_CLASSES",
+    "DualEncoder",
+    "ImageSide",
+    "TextSide",
+    "image_side",
+    "text_length",
+    "text_side",
+]

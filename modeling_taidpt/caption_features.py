@@ -15,6 +15,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from .backbones import text_side
 from .feature_cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
 from .feature_shards import CAPTION_COLUMNS
 from .fingerprints import corpus_fingerprint
@@ -148,8 +149,7 @@ class _CaptionEncoder(Encoder):
     ) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.dtype, self.batch_size, self.bf16 = getattr(torch, dtype), batch_size, bf16
-        text_config = model.config.clip_config.text_config
-        self.max_length = min(tokenizer.model_max_length, text_config.max_position_embeddings)
+        self.max_length = min(tokenizer.model_max_length, text_side(model.clip).max_length)
 
     def __call__(self, texts: list[str], bar: tqdm) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Global `(dim,)` and token `(length, dim)` features of each text, in the cache's precision."""
@@ -158,7 +158,9 @@ class _CaptionEncoder(Encoder):
         features: list[tuple[torch.Tensor, torch.Tensor]] = [None] * len(ids)  # type: ignore[list-item]
         for start in range(0, len(order), self.batch_size):
             members = order[start : start + self.batch_size]
-            batch = self.tokenizer.pad({"input_ids": [ids[index] for index in members]}, return_tensors="pt")
+            rows = {"input_ids": [ids[index] for index in members]}
+            options = {"padding_side": "right", "return_attention_mask": True}
+            batch = self.tokenizer.pad(rows, return_tensors="pt", **options)
             pooled, tokens = self._encode(batch["input_ids"], batch["attention_mask"])
             for place, index in enumerate(members):
                 features[index] = (pooled[place], tokens[place, : len(ids[index])])

@@ -116,7 +116,7 @@ class TaiDptConfig(PreTrainedConfig):
 
     Args:
         clip_config (`CLIPConfig` or [`CLIPResNetConfig`] or `dict`, *optional*):
-            Configuration of the CLIP that the prompts are learned on.
+            Configuration of the CLIP that the prompts are learned on, or of another dual encoder (`backbones.py`).
         num_context_tokens (`int`, *optional*, defaults to 16):
             Number M of context vectors in each prompt (paper, section 3.3).
         class_specific_context (`bool`, *optional*, defaults to `False`):
@@ -153,7 +153,10 @@ class TaiDptConfig(PreTrainedConfig):
         class_input_ids (`list[list[int]]`, *optional*):
             Token ids of the class names, without special tokens.
         bos_token_id, eos_token_id, period_token_id (`int`, *optional*):
-            Ids of the start and end of text and of the full stop in the vocabulary of the CLIP.
+            Ids of the start and end of text and of the full stop in the vocabulary of the CLIP; `None` where its
+            texts have none.
+        pad_token_id (`int`, *optional*):
+            Id that texts are padded with, where the text tower sees the padding (SigLIP).
         context_lengths (`list[int]`, *optional*):
             Context vectors used by each class of a class-specific model; all `num_context_tokens` by default.
             Shorter ones come from [`TaiDptModel.with_labels`], which gives template words to new labels.
@@ -212,9 +215,10 @@ class TaiDptConfig(PreTrainedConfig):
     pool_with_positions: bool = False
     class_names: Any = None
     class_input_ids: list[list[int]] | None = None
-    bos_token_id: int = 49406
-    eos_token_id: int = 49407
-    period_token_id: int = 269
+    bos_token_id: int | None = 49406
+    eos_token_id: int | None = 49407
+    period_token_id: int | None = 269
+    pad_token_id: int | None = None
     context_lengths: list[int] | None = None
     context_positions: list[str] | None = None
     shared_context: bool = False
@@ -266,7 +270,16 @@ class TaiDptConfig(PreTrainedConfig):
     @property
     def image_size(self) -> int:
         """Side in pixels of the images that the vision tower was made for, in whole cells."""
-        return self.clip_config.vision_config.image_size // self.patch_size * self.patch_size
+        vision_config = self.clip_config.vision_config
+        if vision_config.model_type == "siglip2_vision_model":  # it has a number of patches instead
+            return int(vision_config.num_patches**0.5) * self.patch_size
+        return vision_config.image_size // self.patch_size * self.patch_size
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the joint image-text space."""
+        width = getattr(self.clip_config, "projection_dim", None)
+        return self.clip_config.text_config.projection_size if width is None else width  # SigLIP has no projection
 
     def _check(self) -> None:
         if self.num_context_tokens < 1:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .backbones import DualEncoder, text_side
 from .class_embedding_cache import ClassEmbeddingCache
 from .configuration_taidpt import TaiDptConfig
 from .dense_features import image_features
+from .full_prompts import encode_full_prompts, lay_out_prompts
 from .hub import find_tokenizer
 from .image_views import encode_views
 from .prompt_learner import PromptLearner
 from .scores import normalize
-from .tokenization_taidpt import find_end_of_text
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 TEXT_BATCH = 256  # texts or prompts encoded at a time where no gradient is kept
@@ -25,7 +25,7 @@ class EncodingMixin:
     """Encodes with the frozen CLIP and the prompts of a model; [`TaiDptModel`] is the only class that mixes it in."""
 
     config: TaiDptConfig
-    clip: Any  # CLIPModel or CLIPResNetModel
+    clip: DualEncoder
     prompt_learner: PromptLearner
     class_embeddings_global: torch.Tensor
     class_embeddings_local: torch.Tensor
@@ -80,17 +80,28 @@ class EncodingMixin:
             both = self._compute_class_embeddings()  # (2, classes, dim)
         else:
             contexts = [self.prompt_learner.global_context, self.prompt_learner.local_context]
-            frozen = [*self.clip.text_model.parameters(), self.clip.text_projection.weight]
+            frozen = text_side(self.clip).parameters()
             both = self._class_embedding_cache.get(self._compute_class_embeddings, contexts, frozen)
         return both[0], both[1]
 
     def _compute_class_embeddings(self) -> torch.Tensor:
         """Class embeddings `(2, classes, dim)`; without gradients many classes go in pieces."""
-        count = len(self.config.labels)
+        count, side = len(self.config.labels), text_side(self.clip)
         step = count if torch.is_grad_enabled() else TEXT_BATCH
         pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
-        parts = [self.prompt_learner(self.clip.text_model, self.clip.text_projection, piece) for piece in pieces]
+        if side.shares_prefix:
+            parts = [self.prompt_learner(self.clip.text_model, self.clip.text_projection, piece) for piece in pieces]
+        else:
+            parts = [encode_full_prompts(self.prompt_learner, side, piece) for piece in pieces]
         return normalize(torch.cat(parts, dim=1))  # (2, classes, dim)
+
+    def _check_prompts(self) -> None:
+        """Raises a `ValueError` that names the first class whose prompt is too long for the text tower."""
+        side, classes = text_side(self.clip), range(self.config.num_labels)
+        if side.shares_prefix:
+            self.prompt_learner.layout(classes, torch.device("cpu"))
+        else:
+            lay_out_prompts(self.config, classes, side)
 
     @torch.no_grad()
     def encode_templates(
@@ -137,11 +148,18 @@ class EncodingMixin:
         """
         self._require_text_tower()
         tokenizer = self.get_tokenizer(tokenizer)
-        max_length = self.config.clip_config.text_config.max_position_embeddings
+        max_length = text_side(self.clip).max_length
         features = []
         for start in range(0, len(texts), TEXT_BATCH):
             batch = list(texts[start : start + TEXT_BATCH])
-            tokens = tokenizer(batch, padding=True, return_tensors="pt", verbose=False)
+            tokens = tokenizer(
+                batch,
+                padding=True,
+                padding_side="right",
+                return_attention_mask=True,
+                return_tensors="pt",
+                verbose=False,
+            )
             lengths = tokens["attention_mask"].sum(dim=1)  # (batch,)
             if int(lengths.max()) > max_length:
                 text = batch[int(lengths.argmax())]
@@ -154,7 +172,7 @@ class EncodingMixin:
     def encode_captions(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features of captions, pooled at the end-of-text token and of every token.
+        """Features of captions, pooled as the text tower pools (CLIP: at the end of text) and of every token.
 
         Args:
             input_ids (`torch.Tensor` of shape `(batch, length)`): token ids with start and end of text.
@@ -168,18 +186,18 @@ class EncodingMixin:
         Raises:
             ValueError: a caption has no end-of-text token, or is padded and there is no mask, or the model is baked.
         """
-        input_ids = input_ids.to(self.device)  # (batch, length)
-        eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
-        return self._encode_captions(input_ids, attention_mask, eot)
+        return self._encode_captions(input_ids, attention_mask)[:2]
 
     def _encode_captions(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, eot: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Global and token features of captions, and the mask of their tokens `(batch, length)`."""
         self._require_text_tower()
-        hidden = self.clip.text_model(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        tokens = normalize(self.clip.text_projection(hidden))  # (batch, length, dim)
-        tokens = tokens * attention_mask[:, :, None]  # (batch, length, dim)
-        return tokens[torch.arange(len(tokens), device=tokens.device), eot], tokens
+        side, input_ids = text_side(self.clip), input_ids.to(self.device)  # (batch, length)
+        end, mask = side.find_end(input_ids, attention_mask, self.config.eos_token_id)  # (batch,), (batch, length)
+        pooled, tokens = side.encode(input_ids, mask, end, self.config.pad_token_id)
+        tokens = normalize(tokens) * mask[:, :, None]  # (batch, length, dim)
+        return normalize(pooled), tokens, mask
 
     def encode_images(
         self,

@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from .backbones import text_side
+
 # Fields of TaiDptConfig that image features depend on.
 IMAGE_OPTIONS = ("dense_features", "flip", "multi_crop", "pool_with_positions")
 
@@ -30,9 +32,8 @@ def corpus_fingerprint(
         `str`: 32 hexadecimal digits.
     """
     digest = hashlib.sha256(settings.encode())
-    text_side = [model.clip.text_model, model.clip.text_projection]
     extra = {"taidpt_eos_token_id": model.config.eos_token_id}
-    _add_side(digest, model.config.clip_config.text_config, extra, text_side)
+    _add_side(digest, model.config.clip_config.text_config, extra, text_side(model.clip).modules)
     _add(digest, _tokenizer_rules(tokenizer))
     for caption in captions:
         _add(digest, caption.encode("utf-8", "surrogatepass"))

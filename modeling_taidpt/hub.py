@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
 from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, logging
 
+from .backbones import IMAGE_SIDES, MODEL_CLASSES, DualEncoder
 from .configuration_taidpt import TaiDptConfig
 from .hub_errors import PlainError, plain_errors
-from .modeling_clip_resnet import CLIPResNetModel
 from .tokenization_taidpt import ASSETS, clip_tokenizer
 
 logger = logging.get_logger(__name__)
@@ -25,18 +25,16 @@ SAMPLE_SIZE = 16  # weights of a base by which it is known again
 SAMPLE_TOLERANCE = 2e-2  # relative; twice what storing them in bfloat16 changes
 
 
-def clip_class(config: Any) -> type[CLIPModel] | type[CLIPResNetModel]:
-    """The model class of a CLIP configuration.
+def clip_class(config: Any) -> Any:
+    """The model class of a CLIP's or another dual encoder's configuration.
 
     Raises:
-        ValueError: the configuration is none of a CLIP.
+        ValueError: the configuration is none of them.
     """
-    if config.model_type == "clip_resnet":
-        return CLIPResNetModel
-    if config.model_type == "clip":
-        return CLIPModel
+    if config.model_type in MODEL_CLASSES:
+        return MODEL_CLASSES[config.model_type]
     raise ValueError(
-        f"A `{config.model_type}` model is no CLIP: give a `clip` or `clip_resnet` checkpoint, as "
+        f"A `{config.model_type}` model is no CLIP: give a checkpoint of {', '.join(MODEL_CLASSES)}, as "
         "openai/clip-vit-base-patch16."
     )
 
@@ -86,7 +84,7 @@ def find_optional_file(name_or_path: str, file_name: str) -> str | None:
         return None
 
 
-def load_clip(name_or_path: str, **arguments: Any) -> CLIPModel | CLIPResNetModel:
+def load_clip(name_or_path: str, **arguments: Any) -> DualEncoder:
     """Loads a CLIP from a folder or the Hub; of a [`TaiDptModel`] checkpoint, the CLIP inside.
 
     Args:
@@ -94,7 +92,7 @@ def load_clip(name_or_path: str, **arguments: Any) -> CLIPModel | CLIPResNetMode
         **arguments: `revision`, `token`, `cache_dir`, `local_files_only`, `dtype` and so on, as `from_pretrained`.
 
     Returns:
-        [`~transformers.CLIPModel`] or [`CLIPResNetModel`] in eval mode.
+        [`~transformers.CLIPModel`], [`CLIPResNetModel`] or another dual encoder, in eval mode.
 
     Raises:
         ValueError: the checkpoint is no CLIP, or lacks weights.
@@ -200,7 +198,7 @@ def require_same_base(name_or_path: str, config: TaiDptConfig, weights: Mapping[
 
 
 def find_image_processor(config: TaiDptConfig) -> Any:
-    """The image processor of a model: beside its checkpoint, beside its CLIP, else CLIP's at the CLIP's size.
+    """The image processor of a model: beside its checkpoint, beside its CLIP, else the usual one at the CLIP's size.
 
     Args:
         config ([`TaiDptConfig`]): the model's configuration.
@@ -212,10 +210,16 @@ def find_image_processor(config: TaiDptConfig) -> Any:
         if not source:
             continue
         try:
-            return AutoImageProcessor.from_pretrained(resolve_source(source))
+            processor = AutoImageProcessor.from_pretrained(resolve_source(source))
+            if not hasattr(processor, "max_num_patches"):  # SigLIP 2's cuts patches, which the model does itself
+                return processor
         except (OSError, ValueError) as error:
             logger.info(f"{source} has no image processor: {error}")
-    return clip_image_processor(config.clip_config.vision_config.image_size)
+    if config.clip_config.model_type in IMAGE_SIDES:  # SigLIP's squeezes to a square
+        from transformers import SiglipImageProcessor
+
+        return SiglipImageProcessor(size={"height": config.image_size, "width": config.image_size})
+    return clip_image_processor(config.image_size)
 
 
 def clip_image_processor(size: int) -> Any:

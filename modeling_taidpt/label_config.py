@@ -6,11 +6,11 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import CLIPModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
+from .backbones import DualEncoder
 from .configuration_taidpt import TaiDptConfig
-from .modeling_clip_resnet import CLIPResNetModel
-from .tokenization_taidpt import tokenize_names
+from .tokenization_taidpt import frame_token_ids, tokenize_names
 
 
 def check_labels(labels: Sequence[str]) -> None:
@@ -41,7 +41,7 @@ def context_token_ids(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]
 
 
 def build_config(
-    clip: CLIPModel | CLIPResNetModel,
+    clip: DualEncoder,
     labels: Sequence[str],
     tokenizer: PreTrainedTokenizerBase,
     options: dict[str, Any],
@@ -49,7 +49,7 @@ def build_config(
     """Configuration of a new model.
 
     Args:
-        clip (`CLIPModel` or [`CLIPResNetModel`]): the base.
+        clip (`CLIPModel` or another dual encoder): the base.
         labels (`Sequence[str]`): the labels, in the order of the logits.
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the base.
         options (`dict`): further fields of [`TaiDptConfig`].
@@ -62,15 +62,18 @@ def build_config(
     """
     check_labels(labels)
     names = list(options.pop("class_names", None) or labels)
+    start, end = frame_token_ids(tokenizer)
+    period = tokenizer(".", add_special_tokens=False)["input_ids"]  # none where the tokenizer strips punctuation
     return TaiDptConfig(
         clip_config=copy.deepcopy(clip.config),
         id2label=dict(enumerate(labels)),
         label2id={label: index for index, label in enumerate(labels)},
         class_names=names,
         class_input_ids=tokenize_names(tokenizer, names),
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        period_token_id=tokenize_names(tokenizer, ["."])[0][0],
+        bos_token_id=start,
+        eos_token_id=end,
+        period_token_id=period[0] if period else None,
+        pad_token_id=tokenizer.pad_token_id,
         **options,
     )
 

@@ -12,10 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPModel, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
+from .backbones import DualEncoder, text_side
 from .captions import load_templates
 from .class_embedding_cache import ClassEmbeddingCache
 from .configuration_taidpt import TaiDptConfig
@@ -36,12 +37,10 @@ from .hub_errors import plain_errors
 from .label_config import build_config, check_labels, context_token_ids
 from .losses import RankingLoss
 from .model_card import known_report
-from .modeling_clip_resnet import CLIPResNetModel
 from .prompt_learner import PromptLearner
 from .relabel import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
 from .repository import RepositoryMixin
 from .scores import global_scores, local_scores, positive_negative_scores
-from .tokenization_taidpt import find_end_of_text
 from .word_counts import find_rare_words, load_word_counts
 
 logger = logging.get_logger(__name__)
@@ -80,8 +79,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
 
     Args:
         config ([`TaiDptConfig`]): labels, prompts and the CLIP.
-        clip (`CLIPModel` or [`CLIPResNetModel`], *optional*): the CLIP to build on, taken as it is and frozen; without
-            one a random CLIP is made from `config.clip_config`.
+        clip (`CLIPModel` or another dual encoder, *optional*): the CLIP to build on, taken as it is and frozen;
+            without one a random CLIP is made from `config.clip_config`.
     """
 
     config_class = TaiDptConfig
@@ -91,7 +90,11 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
     supports_gradient_checkpointing = False
     _supports_sdpa = True
     _supports_attention_backend = True
-    _no_split_modules = ("CLIPTextEmbeddings", "CLIPEncoderLayer", "CLIPVisionEmbeddings", "Bottleneck")
+    _no_split_modules = (
+        *(f"{name}EncoderLayer" for name in ("CLIP", "MetaClip2", "Siglip", "Siglip2", "AltCLIP")),
+        *("ChineseCLIPTextLayer", "ChineseCLIPVisionLayer", "AltRobertaLayer", "Bottleneck"),
+        *("CLIPTextEmbeddings", "CLIPVisionEmbeddings"),
+    )
     _keep_in_fp32_modules_strict = (
         "prompt_learner",
         "class_embeddings_global",
@@ -100,7 +103,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
         "head",
     )
 
-    def __init__(self, config: TaiDptConfig, clip: CLIPModel | CLIPResNetModel | None = None) -> None:
+    def __init__(self, config: TaiDptConfig, clip: DualEncoder | None = None) -> None:
         super().__init__(config)
         if clip is None:
             clip = clip_class(config.clip_config)._from_config(config.clip_config)
@@ -111,7 +114,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
         if config.class_embedding_source == "learned":
             self.prompt_learner = PromptLearner(config)
         else:
-            shape = (config.num_labels, config.clip_config.projection_dim)
+            shape = (config.num_labels, config.embedding_dim)
             self.register_buffer("class_embeddings_global", torch.zeros(shape))
             self.register_buffer("class_embeddings_local", torch.zeros(shape))
         self.log_scales: nn.Parameter | None = None  # factor and sharpness of a positive and a negative prompt
@@ -119,7 +122,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
             self.log_scales = nn.Parameter(torch.tensor(PAIR_LOG_SCALES))  # (2,)
         self.head: nn.Linear | None = None
         if config.linear_head:
-            self.head = nn.Linear(config.num_labels + config.clip_config.projection_dim, config.num_labels)
+            self.head = nn.Linear(config.num_labels + config.embedding_dim, config.num_labels)
         self._class_embedding_cache = ClassEmbeddingCache()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.training_report: dict[str, Any] | None = None  # what the model card says of the training
@@ -156,7 +159,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
     @classmethod
     def from_clip(
         cls,
-        clip_id_or_model: str | Path | CLIPModel | CLIPResNetModel,
+        clip_id_or_model: str | Path | DualEncoder,
         labels: Sequence[str],
         tokenizer: PreTrainedTokenizerBase | str | None = None,
         **config: Any,
@@ -198,19 +201,19 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
         config.setdefault("base_model_revision", commit or model_arguments.get("revision"))
         model = cls(build_config(clip, labels, tokenizer, config), clip=clip)
         if context_ids:
-            words = clip.text_model.embeddings.token_embedding.weight[context_ids].detach().float()  # (M, width)
+            words = text_side(clip).token_embedding.weight[context_ids].detach().float()  # (M, width)
             with torch.no_grad():
                 for context in model.prompt_learner.parameters():
                     context.copy_(words.expand_as(context))
         model._tokenizer = tokenizer
         if config.get("class_embedding_source") != "fixed":
-            model.prompt_learner.layout(range(model.config.num_labels), torch.device("cpu"))  # raises on long names
+            model._check_prompts()
         return model.eval()
 
     @classmethod
     def zero_shot(
         cls,
-        clip_id_or_model: str | Path | CLIPModel | CLIPResNetModel,
+        clip_id_or_model: str | Path | DualEncoder,
         labels: Sequence[str],
         templates: Sequence[str] | str | None = None,
         tokenizer: PreTrainedTokenizerBase | str | None = None,
@@ -460,9 +463,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
         if pixel_values is not None:
             image_embeds, dense_embeds = self.encode_images(pixel_values, interpolate_pos_encoding, flip, multi_crop)
         elif input_ids is not None:
-            input_ids = input_ids.to(self.device)  # (batch, length)
-            eot, attention_mask = find_end_of_text(input_ids, attention_mask, self.config.eos_token_id)
-            caption_embeds, token_embeds = self._encode_captions(input_ids, attention_mask, eot)
+            caption_embeds, token_embeds, attention_mask = self._encode_captions(input_ids, attention_mask)
         if image_embeds is not None:
             grid = dense_embeds.shape[1:3]
             pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)

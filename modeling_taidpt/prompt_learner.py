@@ -62,18 +62,9 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
     Raises:
         ValueError: a prompt is longer than the text tower's positions; the class is named.
     """
-    if config.class_input_ids is None:
-        raise ValueError("`config.class_input_ids` is missing: build the model with `TaiDptModel.from_clip`.")
     prefix_context = _prefix_context(config)
     max_length = config.clip_config.text_config.max_position_embeddings
-    tails = [_tail(config, index, prefix_context) for index in classes]
-    for index, tail in zip(classes, tails, strict=True):
-        length = 1 + prefix_context + len(tail)
-        if length > max_length:
-            raise ValueError(
-                f"The prompt of class {config.class_names[index][:60]!r} has {length} tokens, the text tower takes "
-                f"{max_length}: shorten the name or use fewer context tokens."
-            )
+    tails = prompt_tails(config, classes, prefix_context, max_length - 1 - prefix_context)
     lengths = torch.tensor([len(tail) for tail in tails])  # (classes,)
     starts = lengths.cumsum(0) - lengths  # (classes,)
     steps = torch.arange(int(lengths.max()))  # (longest,)
@@ -92,6 +83,36 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
     )
 
 
+def prompt_tails(
+    config: TaiDptConfig, classes: range, prefix_context: int, max_length: int
+) -> list[list[tuple[int, int]]]:
+    """The prompts of some classes after the start token and the shared context vectors.
+
+    Args:
+        config ([`TaiDptConfig`]): class names as token ids, number and place of the context vectors.
+        classes (`range`): the classes.
+        prefix_context (`int`): context vectors in the shared prefix.
+        max_length (`int`): most entries of a tail.
+
+    Returns:
+        `list[list[tuple[int, int]]]`: for each class its tokens as (id, -1) and context vectors as (0, number).
+
+    Raises:
+        ValueError: a prompt is longer than the text tower's positions; the class is named.
+    """
+    if config.class_input_ids is None:
+        raise ValueError("`config.class_input_ids` is missing: build the model with `TaiDptModel.from_clip`.")
+    tails = [_tail(config, index, prefix_context) for index in classes]
+    for index, tail in zip(classes, tails, strict=True):
+        if len(tail) > max_length:
+            before = 1 + prefix_context
+            raise ValueError(
+                f"The prompt of class {config.class_names[index][:60]!r} has {before + len(tail)} tokens, the text "
+                f"tower takes {before + max_length}: shorten the name or use fewer context tokens."
+            )
+    return tails
+
+
 def _prefix_context(config: TaiDptConfig) -> int:
     if config.class_specific_context:
         return 0
@@ -107,7 +128,7 @@ def _tail(config: TaiDptConfig, index: int, prefix_context: int) -> list[tuple[i
     before = {"end": length, "middle": length // 2, "front": 0}[position]
     context = [(0, number) for number in range(length)]
     name = [(token, -1) for token in config.class_input_ids[index]]
-    suffix = [(config.period_token_id, -1), (config.eos_token_id, -1)]
+    suffix = [(token, -1) for token in (config.period_token_id, config.eos_token_id) if token is not None]
     return [*context[prefix_context:before], *name, *context[before:], *suffix]
 
 
@@ -269,4 +290,4 @@ def _pad_tails(states: torch.Tensor, prefix: int, layout: PromptLayout) -> torch
     return rows.unflatten(2, layout.padded_index.shape)  # (2, heads, classes, longest, head_dim)
 
 
-__all__ = ["PromptLayout", "PromptLearner", "build_layout"]
+__all__ = ["PromptLayout", "PromptLearner", "build_layout", "prompt_tails"]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from .backbones import text_side
 from .configuration_taidpt import TaiDptConfig
 from .tokenization_taidpt import tokenize_names
 
@@ -56,7 +57,7 @@ def relabel(
             _fill_fixed(new, model, places)
         else:
             _fill_contexts(new, model, places, tokenizer)
-            new.prompt_learner.layout(range(config.num_labels), torch.device("cpu"))  # raises on long names
+            new._check_prompts()
     return new.eval()
 
 
@@ -77,7 +78,7 @@ def with_fixed_embeddings(
     Raises:
         ValueError: the shape is another one.
     """
-    shape = (model.config.num_labels, model.config.clip_config.projection_dim)
+    shape = (model.config.num_labels, model.config.embedding_dim)
     for name, embeddings in (("global_embeddings", global_embeddings), ("local_embeddings", local_embeddings)):
         if tuple(embeddings.shape) != shape:
             raise ValueError(f"`{name}` has the shape {tuple(embeddings.shape)}: (classes, dim) is {shape} here.")
@@ -216,7 +217,7 @@ def _fill_contexts(
             continue
         if shared is None:
             word_ids = tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]
-            shared = model.clip.text_model.embeddings.token_embedding.weight[word_ids].float()  # (words, width)
+            shared = text_side(model.clip).token_embedding.weight[word_ids].float()  # (words, width)
         target.zero_()  # (new classes, num_context_tokens, width)
         for index, place in enumerate(places):
             context = shared if place is None else source[place]  # (length, width)

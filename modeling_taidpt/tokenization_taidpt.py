@@ -78,8 +78,28 @@ def tokenize_names(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> 
     return ids
 
 
+def frame_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int | None]:
+    """Ids that a tokenizer puts before and after a text, `None` where it puts none; it need not call them so.
+
+    Args:
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of a dual encoder.
+
+    Returns:
+        `tuple[int | None, int | None]`: start and end, as CLIP's start and end of text or BERT's `[CLS]` and `[SEP]`.
+
+    Raises:
+        ValueError: it puts more than one there.
+    """
+    whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
+    starts = [place for place in range(len(whole)) if whole[place : place + len(bare)] == bare]
+    before, after = (whole[: starts[0]], whole[starts[0] + len(bare) :]) if starts else (whole, whole)
+    if len(before) > 1 or len(after) > 1:
+        raise ValueError(f"The tokenizer frames 'a' as {whole}: at most one token before and after it is supported.")
+    return next(iter(before), None), next(iter(after), None)
+
+
 def find_end_of_text(
-    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, eos_token_id: int
+    input_ids: torch.Tensor, attention_mask: torch.Tensor | None, eos_token_id: int | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Finds where each caption ends; CLIP's own pooling silently takes position 0 when the id is a wrong one.
 
@@ -95,7 +115,7 @@ def find_end_of_text(
     Raises:
         ValueError: a caption has no end-of-text token, or is padded and there is no mask.
     """
-    is_end = input_ids == eos_token_id  # (batch, length)
+    is_end = torch.eq(input_ids, -1 if eos_token_id is None else eos_token_id)  # (batch, length)
     if attention_mask is not None:
         attention_mask = attention_mask.to(input_ids.device)  # (batch, length)
         is_end = is_end & attention_mask.bool()  # (batch, length)
@@ -114,4 +134,11 @@ def find_end_of_text(
     return eot, attention_mask
 
 
-__all__ = ["build_clip_tokenizer", "clip_tokenizer", "find_end_of_text", "read_merges", "tokenize_names"]
+__all__ = [
+    "build_clip_tokenizer",
+    "clip_tokenizer",
+    "find_end_of_text",
+    "frame_token_ids",
+    "read_merges",
+    "tokenize_names",
+]
