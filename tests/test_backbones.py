@@ -259,7 +259,8 @@ def test_saved_models_keep_an_image_processor_that_fits(tmp_path):
 
     clip, tokenizer = make("siglip2")
     Siglip2ImageProcessor(patch_size=8).save_pretrained(tmp_path)  # cuts patches: of no use here
-    model = TaiDptModel.from_clip(clip, LABELS, tokenizer, base_model_name_or_path=str(tmp_path))
+    options = {"num_context_tokens": 2, "base_model_name_or_path": str(tmp_path)}
+    model = TaiDptModel.from_clip(clip, LABELS, tokenizer, **options)
     processor = find_image_processor(model.config)
     assert (type(processor).__name__.removesuffix("Pil"), dict(processor.size)) == (
         "SiglipImageProcessor",
