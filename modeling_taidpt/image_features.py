@@ -204,7 +204,7 @@ class _ImageEncoder(Encoder):
 
     @torch.inference_mode()
     def _encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        size = self.model.config.clip_config.vision_config.image_size
+        size = self.model.config.image_size
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16):
             pooled, dense = self.model.encode_images(
                 pixel_values.to(self.model.device), pixel_values.shape[-2:] != (size, size)
