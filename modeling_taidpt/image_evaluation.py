@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from .caption_labels import multi_hot
 from .hub import clip_image_processor, find_image_processor
+from .partial_labels import label_matrix
 
 
 class ImageCollator:
@@ -21,11 +21,14 @@ class ImageCollator:
     Args:
         processor: an image processor of transformers.
         labels (`Sequence[str]`): the labels of the model.
+        transform (`Callable`, *optional*): changes each picture before it is processed.
     """
 
-    def __init__(self, processor: Any, labels: Sequence[str]) -> None:
-        """Keep both."""
-        self.processor, self.labels = processor, list(labels)
+    def __init__(
+        self, processor: Any, labels: Sequence[str], transform: Callable[[Image.Image], Image.Image] | None = None
+    ) -> None:
+        """Keep the three."""
+        self.processor, self.labels, self.transform = processor, list(labels), transform
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         """Make the batch.
@@ -44,11 +47,13 @@ class ImageCollator:
                 )
         # Row by row: whether a row is multi-hot must not depend on its batch.
         source = "the evaluation images"
-        labels = [multi_hot([row["labels"]], self.labels, source) for row in rows]  # (1, classes) each
+        labels = [label_matrix([row["labels"]], self.labels, source) for row in rows]  # (1, classes) each
         if "pixel_values" in rows[0]:
             pixels = torch.stack([torch.as_tensor(row["pixel_values"]) for row in rows])  # (batch, 3, height, width)
         else:
             pictures = [open_image(row["image"]) for row in rows]
+            if self.transform is not None:
+                pictures = [self.transform(picture) for picture in pictures]
             pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels, "labels": torch.from_numpy(np.concatenate(labels)).float()}
 

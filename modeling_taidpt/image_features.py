@@ -79,12 +79,8 @@ class ImageFeatures(KeptFeatures):
             ValueError: If there are no images, a column is missing, an image cannot be read, a label is wrong, or
                 images have different numbers of cells; the row is named.
         """
+        labels = cls.read_label_column(dataset, model.config.labels, image_column, label_column)  # (images, classes)
         pictures = _Pictures(dataset, image_column)
-        columns = pictures.columns
-        if label_column is not None and label_column not in columns:
-            raise ValueError(f"The images have no column {label_column!r} but {', '.join(columns)}: name the labels'.")
-        values = [[]] * len(pictures) if label_column is None else pictures.column(label_column)
-        labels = label_matrix(values, model.config.labels, "the images")  # (images, classes)
         processor = image_processor or find_image_processor(model.config)
         settings = f"format {FORMAT}, {dtype}, {'bf16' if bf16 else 'full'}, {shard_size} images a file"
         contents = (pictures.content(index) for index in range(len(pictures)))
@@ -100,6 +96,19 @@ class ImageFeatures(KeptFeatures):
         item = super().__getitem__(index)
         item["dense_embeds"] = item["dense_embeds"].unflatten(0, self.shards.grid)  # (height, width, dim)
         return item
+
+    @staticmethod
+    def read_label_column(
+        dataset: Any, labels: Sequence[str], image_column: str = "image", label_column: str | None = "labels"
+    ) -> np.ndarray:
+        """Labels `(images, classes)` of a data set of images, as [`~ImageFeatures.encode`] reads them."""
+        pictures = _Pictures(dataset, image_column)
+        if label_column is None:
+            return np.zeros((len(pictures), len(labels)), dtype=np.int8)
+        if label_column not in pictures.columns:
+            columns = ", ".join(pictures.columns)
+            raise ValueError(f"The images have no column {label_column!r} but {columns}: name that of the labels.")
+        return label_matrix(pictures.column(label_column), labels, "the images")  # (images, classes)
 
     def with_labels(self, labels: np.ndarray) -> ImageFeatures:
         """The same images with other labels `(images, classes)`, as of [`drop_labels`]."""

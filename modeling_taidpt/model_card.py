@@ -27,6 +27,7 @@ MARK = "<!-- Written by taidpt from what was measured. Remove this line before y
 REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FIGURES = (  # of the trainer: name, baseline, what was measured on, its identifier
     ("caption_map", "zero_shot_caption_map", "held-out captions", "captions"),
+    ("held_out_map", "zero_shot_held_out_map", "held-out images", "held-out images"),
     ("image_map", "zero_shot_image_map", "evaluation images", "images"),
 )
 LABELS_SHOWN = 200

@@ -22,9 +22,9 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalPrediction, TrainOutput, sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from .caption_features import CaptionFeatures, collate_features
 from .caption_labels import default_labeler
 from .encoding_taidpt import DEFAULT_TEMPLATE
+from .feature_cache import KeptFeatures
 from .hub import find_image_processor
 from .image_evaluation import ImageCollator
 from .losses import get_loss
@@ -32,13 +32,14 @@ from .metrics import mean_average_precision
 from .model_card import has_edited_card, write_card
 from .modeling_taidpt import TaiDptModel
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
-from .training_arguments_taidpt import TaiDptTrainingArguments
+from .training_arguments_taidpt import LOSS_TARGETS, TaiDptTrainingArguments
 from .training_captions import TrainingCaptions
+from .training_images import TrainingImages, is_image_data
 from .training_report import training_report
 
 logger = logging.get_logger(__name__)
 
-REPORTED = ("caption_map", "zero_shot_caption_map", "template_cosine")
+REPORTED = ("caption_map", "held_out_map", "template_cosine")  # and the former two after "zero_shot_"
 
 
 class TaiDptTrainer(Trainer):
@@ -59,9 +60,10 @@ class TaiDptTrainer(Trainer):
         data_collator (`Callable`, *optional*): makes batches of features; pads them by default.
         train_dataset (`Dataset`, `IterableDataset`, `str` or `Path`): captions to learn from: a data set with a
             caption column, or a text, CSV, JSON, JSON lines or Parquet file; see [`read_captions`]. A stream is read
-            into the feature cache first, as far as `max_captions` or `max_steps` ask for.
+            into the feature cache first, as far as `max_captions` or `max_steps` ask for. Or labelled images: a data
+            set with `image` and `labels`, or [`ImageFeatures`]; see `args.shots` and `args.known_labels`.
         eval_dataset (same, or a `dict` of them, *optional*): held-out captions; a share of `train_dataset` by
-            default (`args.validation_size`).
+            default (`args.validation_size`). Of images none are held out by default.
         processing_class (`PreTrainedTokenizerBase` or processor, *optional*): the tokenizer; the model's by default.
         model_init, compute_loss_func, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics: as in [`~transformers.Trainer`]. `compute_loss_func` replaces the loss on
@@ -71,13 +73,16 @@ class TaiDptTrainer(Trainer):
         image_eval_dataset (`Dataset`, *optional*): rows of `image` or `pixel_values`, and `labels` (multi-hot, indices
             or names), measured once after training.
         image_processor (*optional*): makes pixels of them; the base's by default.
+        image_transform (`Callable`, *optional*): augments each training picture, a PIL image, anew in every epoch; no
+            features are kept then.
 
     Raises:
         TypeError: If `args` or the captions are of the wrong kind.
-        ValueError: If there is nothing to learn, or no caption names a class.
+        ValueError: If there is nothing to learn, no caption names a class, or images or their labels are bad.
     """
 
     args: TaiDptTrainingArguments
+    _data: Any  # TrainingCaptions or TrainingImages
 
     def __init__(
         self,
@@ -97,28 +102,35 @@ class TaiDptTrainer(Trainer):
         labeler: Callable[[list[str]], Any] | None = None,
         image_eval_dataset: Any = None,
         image_processor: Any = None,
+        image_transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Label, split and encode the captions, then set up the trainer."""
+        """Label, split and encode the captions, or encode the images, then set up the trainer."""
         args = TaiDptTrainingArguments("tmp_trainer") if args is None else _checked(args)
         self.model_init = model_init
-        reader = _checked_model(model if model is not None or model_init is None else self.call_model_init())
+        reader = _checked_model(model if model is not None or model_init is None else self.call_model_init(), args)
         self.image_eval_dataset = image_eval_dataset
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
         self._set_up(reader.to(args.device), args, processing_class, labeler)
-        train_features, eval_features = self._captions.read(train_dataset, eval_dataset)
+        if is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column):
+            self._data = TrainingImages(reader, args, self.image_processor, image_transform)
+            self.image_processor = self._data.processor
+        train_features, eval_features = self._data.read(train_dataset, eval_dataset)
         if eval_features is None and args.eval_strategy != "no":
-            args = _without_selection(args)
+            args = _without_selection(args, self._data.kind)
+        if args.metric_for_best_model == TrainingCaptions.metric != self._data.metric:
+            args = copy.copy(args)
+            args.metric_for_best_model = self._data.metric
         self._user_metrics = compute_metrics
         super().__init__(
             model=model,
             args=args,
-            data_collator=data_collator or collate_features,
+            data_collator=data_collator or self._data.collate,
             train_dataset=train_features,
             eval_dataset=eval_features,
             processing_class=processing_class,
             model_init=model_init,
             compute_loss_func=compute_loss_func,
-            compute_metrics=self._caption_metrics,
+            compute_metrics=self._held_out_metrics,
             callbacks=callbacks,
             optimizers=optimizers,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
@@ -136,7 +148,7 @@ class TaiDptTrainer(Trainer):
         self.tokenizer = reader.get_tokenizer(tokenizer)
         self.labels = reader.config.labels
         self.labeler = labeler or default_labeler(self.labels, reader.config.class_names, args.labeling_method)
-        self._captions = TrainingCaptions(reader, self.tokenizer, self.labeler, args)
+        self._data = TrainingCaptions(reader, self.tokenizer, self.labeler, args)
         self._prototypes: tuple[torch.Tensor, torch.Tensor] | None = None
         self._zero_shot: TaiDptModel | None = None
         self._zero_shot_maps: dict[int, tuple[Any, float]] = {}
@@ -181,7 +193,7 @@ class TaiDptTrainer(Trainer):
         needed = self.args.train_batch_size * self.args.world_size
         if self.args.dataloader_drop_last and len(self.train_dataset) < needed:
             raise ValueError(
-                f"{len(self.train_dataset)} captions and templates do not fill one batch of {needed}: lower "
+                f"{len(self.train_dataset)} {self._data.kind}s do not fill one batch of {needed}: lower "
                 "`per_device_train_batch_size` or set `dataloader_drop_last=False`."
             )
 
@@ -198,7 +210,7 @@ class TaiDptTrainer(Trainer):
 
     def _prepare_prototypes(self) -> None:
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        features = self._captions.train_captions
+        features = self._data.train_captions
         both, present = [], torch.empty(0)
         for centering in self.args.caption_prototype_centering:
             prototypes, present = features.class_prototypes(self.args.prototype_max_captions, seed, centering)
@@ -233,7 +245,7 @@ class TaiDptTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Loss on both scores (paper, equation 6) and the caption-prototype term.
+        """Loss on both scores (paper, equation 6; or those that `loss_on` names) and the caption-prototype term.
 
         Args:
             model (`nn.Module`): the model, possibly wrapped.
@@ -250,8 +262,8 @@ class TaiDptTrainer(Trainer):
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         else:
-            both = (outputs.logits_global, outputs.logits_local)  # (batch, classes) each
-            loss = sum(self.loss_function(logits.float(), labels) for logits in both)
+            scores = [getattr(outputs, name) for name in LOSS_TARGETS[self.args.loss_on]]  # (batch, classes) each
+            loss = sum(self.loss_function(logits.float(), labels) for logits in scores)
         loss = self.args.loss_weight * loss
         if self._prototypes is not None:
             prototypes, present = self._prototypes
@@ -280,15 +292,15 @@ class TaiDptTrainer(Trainer):
         Returns:
             `dict[str, float]`: the figures.
         """
-        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict, CaptionFeatures)):
-            eval_dataset = self._captions.read_eval(eval_dataset)
+        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict, KeptFeatures)):
+            eval_dataset = self._data.read_eval(eval_dataset)
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, str):
             if not isinstance(self.eval_dataset, dict) or chosen not in self.eval_dataset:
-                chosen = eval_dataset = self._captions.read_eval(chosen)
+                chosen = eval_dataset = self._data.read_eval(chosen)
             else:
                 chosen = self.eval_dataset[chosen]
-        if isinstance(chosen, CaptionFeatures):
+        if isinstance(chosen, KeptFeatures):
             self._zero_shot_map = self._score_zero_shot(chosen)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
@@ -308,8 +320,8 @@ class TaiDptTrainer(Trainer):
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
         """Loader of captions to predict, every one of them."""
-        if not isinstance(test_dataset, CaptionFeatures):
-            test_dataset = self._captions.read_eval(test_dataset)
+        if not isinstance(test_dataset, KeptFeatures):
+            test_dataset = self._data.read_eval(test_dataset)
         with self._every_caption():
             return super().get_test_dataloader(test_dataset)
 
@@ -329,10 +341,10 @@ class TaiDptTrainer(Trainer):
             return loss, None, None
         return loss, outputs.logits.detach().float(), inputs["labels"].detach()
 
-    def _caption_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+    def _held_out_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
         metrics = {
-            "caption_map": mean_average_precision(prediction.predictions, prediction.label_ids)["map"],
-            "zero_shot_caption_map": self._zero_shot_map,
+            self._data.metric: mean_average_precision(prediction.predictions, prediction.label_ids)["map"],
+            f"zero_shot_{self._data.metric}": self._zero_shot_map,
             "template_cosine": self.template_cosine(),
         }
         return metrics if self._user_metrics is None else {**metrics, **self._user_metrics(prediction)}
@@ -357,7 +369,7 @@ class TaiDptTrainer(Trainer):
         return self._zero_shot
 
     @torch.no_grad()
-    def _score_zero_shot(self, features: CaptionFeatures) -> float:
+    def _score_zero_shot(self, features: KeptFeatures) -> float:
         """Percent mAP of the template on captions; it does not change with training and is kept."""
         zero_shot = self._zero_shot_model()
         kept = self._zero_shot_maps.get(id(features))
@@ -434,7 +446,7 @@ class TaiDptTrainer(Trainer):
             }
         if self.image_eval_dataset is not None:
             figures.update(self.evaluate_images())
-        for name, on in (("caption_map", "held-out captions"), ("image_map", "the evaluation images")):
+        for name, on in ((self._data.metric, f"held-out {self._data.kind}s"), ("image_map", "the evaluation images")):
             learned, template = figures.get(name), figures.get(f"zero_shot_{name}")
             if learned is not None and template is not None and learned < template:
                 logger.warning(
@@ -547,21 +559,23 @@ def _checked(args: Any) -> TaiDptTrainingArguments:
     raise TypeError(f"`args` are {what}: make TaiDptTrainingArguments, with the same arguments.")
 
 
-def _checked_model(model: Any) -> Any:
+def _checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
     if model is None:
         raise ValueError("There is no model to train: start one with `TaiDptModel.from_clip(clip, labels=[...])`.")
     if not hasattr(model, "encode_captions"):
         raise TypeError(f"A {type(model).__name__} has no prompts: start with `TaiDptModel.from_clip`.")
-    if model.config.class_embedding_source == "fixed":
+    if model.config.class_embedding_source == "fixed" and not model.config.linear_head:
         raise ValueError(
             "The model's class embeddings are fixed, there is nothing to learn: start with `TaiDptModel.from_clip`."
         )
+    if model.config.linear_head and args.loss_on != "merged":
+        raise ValueError(f"`loss_on` is {args.loss_on!r}, and a linear head is learned on 'merged' scores: set that.")
     return model
 
 
-def _without_selection(args: TaiDptTrainingArguments) -> TaiDptTrainingArguments:
+def _without_selection(args: TaiDptTrainingArguments, kind: str) -> TaiDptTrainingArguments:
     """A copy of the arguments that evaluates nothing and keeps the last checkpoint."""
-    logger.warning("No captions are held out: nothing is evaluated and the last checkpoint is kept.")
+    logger.warning(f"No {kind}s are held out: nothing is evaluated and the last checkpoint is kept.")
     args = copy.copy(args)
     args.eval_strategy = type(args.eval_strategy)("no")
     args.load_best_model_at_end, args.do_eval = False, False

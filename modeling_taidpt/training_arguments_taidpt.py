@@ -17,7 +17,13 @@ from .schedules import EPOCH_COSINE
 
 PAPER_RECIPE = "paper"
 FEATURE_DTYPES = ("float32", "float16", "bfloat16")
-TRAINING_LOSSES = tuple(name for name in LOSSES if name != "partial_asl")  # captions name classes, they deny none
+CAPTION_LOSSES = tuple(name for name in LOSSES if name != "partial_asl")  # captions name classes, they deny none
+LOSS_TARGETS = {  # the scores of TaiDptOutput that a loss is on, by the name of the option
+    "both": ("logits_global", "logits_local"),
+    "global": ("logits_global",),
+    "local": ("logits_local",),
+    "merged": ("logits",),
+}
 
 
 @dataclass
@@ -40,7 +46,10 @@ class TaiDptTrainingArguments(TrainingArguments):
         warmup_epochs (`int`, *optional*, defaults to 1):
             Number of warm-up epochs of `"epoch_cosine"`.
         loss (`str`, *optional*, defaults to `"ranking"`):
-            `"ranking"`, `"bce"`, `"focal"`, `"asl"` or `"soft_ce"`, on the global and on the local scores.
+            `"ranking"`, `"bce"`, `"focal"`, `"asl"` or `"soft_ce"`, on the global and on the local scores; for images
+            also `"partial_asl"`, with labels -1, 0 (unknown) and 1.
+        loss_on (`str`, *optional*, defaults to `"both"`):
+            The scores that the loss is on: `"both"` (its sum), `"global"`, `"local"` or `"merged"`.
         loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of that loss.
         caption_prototype_weight (`float`, *optional*, defaults to 0.0):
@@ -58,7 +67,16 @@ class TaiDptTrainingArguments(TrainingArguments):
             Column of the data sets that holds the captions.
         label_column (`str`, *optional*):
             Column that holds labels, used instead of labelling the captions: multi-hot rows, or lists of class
-            indices or names. Lists of 0 and 1 as long as there are classes are read as multi-hot.
+            indices or names. Lists of 0 and 1 as long as there are classes are read as multi-hot. For images
+            `"labels"` by default; rows of -1, 0 and 1 are partial labels.
+        image_column (`str`, *optional*, defaults to `"image"`):
+            Column of data sets of images that holds the pictures.
+        shots (`int`, *optional*):
+            Images per class to learn from, drawn with the seed (see [`sample_few_shot`]); all by default.
+        known_labels (`float`, *optional*):
+            Share of the labels of images that stays known, drawn with the seed (see [`drop_labels`]).
+        partial_label_file (`str`, *optional*):
+            File with the labels of the training images in their order, -1, 0 or 1 (see [`read_labels`]).
         labeling_method (`str`, *optional*, defaults to `"forms"`):
             How captions are labelled, `"forms"` or `"wordnet"`; see [`CaptionLabeler`].
         max_captions (`int`, *optional*):
@@ -106,7 +124,8 @@ class TaiDptTrainingArguments(TrainingArguments):
     # Options of TaI-DPT.
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Constant rate of the warm-up epochs."})
     warmup_epochs: int = field(default=1, metadata={"help": "Number of warm-up epochs."})
-    loss: str = field(default="ranking", metadata={"help": f"One of {', '.join(TRAINING_LOSSES)}."})
+    loss: str = field(default="ranking", metadata={"help": f"One of {', '.join(LOSSES)}."})
+    loss_on: str = field(default="both", metadata={"help": f"One of {', '.join(LOSS_TARGETS)}."})
     loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss."})
     caption_prototype_weight: float = field(default=0.0, metadata={"help": "Weight of the caption-prototype term."})
     prototype_max_captions: int | None = field(default=None, metadata={"help": "Most captions per prototype."})
@@ -117,6 +136,10 @@ class TaiDptTrainingArguments(TrainingArguments):
     add_templates: bool = field(default=True, metadata={"help": "Mix template sentences among the captions."})
     caption_column: str = field(default="caption", metadata={"help": "Column with the captions."})
     label_column: str | None = field(default=None, metadata={"help": "Column with labels, instead of labelling."})
+    image_column: str = field(default="image", metadata={"help": "Column with the pictures."})
+    shots: int | None = field(default=None, metadata={"help": "Images per class to learn from."})
+    known_labels: float | None = field(default=None, metadata={"help": "Share of the labels that stays known."})
+    partial_label_file: str | None = field(default=None, metadata={"help": "File of labels -1, 0 or 1."})
     labeling_method: str = field(default="forms", metadata={"help": f"One of {', '.join(METHODS)}."})
     max_captions: int | None = field(default=None, metadata={"help": "Captions read from the training data."})
     validation_size: float = field(default=0.05, metadata={"help": "Share or number of captions held out."})
@@ -146,7 +169,8 @@ class TaiDptTrainingArguments(TrainingArguments):
 
     def _check_options(self) -> None:
         for name, choices in (
-            ("loss", TRAINING_LOSSES),
+            ("loss", tuple(LOSSES)),
+            ("loss_on", tuple(LOSS_TARGETS)),
             ("labeling_method", METHODS),
             ("feature_dtype", FEATURE_DTYPES),
         ):
@@ -159,6 +183,10 @@ class TaiDptTrainingArguments(TrainingArguments):
         for name in ("warmup_epochs", "warmup_learning_rate", "loss_weight", "caption_prototype_weight"):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: it cannot be negative.")
+        if self.shots is not None and self.shots < 1:
+            raise ValueError(f"`shots` is {self.shots}: give a number of images per class, at least 1.")
+        if self.known_labels is not None and not 0 < self.known_labels <= 1:
+            raise ValueError(f"`known_labels` is {self.known_labels}: give a share above 0 and at most 1, as 0.1.")
         centering = self.caption_prototype_centering
         if len(centering) != 2 or not all(0 <= value < 1 for value in centering):
             raise ValueError(
@@ -207,4 +235,4 @@ class TaiDptTrainingArguments(TrainingArguments):
         return text + ")."
 
 
-__all__ = ["FEATURE_DTYPES", "PAPER_RECIPE", "TRAINING_LOSSES", "TaiDptTrainingArguments"]
+__all__ = ["CAPTION_LOSSES", "FEATURE_DTYPES", "LOSS_TARGETS", "PAPER_RECIPE", "TaiDptTrainingArguments"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import datasets
 import numpy as np
@@ -13,10 +13,10 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .caption_corpus import read_captions
-from .caption_features import CaptionFeatures
+from .caption_features import CaptionFeatures, collate_features
 from .caption_labels import label_captions, multi_hot
 from .captions import load_templates
-from .training_arguments_taidpt import TaiDptTrainingArguments
+from .training_arguments_taidpt import CAPTION_LOSSES, TaiDptTrainingArguments
 
 logger = logging.get_logger(__name__)
 
@@ -37,6 +37,10 @@ class TrainingCaptions:
         held_out (`int`): number of captions held out or given to evaluate on.
         sources (`list[str]`): where the training captions came from, for reports.
     """
+
+    kind: ClassVar[str] = "caption"
+    metric: ClassVar[str] = "caption_map"
+    collate = staticmethod(collate_features)
 
     def __init__(
         self,
@@ -66,6 +70,10 @@ class TrainingCaptions:
         Raises:
             ValueError: If no caption names a class.
         """
+        if self.args.loss not in CAPTION_LOSSES:
+            raise ValueError(
+                f"`loss` is {self.args.loss!r}, and captions deny no class: choose one of {', '.join(CAPTION_LOSSES)}."
+            )
         held_out = self._read_eval_data(eval_data)
         if train_data is None:
             return None, held_out
@@ -87,6 +95,18 @@ class TrainingCaptions:
             sentences, one_hot = template_sentences(self.model.config.class_names)
             features = features.join(self._encode(sentences, one_hot))
         return features, held_out
+
+    def describe(self) -> dict[str, Any]:
+        """What was learned from, ready for JSON: numbers of captions, their sources, how many name each class."""
+        features = self.train_captions
+        counts = [0] * len(self.labels) if features is None else features.labels.sum(axis=0).tolist()  # (classes,)
+        return {
+            "captions": 0 if features is None else len(features),
+            "held_out": self.held_out,
+            "sources": self.sources,
+            "labeling": "the labels in the data" if self.args.label_column else f"{self.args.labeling_method!r}",
+            "per_class": {label: int(count) for label, count in zip(self.labels, counts, strict=True)},
+        }
 
     def read_eval(self, data: Any) -> CaptionFeatures:
         """Features of captions to evaluate on."""

@@ -42,23 +42,14 @@ def training_report(trainer: TaiDptTrainer, metrics: dict[str, float]) -> dict[s
         `dict`: ready for JSON; `labels`, `recipe`, `seed`, `arguments`, `corpus`, `metrics`, `versions` and, where
         there is one, `command`. Of files it holds the names, not the folders.
     """
-    captions, args = trainer._captions, trainer.args
-    features = captions.train_captions
-    labels = trainer.model.config.labels
-    counts = [0] * len(labels) if features is None else features.labels.sum(axis=0).tolist()  # (classes,)
+    args, labels = trainer.args, trainer.model.config.labels
     report: dict[str, Any] = {
         "labels": labels,
         "recipe": args.describe_recipe(),
         "seed": args.seed,
         "steps": trainer.state.global_step,
         "arguments": _changed(args),
-        "corpus": {
-            "captions": 0 if features is None else len(features),
-            "held_out": captions.held_out,
-            "sources": captions.sources,
-            "labeling": "the labels in the data" if args.label_column else f"{args.labeling_method!r}",
-            "per_class": {label: int(count) for label, count in zip(labels, counts, strict=True)},
-        },
+        "corpus": trainer._data.describe(),
         "metrics": {name: float(value) for name, value in metrics.items()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)},
     }

@@ -161,7 +161,10 @@ def test_arguments_come_from_a_command_line_and_from_a_recipe(tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"loss": "partial_asl"}, "`loss` is 'partial_asl': choose one of ranking"),
+        ({"loss": "hinge"}, "`loss` is 'hinge': choose one of ranking"),
+        ({"loss_on": "text"}, "`loss_on` is 'text': choose one of both"),
+        ({"shots": 0}, "`shots` is 0"),
+        ({"known_labels": 1.1}, "`known_labels` is 1.1"),
         ({"feature_dtype": "int8"}, "`feature_dtype`"),
         ({"labeling_method": "magic"}, "`labeling_method`"),
         ({"validation_size": 1.5}, "`validation_size`"),
@@ -319,7 +322,7 @@ def test_the_second_run_encodes_nothing(new_trainer, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("captions were encoded again")
 
-    monkeypatch.setattr("modeling_taidpt.caption_features._Encoder._encode", fail)
+    monkeypatch.setattr("modeling_taidpt.caption_features._CaptionEncoder._encode", fail)
     new_trainer(validation_size=3, seed=5)
 
 
