@@ -11,6 +11,13 @@ from .captions import CaptionLabeler, load_class_table, load_templates, suggest_
 from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
 from .convert_openai import convert_openai_checkpoint, convert_openai_clip
 from .convert_taidpt import convert_taidpt_checkpoint
+from .data import load_captions, load_images
+from .data_captions import load_caption_file, load_coco_captions, load_localized_narratives
+from .data_coco import load_coco
+from .data_folder import load_image_dataset, load_image_folder
+from .data_nuswide import load_nuswide
+from .data_voc import load_voc
+from .image_dataset import image_label_matrix
 from .label_files import read_labels
 from .losses import LOSSES, get_loss
 from .metrics import (
@@ -67,8 +74,19 @@ __all__ = [
     "find_recipe",
     "fit_score_calibration",
     "get_loss",
+    "image_label_matrix",
+    "load_caption_file",
+    "load_captions",
     "load_class_table",
+    "load_coco",
+    "load_coco_captions",
+    "load_image_dataset",
+    "load_image_folder",
+    "load_images",
+    "load_localized_narratives",
+    "load_nuswide",
     "load_templates",
+    "load_voc",
     "mean_average_precision",
     "metric_path",
     "multilabel_f1",

@@ -59,7 +59,7 @@ def read_captions(
         )
     if isinstance(data, (str, Path)):
         path = Path(data)
-        rows: Iterable[Any] = _read_file(path, caption_column)
+        rows: Iterable[Any] = read_rows(path)
         source = f"file {str(path)!r}"
     elif isinstance(data, (Dataset, IterableDataset)):
         rows, source = _select_columns(data, caption_column, label_column), "the data set"
@@ -116,8 +116,20 @@ def _append(table: CaptionTable, row: Any, number: int, caption_column: str, lab
         table.labels.append(row[label_column])
 
 
-def _read_file(path: Path, caption_column: str) -> Iterator[Any]:
-    """Rows of a file; what is wrong with it is said in one sentence that names it."""
+def read_rows(path: Path, kind: str = "caption file") -> Iterator[Any]:
+    """Rows of a file, one at a time; what is wrong with it is said in one sentence that names it.
+
+    Args:
+        path (`Path`): a file ending in .txt (rows are texts), .csv, .tsv, .json, .jsonl or .parquet.
+        kind (`str`, *optional*, defaults to `"caption file"`): what to call it in errors.
+
+    Yields:
+        The rows: texts, or mappings from column to value.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is of another kind or cannot be decoded.
+    """
     readers: dict[str, Callable[[Path], Iterator[Any]]] = {
         ".txt": _read_text,
         ".csv": _read_csv,
@@ -126,19 +138,26 @@ def _read_file(path: Path, caption_column: str) -> Iterator[Any]:
         ".jsonl": _read_json_lines,
         ".parquet": _read_parquet,
     }
+    name = f"The {kind} {str(path)!r}"
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"The caption file {str(path)!r} {what}: give the path of a file.")
+        raise FileNotFoundError(f"{name} {what}: give the path of a file.")
     if path.suffix.lower() not in readers:
-        raise ValueError(f"The caption file {str(path)!r} must end in one of {', '.join(readers)}.")
+        raise ValueError(f"{name} must end in one of {', '.join(readers)}.")
     try:
         yield from readers[path.suffix.lower()](path)
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"The caption file {str(path)!r} is not UTF-8 text (byte {error.start}: {error.reason}): convert it first."
+            f"{name} is not UTF-8 text (byte {error.start}: {error.reason}): convert it first."
         ) from error
+    except _UnreadableError as error:
+        raise ValueError(f"{name} {error}.") from error
     except (json.JSONDecodeError, csv.Error, OSError) as error:
-        raise ValueError(f"The caption file {str(path)!r} cannot be read: {error}.") from error
+        raise ValueError(f"{name} cannot be read: {error}.") from error
+
+
+class _UnreadableError(Exception):
+    """What is wrong with a file, without its name."""
 
 
 def _read_text(path: Path) -> Iterator[str]:
@@ -168,7 +187,7 @@ def _read_json(path: Path) -> Iterator[Any]:
     if isinstance(rows, Mapping):
         rows = [rows]
     if not isinstance(rows, list):
-        raise ValueError(f"The caption file {str(path)!r} holds a {type(rows).__name__}: make it a list of objects.")
+        raise _UnreadableError(f"holds a {type(rows).__name__}: make it a list of objects")
     yield from rows
 
 
@@ -180,9 +199,7 @@ def _read_json_lines(path: Path) -> Iterator[Any]:
             try:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"The caption file {str(path)!r} cannot be read: line {number} is no JSON ({error.msg})."
-                ) from error
+                raise _UnreadableError(f"cannot be read: line {number} is no JSON ({error.msg})") from error
 
 
 def _read_parquet(path: Path) -> Iterator[Row]:
@@ -195,7 +212,7 @@ def _read_parquet(path: Path) -> Iterator[Row]:
                 yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         reason = str(error).splitlines()[0].rstrip(".")
-        raise ValueError(f"The caption file {str(path)!r} is no Parquet file: {reason}.") from error
+        raise _UnreadableError(f"is no Parquet file: {reason}") from error
 
 
-__all__ = ["CaptionTable", "read_captions"]
+__all__ = ["CaptionTable", "read_captions", "read_rows"]

@@ -69,23 +69,35 @@ def label_captions(labeler: Callable[[list[str]], Any], captions: list[str], lab
     count = len(labels) if names is None else len(names)
     if matrix.shape != (len(captions), count):
         raise ValueError(f"The labeler gave a matrix {matrix.shape} for {len(captions)} captions of {count} classes.")
-    columns = range(count) if names is None else _find_columns(list(names), labels)
+    columns = range(count) if names is None else match_columns(list(names), labels)
     return np.ascontiguousarray(matrix[:, list(columns)] != 0).astype(np.uint8)  # (captions, classes)
 
 
-def _find_columns(names: list[str], labels: Sequence[str]) -> list[int]:
+def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "labeler") -> list[int]:
+    """Finds the labels of a model among other class names, also under the synonyms of a published class table.
+
+    Args:
+        names (`Sequence[str]`): the class names to look in.
+        labels (`Sequence[str]`): the labels of the model.
+        owner (`str`, *optional*, defaults to `"labeler"`): whose names they are, for the error.
+
+    Returns:
+        `list[int]`: for each label its place among `names`.
+
+    Raises:
+        ValueError: If a label is missing; it is named.
+    """
     by_name = {_compact(name): column for column, name in enumerate(names)}
     columns = [by_name.get(_compact(label)) for label in labels]
     if None in columns:
         for preset in PRESETS:  # labels such as "airplane" for the table's "aeroplane"
-            table = [entry["name"] for entry in load_class_table(preset)]
-            found = preset_columns(labels, preset)
-            if found is not None and list(map(_compact, table)) == list(map(_compact, names)):
-                return found
+            ours, theirs = preset_columns(labels, preset), preset_columns(names, preset)
+            if ours is not None and theirs is not None and set(ours) <= set(theirs):
+                return [theirs.index(column) for column in ours]
     missing = [label for label, column in zip(labels, columns, strict=True) if column is None]
     if missing:
         raise ValueError(
-            f"The labeler has no class {missing[0]!r} ({len(missing)} of the model's {len(labels)} labels are "
+            f"The {owner} has no class {missing[0]!r} ({len(missing)} of the model's {len(labels)} labels are "
             "missing): name its classes as the model's labels."
         )
     return [column for column in columns if column is not None]
@@ -142,4 +154,4 @@ def _is_bit(entry: Any) -> bool:
     return not isinstance(entry, str) and entry in (0, 1)
 
 
-__all__ = ["as_list", "default_labeler", "label_captions", "multi_hot", "preset_columns"]
+__all__ = ["as_list", "default_labeler", "label_captions", "match_columns", "multi_hot", "preset_columns"]
