@@ -119,11 +119,14 @@ class CaptionFeatures(KeptFeatures):
         return nn.functional.normalize(prototypes - shared, dim=-1).float(), present
 
 
-def collate_features(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+def collate_features(
+    items: Sequence[dict[str, torch.Tensor]], pad_to_multiple_of: int | None = None
+) -> dict[str, torch.Tensor]:
     """Makes a batch, padded to its longest caption.
 
     Args:
         items (`Sequence[dict]`): items of [`CaptionFeatures`].
+        pad_to_multiple_of (`int`, *optional*): pads on to a multiple of this length, so that batches have few shapes.
 
     Returns:
         `dict[str, torch.Tensor]`: `caption_embeds` `(batch, dim)` and `token_embeds` `(batch, length, dim)` in fp32,
@@ -131,10 +134,12 @@ def collate_features(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torc
     """
     lengths = torch.tensor([len(item["token_embeds"]) for item in items])  # (batch,)
     token_embeds = nn.utils.rnn.pad_sequence([item["token_embeds"] for item in items], batch_first=True)
+    missing = -token_embeds.shape[1] % (pad_to_multiple_of or 1)
+    token_embeds = nn.functional.pad(token_embeds, (0, 0, 0, missing))  # (batch, length, dim)
     return {
         "caption_embeds": torch.stack([item["caption_embeds"] for item in items]).float(),  # (batch, dim)
         "token_embeds": token_embeds.float(),  # (batch, length, dim)
-        "attention_mask": (torch.arange(int(lengths.max())) < lengths[:, None]).long(),  # (batch, length)
+        "attention_mask": (torch.arange(token_embeds.shape[1]) < lengths[:, None]).long(),  # (batch, length)
         "labels": torch.stack([item["labels"] for item in items]).float(),  # (batch, classes)
     }
 

@@ -10,10 +10,13 @@ import torch
 from transformers import TrainingArguments
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
+from transformers.utils import logging
 
 from .captions import METHODS
 from .losses import LOSSES
 from .schedules import EPOCH_COSINE
+
+logger = logging.get_logger(__name__)
 
 PAPER_RECIPE = "paper"
 FEATURE_DTYPES = ("float32", "float16", "bfloat16")
@@ -93,6 +96,9 @@ class TaiDptTrainingArguments(TrainingArguments):
             Precision of the kept features: `"float32"`, `"float16"` or `"bfloat16"`.
         feature_batch_size (`int`, *optional*, defaults to 128):
             Captions encoded at a time.
+        pad_to_multiple_of (`int`, *optional*):
+            Pads the captions of a batch to a multiple of this length. Batches then have few shapes, which
+            `torch_compile` and CUDA graphs want; without it they are as long as their longest caption.
         save_prompts_only (`bool`, *optional*, defaults to `False`):
             Whether [`~TaiDptTrainer.save_model`] leaves the CLIP out. Checkpoints during training always do.
         recipe (`str`, *optional*, defaults to `"paper"`):
@@ -118,6 +124,13 @@ class TaiDptTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
     metric_for_best_model: str | None = field(
         default="caption_map", metadata={"help": "Figure of held-out captions that chooses the checkpoint."}
+    )
+    # With an accelerator one process reads the next batch from the kept features meanwhile; a CPU has none to spare.
+    dataloader_num_workers: int = field(
+        default=int(torch.accelerator.is_available()), metadata={"help": "Processes that read kept features ahead."}
+    )
+    dataloader_persistent_workers: bool = field(
+        default=torch.accelerator.is_available(), metadata={"help": "Keep those processes between epochs."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept features have no unused column."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All contexts get gradients."})
@@ -146,6 +159,7 @@ class TaiDptTrainingArguments(TrainingArguments):
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Where caption features are kept."})
     feature_dtype: str = field(default="float32", metadata={"help": f"One of {', '.join(FEATURE_DTYPES)}."})
     feature_batch_size: int = field(default=128, metadata={"help": "Captions encoded at a time."})
+    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Caption lengths are multiples of it."})
     save_prompts_only: bool = field(default=False, metadata={"help": "Leave the CLIP out of the saved model."})
     recipe: str = field(default=PAPER_RECIPE, metadata={"help": "Name of the recipe, for the log."})
 
@@ -166,6 +180,11 @@ class TaiDptTrainingArguments(TrainingArguments):
         if epoch_cosine:
             self.lr_scheduler_type = EPOCH_COSINE
         self._check_options()
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()
+        if self.bf16 and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            logger.warning(
+                "This CPU has no bfloat16 units: `bf16=True` is many times slower than fp32 here, leave it out."
+            )
 
     def _check_options(self) -> None:
         for name, choices in (
@@ -176,7 +195,7 @@ class TaiDptTrainingArguments(TrainingArguments):
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
-        for name in ("max_captions", "prototype_max_captions", "feature_batch_size"):
+        for name in ("max_captions", "prototype_max_captions", "feature_batch_size", "pad_to_multiple_of"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` is {value}: give a number of captions, at least 1.")

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import datasets
 import numpy as np
+import torch
 from torch.utils.data import IterableDataset
 from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
@@ -40,7 +41,6 @@ class TrainingCaptions:
 
     kind: ClassVar[str] = "caption"
     metric: ClassVar[str] = "caption_map"
-    collate = staticmethod(collate_features)
 
     def __init__(
         self,
@@ -55,6 +55,10 @@ class TrainingCaptions:
         self.train_captions: CaptionFeatures | None = None
         self.held_out = 0
         self.sources: list[str] = []
+
+    def collate(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Makes a batch of kept features."""
+        return collate_features(items, self.args.pad_to_multiple_of)
 
     def read(self, train_data: Any, eval_data: Any = None) -> tuple[CaptionFeatures | None, Any]:
         """Features to train on and to choose the checkpoint on.
