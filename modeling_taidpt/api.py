@@ -17,7 +17,10 @@ from .data_coco import load_coco
 from .data_folder import load_image_dataset, load_image_folder
 from .data_nuswide import load_nuswide
 from .data_voc import load_voc
+from .ensemble import ScoreEnsemble, predict_scores, read_scores
+from .few_shot import FewShotSample, sample_few_shot
 from .image_dataset import image_label_matrix
+from .image_features import ImageFeatures
 from .label_files import read_labels
 from .losses import LOSSES, get_loss
 from .metrics import (
@@ -31,11 +34,13 @@ from .metrics import (
 )
 from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
 from .modeling_taidpt import TaiDptModel, TaiDptOutput
+from .partial_labels import drop_labels, read_partial_labels
 from .pipelines import MultiLabelImageClassificationPipeline, register
 from .tagging import TaggingReport, tag_images
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
 from .trainer_taidpt import TaiDptTrainer
 from .training_arguments_taidpt import TaiDptTrainingArguments
+from .training_images import IMAGE_RECIPES
 from .training_setup import find_recipe, set_up_training
 from .word_counts import count_words
 
@@ -47,6 +52,7 @@ register(DEFAULT_CHECKPOINT)
 
 __all__ = [
     "DEFAULT_CHECKPOINT",
+    "IMAGE_RECIPES",
     "LOSSES",
     "CLIPResNetConfig",
     "CLIPResNetModel",
@@ -54,7 +60,10 @@ __all__ = [
     "CLIPResNetVisionModel",
     "CaptionFeatures",
     "CaptionLabeler",
+    "FewShotSample",
+    "ImageFeatures",
     "MultiLabelImageClassificationPipeline",
+    "ScoreEnsemble",
     "TaggingReport",
     "TaiDptConfig",
     "TaiDptModel",
@@ -71,6 +80,7 @@ __all__ = [
     "convert_taidpt_checkpoint",
     "count_words",
     "default_labeler",
+    "drop_labels",
     "find_recipe",
     "fit_score_calibration",
     "get_loss",
@@ -91,9 +101,13 @@ __all__ = [
     "metric_path",
     "multilabel_f1",
     "paired_bootstrap",
+    "predict_scores",
     "read_captions",
     "read_labels",
     "read_merges",
+    "read_partial_labels",
+    "read_scores",
+    "sample_few_shot",
     "set_up_training",
     "suggest_synonyms",
     "tag_images",

@@ -101,7 +101,7 @@ def drop_labels(labels: Any, known: float, seed: int = 0) -> np.ndarray:
     return partial
 
 
-def read_labels(path: str | Path, images: int | None = None, classes: int | None = None) -> np.ndarray:
+def read_partial_labels(path: str | Path, images: int | None = None, classes: int | None = None) -> np.ndarray:
     """Reads a file of partial labels, as the published `train_proportion_0.1.txt`.
 
     Args:
@@ -134,4 +134,4 @@ def read_labels(path: str | Path, images: int | None = None, classes: int | None
     return labels
 
 
-__all__ = ["check_labels_matrix", "drop_labels", "label_matrix", "read_labels"]
+__all__ = ["check_labels_matrix", "drop_labels", "label_matrix", "read_partial_labels"]

@@ -79,7 +79,7 @@ class TaiDptTrainingArguments(TrainingArguments):
         known_labels (`float`, *optional*):
             Share of the labels of images that stays known, drawn with the seed (see [`drop_labels`]).
         partial_label_file (`str`, *optional*):
-            File with the labels of the training images in their order, -1, 0 or 1 (see [`read_labels`]).
+            File with the labels of the training images in their order, -1, 0 or 1 (see [`read_partial_labels`]).
         labeling_method (`str`, *optional*, defaults to `"forms"`):
             How captions are labelled, `"forms"` or `"wordnet"`; see [`CaptionLabeler`].
         max_captions (`int`, *optional*):

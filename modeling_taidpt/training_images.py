@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .few_shot import sample_few_shot
 from .image_evaluation import ImageCollator, find_image_processor
 from .image_features import ImageFeatures, collate_images
-from .partial_labels import ABSENT, UNKNOWN, drop_labels, read_labels
+from .partial_labels import ABSENT, UNKNOWN, drop_labels, read_partial_labels
 from .training_arguments_taidpt import TaiDptTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -163,7 +163,7 @@ class TrainingImages:
         """Rows to train on, and their labels `(rows, classes)`."""
         args = self.args
         if args.partial_label_file is not None:
-            labels = read_labels(args.partial_label_file, *labels.shape)  # (images, classes)
+            labels = read_partial_labels(args.partial_label_file, *labels.shape)  # (images, classes)
         rows = np.arange(len(labels))  # (images,)
         if args.shots is not None:
             sample = sample_few_shot(labels, args.shots, self._seed(), self.labels)

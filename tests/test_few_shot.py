@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from modeling_taidpt.few_shot import sample_few_shot
-from modeling_taidpt.partial_labels import drop_labels, label_matrix, read_labels
+from modeling_taidpt.partial_labels import drop_labels, label_matrix, read_partial_labels
 
 NAMES = ["dog", "cat", "car", "tram"]
 
@@ -91,22 +91,22 @@ def test_files_of_partial_labels(tmp_path):
     np.savetxt(tmp_path / "train_proportion_0.5.txt", partial, fmt="%d", delimiter=",")  # as the published ones
     np.save(tmp_path / "labels.npy", partial)
     for name in ("train_proportion_0.5.txt", "labels.npy"):
-        assert np.array_equal(read_labels(tmp_path / name, 20, 3), partial)
+        assert np.array_equal(read_partial_labels(tmp_path / name, 20, 3), partial)
         with pytest.raises(ValueError, match="has 20 rows for 21 images"):
-            read_labels(tmp_path / name, 21, 3)
+            read_partial_labels(tmp_path / name, 21, 3)
         with pytest.raises(ValueError, match="has 3 columns for 80 classes"):
-            read_labels(tmp_path / name, 20, 80)
+            read_partial_labels(tmp_path / name, 20, 80)
     with pytest.raises(FileNotFoundError, match="There is no file of labels"):
-        read_labels(tmp_path / "absent.txt")
+        read_partial_labels(tmp_path / "absent.txt")
     (tmp_path / "words.txt").write_text("1,dog\n")
     with pytest.raises(ValueError, match=r"words.txt cannot be read"):
-        read_labels(tmp_path / "words.txt")
+        read_partial_labels(tmp_path / "words.txt")
     (tmp_path / "values.txt").write_text("1,0\n2,0\n")
     with pytest.raises(ValueError, match="row 1, column 0 is 2"):
-        read_labels(tmp_path / "values.txt")
+        read_partial_labels(tmp_path / "values.txt")
     np.save(tmp_path / "objects.npy", np.array([[{}]]), allow_pickle=True)
     with pytest.raises(ValueError, match=r"objects.npy cannot be read"):
-        read_labels(tmp_path / "objects.npy")
+        read_partial_labels(tmp_path / "objects.npy")
 
 
 def test_columns_of_labels_may_be_partial_or_not():
