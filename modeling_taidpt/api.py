@@ -22,6 +22,7 @@ from .few_shot import FewShotSample, sample_few_shot
 from .image_dataset import image_label_matrix
 from .image_features import ImageFeatures
 from .label_files import read_labels
+from .label_mixes import ensemble_prompts, with_hypernyms, with_negative_prompts
 from .losses import LOSSES, get_loss
 from .metrics import (
     average_precision,
@@ -81,6 +82,7 @@ __all__ = [
     "count_words",
     "default_labeler",
     "drop_labels",
+    "ensemble_prompts",
     "find_recipe",
     "fit_score_calibration",
     "get_loss",
@@ -111,4 +113,6 @@ __all__ = [
     "set_up_training",
     "suggest_synonyms",
     "tag_images",
+    "with_hypernyms",
+    "with_negative_prompts",
 ]

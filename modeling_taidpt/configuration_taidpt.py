@@ -10,7 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
 PROMPT_PAIRS = ("global_local", "positive_negative")
-LABEL_ORIGINS = ("learned", "shared", "template")
+LABEL_ORIGINS = ("learned", "shared", "template", "hypernym")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
 
 
@@ -178,7 +178,8 @@ class TaiDptConfig(PreTrainedConfig):
         templates, local_templates (`list[str]`, *optional*):
             Templates of the global and of the local class embeddings of a zero-shot model, for labels added later.
         label_origin (`dict[str, str]`, *optional*):
-            For each label `"learned"`, `"shared"` (a context learned on other labels) or `"template"`.
+            For each label `"learned"`, `"shared"` (a context learned on other labels), `"template"` or `"hypernym"`
+            (the mean of other labels, see `with_hypernyms`).
         score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
             The probability of a label is `sigmoid(score_scale * logit + score_bias)`; one value, or one per class.
         base_model_name_or_path, base_model_revision (`str`, *optional*):

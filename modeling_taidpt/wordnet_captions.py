@@ -101,3 +101,30 @@ def noun_lemmas(name: str, senses: int) -> list[str]:
 
         synsets = wordnet.synsets(name.replace(" ", "_"), pos=wordnet.NOUN)[:senses]
         return [lemma.replace("_", " ") for synset in synsets for lemma in synset.lemma_names()]
+
+
+def names_below(name: str, candidates: Sequence[str]) -> list[str]:
+    """Those of some nouns that stand below another one in WordNet; of each the most frequent sense counts.
+
+    Args:
+        name (`str`): a noun, as `"animal"`.
+        candidates (`Sequence[str]`): nouns, as `"dog"` or `"traffic light"`.
+
+    Returns:
+        `list[str]`: in their order; none where WordNet does not know the noun.
+
+    Raises:
+        ImportError: If nltk is not installed.
+        LookupError: If WordNet is missing.
+    """
+    with _nltk_errors():
+        from nltk.corpus import wordnet
+
+        def first_sense(noun: str) -> list:
+            return wordnet.synsets(noun.replace(" ", "_"), pos=wordnet.NOUN)[:1]
+
+        above = {
+            noun: {found for sense in first_sense(noun) for found in sense.closure(lambda synset: synset.hypernyms())}
+            for noun in candidates
+        }
+        return [noun for noun in candidates if above[noun] & set(first_sense(name))]
