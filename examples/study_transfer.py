@@ -17,14 +17,13 @@ import datasets
 import numpy as np
 import torch
 from evaluate import BRANCHES, encode_photographs, read_photographs
+from held_out_classes import learned_without
 from study_views import VOC_TO_COCO
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import (
     DEFAULT_CHECKPOINT,
     TaiDptModel,
-    TaiDptTrainer,
-    TaiDptTrainingArguments,
     default_labeler,
     ensemble_prompts,
     load_templates,
@@ -32,8 +31,6 @@ from modeling_taidpt import (
     paired_bootstrap,
     read_captions,
 )
-
-PARTS = 4
 
 
 @dataclass
@@ -46,48 +43,8 @@ class Arguments:
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint whose CLIP and labels are used."})
     fold: int | None = field(default=None, metadata={"help": "Only images whose name has CRC32 mod 5 equal to this."})
     seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "Seeds of parts and trainings."})
-    steps: int = field(default=400, metadata={"help": "Steps of each training."})
+    steps: int = field(default=150, metadata={"help": "Steps of each training."})
     output_dir: str = field(default="runs/transfer", metadata={"help": "Folder of the learned contexts."})
-
-
-def learn(
-    base: TaiDptModel, labels: list[str], table: datasets.Dataset, seed: int, arguments: Arguments, folder: Path
-):
-    """A shared context learned on captions that name some labels; kept in `folder`."""
-    if (folder / "config.json").is_file():
-        return TaiDptModel.from_pretrained(folder)
-    recipe = dict(base.config.recommended_recipe["training"], max_steps=arguments.steps)
-    model = TaiDptModel.from_clip(base.clip, labels, base.get_tokenizer(), context_init="a photo of a")
-    args = TaiDptTrainingArguments(
-        str(folder),
-        **recipe,
-        seed=seed,
-        label_column="labels",
-        feature_dtype="float16",
-        disable_tqdm=True,
-        report_to="none",
-    )
-    names = set(labels)
-    rows = table.map(lambda row: {"labels": [label for label in row["labels"] if label in names]})
-    trainer = TaiDptTrainer(model, args, train_dataset=rows.filter(lambda row: len(row["labels"]) > 0))
-    trainer.train()
-    trainer.save_model()
-    return model.eval()
-
-
-def learned_without(base: TaiDptModel, table: datasets.Dataset, seed: int, arguments: Arguments) -> TaiDptModel:
-    """All labels, each with the class embeddings of a context that was learned without it."""
-    labels = base.config.labels
-    order = np.random.default_rng(seed).permutation(len(labels))  # (classes,)
-    both = torch.zeros(2, len(labels), base.config.embedding_dim)  # (2, classes, dim)
-    for part in range(PARTS):
-        held_out = order[part::PARTS]
-        others = [label for index, label in enumerate(labels) if index not in set(held_out.tolist())]
-        folder = Path(arguments.output_dir) / f"seed-{seed}-part-{part}"
-        model = learn(base, others, table, seed, arguments, folder)
-        unseen = model.with_labels([labels[index] for index in held_out], tokenizer=base.get_tokenizer(), strict=True)
-        both[:, held_out] = torch.stack(unseen.encode_classes())
-    return base.with_class_embeddings(*both)
 
 
 @torch.no_grad()
@@ -95,7 +52,7 @@ def build_rows(base: TaiDptModel, seed: int, table: datasets.Dataset, arguments:
     template = base.with_class_embeddings(base.encode_templates())
     templates = base.with_class_embeddings(base.encode_templates(load_templates("imagenet")))
     with torch.enable_grad():
-        learned = learned_without(base, table, seed, arguments)
+        learned = learned_without(base, table, seed, arguments.steps, Path(arguments.output_dir))
     return {
         "80 templates": templates,
         "1 template": template,

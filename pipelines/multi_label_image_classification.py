@@ -262,7 +262,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         if unlearned:
             logger.warning(
                 f"No prompts were learned for {_some(unlearned)}: 'shared' labels use prompts learned on others, "
-                "'template' ones a written prompt, and their scores are less sure than those of learned labels."
+                "'hypernym' ones the mean of other labels', 'template' ones a written prompt, and their scores are "
+                "less sure than those of learned labels."
             )
         rare = model.rare_words(labels) if hasattr(model, "rare_words") else {}
         rare_labels = [f"{label!r} ({', '.join(words)})" for label, words in rare.items() if words]

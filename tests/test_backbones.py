@@ -280,3 +280,40 @@ def test_clear_errors(tmp_path):
     model = TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=2)
     with pytest.raises(ValueError, match="cuts no patches, as `SiglipImageProcessor`"):
         model(pixel_values=torch.randn(1, 16, 192))
+
+
+@pytest.mark.parametrize("name", ["siglip", "siglip2", "altclip"])
+def test_training_saving_and_the_pipeline(name, tmp_path):
+    import numpy as np
+    from datasets import Dataset
+    from PIL import Image
+    from transformers import pipeline
+
+    from modeling_taidpt import TaiDptTrainer, TaiDptTrainingArguments
+
+    clip, tokenizer = make(name)
+    model = TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=2)
+    before = model.prompt_learner.global_context.detach().clone()
+    args = TaiDptTrainingArguments(
+        str(tmp_path / "run"),
+        max_steps=2,
+        learning_rate=1e-2,
+        per_device_train_batch_size=2,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        add_templates=False,
+        feature_cache_dir=str(tmp_path / "cache"),
+        report_to="none",
+        disable_tqdm=True,
+    )
+    captions = Dataset.from_dict({"caption": [*CAPTIONS, "a dog", "the traffic light", "a dog and a cat"]})
+    trainer = TaiDptTrainer(model, args, train_dataset=captions, processing_class=tokenizer)
+    trainer.train()
+    assert not torch.equal(model.prompt_learner.global_context, before)
+    trainer.save_model()
+    tagger = pipeline("multi-label-image-classification", model=str(tmp_path / "run"), device="cpu")
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8))
+    results = tagger(image, return_heatmaps=True, center_crop=False)
+    assert {result["label"] for result in results} == set(LABELS)
+    assert all(result["heatmap"].shape == (48, 40) and np.isfinite(result["heatmap"]).all() for result in results)

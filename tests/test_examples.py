@@ -62,3 +62,27 @@ def test_examples_are_short_and_public(script):
     assert len(source.splitlines()) < 120
     assert not re.search(r"(from modeling_taidpt\.\w*|import) +_\w+", source)
     assert not re.search(r"\b(?:model|trainer|pipe|tagger)\._\w+", source)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_study_of_views_prints_gains(shared, tmp_path):
+    folder = str(shared / "data" / "coco_train")
+    rows = ["--rows", "plain", "whole, flip", "--resamples", "50"]
+    output = run("examples/study_views.py", "--images", folder, "--fold", "0", *rows, folder=tmp_path)
+    assert re.search(r"plain +global +5\d.* merged +5\d\.\d +gain \+0\.0 \[\+0\.0, \+0\.0\]", output)
+    gain = re.search(r"whole, flip .* gain ([+-][\d.]+)", output)
+    assert float(gain.group(1)) > 2
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_study_of_transfer_scores_all_classes(shared, tmp_path):
+    options = ["--images", str(shared / "data" / "coco_train"), "--fold", "0", "--seeds", "0", "--steps", "2"]
+    captions = ["--captions", str(ROOT / "examples" / "data" / "captions.txt")]
+    output = run(
+        "examples/study_transfer.py", *captions, *options, "--output_dir", str(tmp_path / "runs"), folder=tmp_path
+    )
+    assert "49 photographs, 80 classes" in output
+    assert len(re.findall(r"seed 0 .* merged +\d+\.\d", output)) == 6
+    assert len(list((tmp_path / "runs").glob("seed-0-part-*/config.json"))) == 4
