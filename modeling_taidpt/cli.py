@@ -16,11 +16,12 @@ from typer.core import TyperGroup
 from . import __version__
 from .cli_captions import classes, label
 from .cli_common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
+from .cli_evaluate import evaluate
 from .cli_predict import predict
 from .cli_tag import tag
 from .cli_train import train
 
-COMMANDS = (predict, tag, label, train, classes)
+COMMANDS = (predict, tag, label, train, evaluate, classes)
 
 BAD_INPUT = (ValueError, OSError, TypeError, ImportError)
 

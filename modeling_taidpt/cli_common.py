@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import DEFAULT_CHECKPOINT
+from .json_values import json_value
 
 TASK = "multi-label-image-classification"
 DEFAULT_MODEL = Path(DEFAULT_CHECKPOINT).name  # goes by its name, not by where the package lies
@@ -55,17 +55,30 @@ def make_table(*columns: str, title: str | None = None) -> Table:
 
 def print_json(value: Any) -> None:
     """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
-    typer.echo(json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False))
+    typer.echo(json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False))
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(entry) for entry in value]
-    if hasattr(value, "tolist"):  # numpy and torch
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def read_settings(settings: list[str], option: str, example: str) -> dict[str, str]:
+    """Parts NAME=VALUE texts.
+
+    Args:
+        settings (`list[str]`): the texts.
+        option (`str`): what gave them, for the error.
+        example (`str`): a right one, for the error.
+
+    Returns:
+        `dict[str, str]`: values by name; the last of equal names counts.
+
+    Raises:
+        ValueError: If one is no NAME=VALUE.
+    """
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"{option} {setting!r} is no NAME=VALUE: write {option} {example}.")
+        values[name.strip().replace("-", "_")] = value.strip()
+    return values
 
 
 @contextmanager
@@ -173,6 +186,7 @@ __all__ = [
     "naming_model",
     "one_sentence",
     "print_json",
+    "read_settings",
     "say",
     "stdout",
     "without_loading_bar",

@@ -14,6 +14,7 @@ from .cli_common import (
     make_table,
     naming_model,
     print_json,
+    read_settings,
     say,
     stdout,
     without_loading_bar,
@@ -106,7 +107,9 @@ def train(
         "local_weight": local_weight,
         "save_prompts_only": prompts_only or None,
     }
-    chosen = {name: value for name, value in chosen.items() if value is not None} | _read_settings(settings or [])
+    chosen = {name: value for name, value in chosen.items() if value is not None} | read_settings(
+        settings or [], "--set", "learning_rate=1e-3"
+    )
     with working(as_json):
         result = _train(labels, captions, output, base, recipe, eval_captions, chosen, resume)
     if as_json:
@@ -118,16 +121,6 @@ def train(
             table.add_row(title, f"{result['metrics'][name]:.2f}")
     stdout().print(table)
     stdout().print(f"The model is in {output}. Try it: taidpt predict photo.jpg --model {output}")
-
-
-def _read_settings(settings: list[str]) -> dict[str, str]:
-    values = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name.strip():
-            raise ValueError(f"--set {setting!r} is no NAME=VALUE: write --set learning_rate=1e-3.")
-        values[name.strip().replace("-", "_")] = value.strip()
-    return values
 
 
 def _train(

@@ -1,0 +1,180 @@
+"""`taidpt evaluate`: measures models on labelled photographs and writes a report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .cli_common import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    JsonOption,
+    make_table,
+    naming_model,
+    print_json,
+    read_settings,
+    say,
+    stdout,
+    without_loading_bar,
+    working,
+)
+
+
+def evaluate(
+    images: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of VOC2007, COCO 2014, NUS-WIDE or own images with labels.json or labels.csv; or a data set "
+            "on the Hub.",
+            show_default=False,
+        ),
+    ],
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model", "-m", help="Checkpoint, the one that ships by default; several are runs of one method."
+        ),
+    ] = None,
+    compare: Annotated[
+        list[str] | None, typer.Option("--compare", help="Another checkpoint to compare with; may be repeated.")
+    ] = None,
+    baselines: Annotated[
+        list[str] | None,
+        typer.Option("--baseline", help="template, templates (80), brackets or prototypes; may be repeated."),
+    ] = None,
+    captions: Annotated[str | None, typer.Option("--captions", "-c", help="Corpus of the prototypes.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for metrics.json, a CSV of the classes and plots.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option("--dataset", help="voc, coco, nuswide, folder or hub, where the folder leaves it open."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="NAME=VALUE", help="Option of the data set's loader, as split=test."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="No class without a label of the model.")] = False,
+    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples over images; 0 for no intervals.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the resamples and of the prototypes' captions.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure models on labelled images: mAP of every branch with bootstrap intervals, and differences of models.
+
+    The classes of the data set are matched with the labels of the model by name. A class without a label gets the
+    model's shared context or the template, which is said; with --strict it is an error.
+
+    **Examples**
+
+    - `taidpt evaluate photos --output report`
+    - `taidpt evaluate photos --model runs/a --compare runs/b --baseline template --output report`
+    - `taidpt evaluate VOC2007 --model runs/seed0 --model runs/seed1 --model runs/seed2 --data split=test`
+    """
+    names = models or [DEFAULT_MODEL]
+    with working(as_json):
+        figures = _evaluate(
+            _load(images, dataset, settings or [], names),
+            names,
+            compare or [],
+            baselines or [],
+            captions,
+            output,
+            {"strict": strict, "resamples": resamples, "seed": seed, "batch_size": batch_size, "device": device},
+        )
+    if as_json:
+        print_json(figures)
+        return
+    _print_figures(figures)
+    if output is not None:
+        stdout().print(f"The report is in {output}.")
+
+
+def _load(images: str, dataset: str | None, settings: list[str], names: list[str]) -> Any:
+    """The data set; everything that can be wrong with the command is said before a model is loaded."""
+    from .data import load_images
+
+    if len(set(names)) < len(names):
+        raise ValueError("A model is named twice in --model: name each run once.")
+    options: dict[str, Any] = dict(read_settings(settings, "--data", "split=test"))
+    if options:
+        import yaml
+
+        options = {name: yaml.safe_load(value) for name, value in options.items()}
+    return load_images(images, dataset, **options)
+
+
+def _evaluate(
+    data: Any,
+    names: list[str],
+    compare: list[str],
+    baselines: list[str],
+    captions: str | None,
+    output: Path | None,
+    options: dict[str, Any],
+) -> dict[str, Any]:
+    from .evaluation import baseline_models, evaluate_scores, score_images
+    from .evaluation_report import write_report
+    from .image_dataset import UNKNOWN, class_names_of, image_label_matrix
+
+    classes = class_names_of(data)
+    if classes is None:
+        raise ValueError("The data set does not say the names of its classes: give them with --data class_names=.")
+    labels = image_label_matrix(data)  # (images, classes)
+    unknown = image_label_matrix(data, column=UNKNOWN) if UNKNOWN in data.column_names else None
+    scoring = {"batch_size": options["batch_size"], "progress": sys.stderr.isatty()}
+    runs: dict[str, Any] = {}
+    others: dict[str, Any] = {}
+    for name in dict.fromkeys([*names, *compare]):
+        model = _load_model(name, classes, options["strict"], options["device"])
+        several = {name: model}
+        if name == names[0] and baselines:
+            several |= baseline_models(model, baselines, captions, seed=options["seed"])
+        scores = score_images(several, data, **scoring)
+        (runs if name in names else others)[name] = scores.pop(name)
+        others.update(scores)
+    figures = evaluate_scores(runs, labels, classes, others, unknown, options["resamples"], options["seed"])
+    if output is not None:
+        write_report(output, figures, runs | others, labels)
+    return figures
+
+
+def _load_model(name: str, classes: list[str], strict: bool, device: str | None) -> Any:
+    from .api import TaiDptModel
+    from .evaluation import with_classes
+    from .hub import resolve_source
+
+    with naming_model(name), without_loading_bar():
+        model = TaiDptModel.from_pretrained(resolve_source(name))
+    return with_classes(model if device is None else model.to(device), classes, strict)
+
+
+def _print_figures(figures: dict[str, Any]) -> None:
+    table = make_table("model", "global", "local", "merged", "95 % interval", "CF1 top 3", "OF1 top 3")
+    for name, model in figures["models"].items():
+        interval = model["interval"]
+        table.add_row(
+            name,
+            *(f"{model['map'][branch]:.1f}" for branch in ("global", "local", "merged")),
+            f"{interval['low']:.1f} to {interval['high']:.1f}" if interval else "",
+            f"{model['CF1_top3']:.1f}",
+            f"{model['OF1_top3']:.1f}",
+        )
+    stdout().print(f"mAP in %, {figures['images']} images, {figures['classes']} classes")
+    stdout().print(table)
+    runs = figures["runs"]
+    if runs["count"] > 1:
+        mean, deviation = runs["mean"]["merged"], runs["deviation"]["merged"]
+        stdout().print(f"{runs['count']} runs: merged {mean:.1f}, deviation {deviation:.1f}")
+    for entry in figures["differences"]:
+        interval = f" [{entry['low']:+.1f}, {entry['high']:+.1f}]" if "low" in entry else ""
+        stdout().print(f"{entry['model']} - {entry['other']}: {entry['difference']:+.1f}{interval}")
+    if figures["classes_without_positives"]:
+        say(f"{len(figures['classes_without_positives'])} classes have no positive image and do not count.")
+
+
+__all__ = ["evaluate"]
