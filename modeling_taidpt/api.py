@@ -18,8 +18,10 @@ from .data_folder import load_image_dataset, load_image_folder
 from .data_nuswide import load_nuswide
 from .data_voc import load_voc
 from .ensemble import ScoreEnsemble, predict_scores, read_scores
+from .evaluation import baseline_models, evaluate_scores, match_labels, score_images, with_classes
+from .evaluation_report import write_report
 from .few_shot import FewShotSample, sample_few_shot
-from .image_dataset import image_label_matrix
+from .image_dataset import class_names_of, image_label_matrix
 from .image_features import ImageFeatures
 from .label_files import read_labels
 from .label_mixes import ensemble_prompts, with_hypernyms, with_negative_prompts
@@ -72,8 +74,10 @@ __all__ = [
     "TaiDptTrainer",
     "TaiDptTrainingArguments",
     "average_precision",
+    "baseline_models",
     "bootstrap_map",
     "build_clip_tokenizer",
+    "class_names_of",
     "clip_tokenizer",
     "compute_multilabel_metrics",
     "convert_openai_checkpoint",
@@ -83,6 +87,7 @@ __all__ = [
     "default_labeler",
     "drop_labels",
     "ensemble_prompts",
+    "evaluate_scores",
     "find_recipe",
     "fit_score_calibration",
     "get_loss",
@@ -99,6 +104,7 @@ __all__ = [
     "load_nuswide",
     "load_templates",
     "load_voc",
+    "match_labels",
     "mean_average_precision",
     "metric_path",
     "multilabel_f1",
@@ -110,9 +116,12 @@ __all__ = [
     "read_partial_labels",
     "read_scores",
     "sample_few_shot",
+    "score_images",
     "set_up_training",
     "suggest_synonyms",
     "tag_images",
+    "with_classes",
     "with_hypernyms",
     "with_negative_prompts",
+    "write_report",
 ]

@@ -34,9 +34,7 @@ def evaluate(
     ],
     models: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model", "-m", help="Checkpoint, the one that ships by default; several are runs of one method."
-        ),
+        typer.Option("--model", "-m", help="Checkpoint, by default the one that ships; several are runs of a method."),
     ] = None,
     compare: Annotated[
         list[str] | None, typer.Option("--compare", help="Another checkpoint to compare with; may be repeated.")
@@ -51,7 +49,7 @@ def evaluate(
     ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", help="voc, coco, nuswide, folder or hub, where the folder leaves it open."),
+        typer.Option("--dataset", help="voc, coco, nuswide, folder or hub; else told by the files."),
     ] = None,
     settings: Annotated[
         list[str] | None,

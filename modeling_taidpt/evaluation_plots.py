@@ -78,8 +78,27 @@ def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     return 100 * hits / (ends + 1), 100 * hits / max(1, labels.sum())
 
 
+def class_mean_precision(scores: np.ndarray, labels: np.ndarray, recalls: np.ndarray) -> np.ndarray:
+    """Mean over classes of the interpolated precision (the best one at that recall or a higher one).
+
+    Args:
+        scores (`np.ndarray` of shape `(images, classes)`): higher is more likely.
+        labels (`np.ndarray` of shape `(images, classes)`): 0 or 1; classes without a positive do not count.
+        recalls (`np.ndarray` of shape `(points,)`): percent, rising.
+
+    Returns:
+        `np.ndarray` of shape `(points,)`: percent.
+    """
+    rows = []
+    for column in np.flatnonzero(labels.any(axis=0)):
+        precision, recall = precision_recall(scores[:, column], labels[:, column])
+        best = np.maximum.accumulate(precision[::-1])[::-1]  # (different scores,)
+        rows.append(best[np.searchsorted(recall, recalls - 1e-9)])
+    return np.mean(rows, axis=0)
+
+
 def plot_precision_recall(scores: Mapping[str, np.ndarray], labels: np.ndarray) -> Figure:
-    """Precision over recall: all image-label pairs of every model, and the classes of the first one in grey.
+    """Precision over recall of every model: all image-label pairs together, and dashed the mean over classes.
 
     Args:
         scores (`Mapping`): merged scores `(images, classes)` by model.
@@ -90,20 +109,17 @@ def plot_precision_recall(scores: Mapping[str, np.ndarray], labels: np.ndarray) 
     """
     figure = _figure(7, 5.5)
     axes = figure.add_subplot()
-    first = next(iter(scores.values()))
-    shown = np.flatnonzero(labels.any(axis=0))
-    for column in shown:
-        precision, recall = precision_recall(first[:, column], labels[:, column])
-        label = "a class of the first model" if column == shown[0] else None
-        axes.plot(recall, precision, color="0.8", linewidth=0.6, label=label)
+    recalls = np.linspace(0, 100, 101)
     for index, (name, values) in enumerate(scores.items()):
+        color = COLORS[index % len(COLORS)]
         precision, recall = precision_recall(values, labels)
-        axes.plot(recall, precision, color=COLORS[index % len(COLORS)], linewidth=2, label=_short(name))
+        axes.plot(recall, precision, color=color, linewidth=2, label=_short(name))
+        axes.plot(recalls, class_mean_precision(values, labels, recalls), color=color, linestyle="--")
     axes.set_xlim(0, 100)
     axes.set_ylim(0, 101)
     axes.set_xlabel("recall, %")
     axes.set_ylabel("precision, %")
-    axes.set_title("All image-label pairs together", fontsize=10)
+    axes.set_title("All image-label pairs together; dashed: mean over classes", fontsize=10)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -132,9 +148,16 @@ def plot_score_histograms(scores: np.ndarray, labels: np.ndarray, name: str) -> 
     axes.set_xlabel("merged score (logit)")
     axes.set_ylabel("share of labels, %")
     axes.set_title(_short(name), fontsize=10)
+    axes.set_axisbelow(True)
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     return figure
 
 
-__all__ = ["plot_class_bars", "plot_precision_recall", "plot_score_histograms", "precision_recall"]
+__all__ = [
+    "class_mean_precision",
+    "plot_class_bars",
+    "plot_precision_recall",
+    "plot_score_histograms",
+    "precision_recall",
+]

@@ -1,0 +1,167 @@
+"""Evaluation on labelled photographs: matching of labels, figures, report files, `taidpt evaluate`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, evaluate_scores, match_labels, with_classes, write_report
+from modeling_taidpt.evaluation_plots import class_mean_precision, precision_recall
+from modeling_taidpt.json_values import json_value
+
+from .test_cli import IMAGES, fails, run
+
+
+def test_labels_are_matched_by_name_and_by_the_synonyms_of_the_tables():
+    labels = ["airplane", "couch", "dining table", "tv", "person", "dog"]
+    names = ["aeroplane", "diningtable", "dog", "sofa", "tvmonitor", "Person", "horse"]
+    assert match_labels(names, labels) == ["airplane", "dining table", "dog", "couch", "tv", "person", None]
+    assert match_labels(["dog", "puppy"], ["dog"]) == ["dog", None]  # no label serves two classes
+
+
+@pytest.fixture
+def figures_input():
+    generator = np.random.default_rng(0)
+    labels = (generator.random((60, 4)) < 0.4).astype(int)
+    labels[:, 3] = 0
+    noise = {name: generator.normal(size=(60, 4)) for name in ("a", "b", "weak")}
+    runs = {name: 2.0 * labels + noise[name] for name in ("a", "b")}
+    weak = 0.2 * labels + noise["weak"]
+    every = {name: dict.fromkeys(("global", "local", "merged"), values) for name, values in runs.items()}
+    return every, {"weak": dict.fromkeys(("global", "local", "merged"), weak)}, labels
+
+
+def test_figures_of_runs_and_differences(figures_input):
+    runs, others, labels = figures_input
+    figures = evaluate_scores(runs, labels, ["w", "x", "y", "z"], others, num_resamples=200)
+    maps = [figures["models"][name]["map"]["merged"] for name in ("a", "b")]
+    assert figures["runs"]["mean"]["merged"] == pytest.approx(np.mean(maps))
+    assert figures["runs"]["deviation"]["merged"] == pytest.approx(abs(maps[0] - maps[1]) / 2**0.5)
+    assert figures["classes_without_positives"] == ["z"]
+    for entry, value in zip(figures["differences"], maps, strict=True):
+        assert entry["difference"] == pytest.approx(value - figures["models"]["weak"]["map"]["merged"])
+        assert 0 < entry["low"] < entry["difference"] < entry["high"]
+    assert evaluate_scores({"a": runs["a"]}, labels, list("wxyz"))["runs"]["deviation"]["merged"] is None
+
+
+def test_unknown_labels_do_not_count(figures_input):
+    runs, _, labels = figures_input
+    wrong, unknown = labels.copy(), np.zeros_like(labels)
+    negatives = np.flatnonzero(labels[:, 0] == 0)[:5]
+    unknown[negatives, 0] = 1
+    runs["a"]["merged"][negatives, 0] = 100.0  # would rank first
+    kept = np.setdiff1d(np.arange(len(labels)), negatives)
+    masked = evaluate_scores({"a": runs["a"]}, wrong, list("wxyz"), unknown=unknown, num_resamples=0)
+    alone = {branch: values[kept] for branch, values in runs["a"].items()}
+    reference = evaluate_scores({"a": alone}, labels[kept], list("wxyz"), num_resamples=0)
+    per_class = (values["models"]["a"]["per_class"]["w"] for values in (masked, reference))
+    assert next(per_class) == pytest.approx(next(per_class))
+
+
+def test_precision_and_recall_by_hand():
+    scores, labels = np.array([0.9, 0.8, 0.8, 0.1]), np.array([1, 0, 1, 1])
+    precision, recall = precision_recall(scores, labels)  # the two of 0.8 count together
+    assert precision == pytest.approx([100, 200 / 3, 75])
+    assert recall == pytest.approx([100 / 3, 200 / 3, 100])
+    mean = class_mean_precision(scores[:, None], labels[:, None], np.array([0.0, 50.0, 100.0]))
+    assert mean == pytest.approx([100, 75, 75])  # the best precision at that recall or above
+
+
+def test_report_holds_figures_table_and_plots(figures_input, tmp_path):
+    runs, others, labels = figures_input
+    figures = evaluate_scores(runs, labels, ["$w$", "x" * 90, "y", "z"], others, num_resamples=20)
+    folder = write_report(tmp_path / "report", figures, runs | others, labels)
+    assert json.loads((folder / "metrics.json").read_text()) == json_value(figures)
+    rows = list(csv.DictReader((folder / "per_class.csv").open()))
+    assert list(rows[0]) == ["class", "positives", "a", "b", "weak"]
+    assert float(rows[0]["a"]) == pytest.approx(figures["models"]["a"]["per_class"]["$w$"], abs=0.01)
+    assert rows[3]["a"] == "" and rows[3]["positives"] == "0"
+    for name in ("per_class_ap.png", "precision_recall.png", "score_histograms.png"):
+        with Image.open(folder / name) as picture:
+            assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 10  # something is drawn
+    assert [path.name for path in tmp_path.iterdir()] == ["report"]
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def photographs(tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_taidpt.image_features.feature_cache_dir", lambda kind: str(tmp_path / kind))
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rows = {"astronaut.jpg": ["person"], "cat.jpg": ["cat"], "coffee.jpg": ["cup", "spoon"]}
+    for name in rows:
+        shutil.copy(IMAGES / name, folder)
+    table = [{"file_name": name, "labels": labels} for name, labels in rows.items()]
+    (folder / "labels.json").write_text(json.dumps({"categories": ["cat", "cup", "person", "spoon"], "images": table}))
+    return folder
+
+
+def test_evaluate_writes_a_report(photographs, tmp_path):
+    report = tmp_path / "report"
+    options = ["--baseline", "template", "--baseline", "brackets", "--resamples", "20", "--output", report]
+    result = run("evaluate", photographs, *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    figures = json.loads(result.stdout)
+    assert figures == json.loads((report / "metrics.json").read_text())
+    assert list(figures["models"]) == ["taidpt-coco80", "template", "brackets"]
+    assert figures["models"]["taidpt-coco80"]["map"]["merged"] == 100
+    assert (figures["images"], figures["classes"], len(figures["differences"])) == (3, 4, 2)
+
+
+def test_evaluate_compares_runs_and_names_new_labels(photographs, tmp_path):
+    text = (photographs / "labels.json").read_text()
+    (photographs / "labels.json").write_text(text.replace("spoon", "saucer"))
+    other = tmp_path / "other"
+    shutil.copytree(DEFAULT_CHECKPOINT, other)
+    options = ["--model", "taidpt-coco80", "--model", str(other), "--resamples", "0"]
+    result = run("evaluate", photographs, *options)
+    assert result.exit_code == 0, result.stderr
+    assert "2 runs: merged 100.0, deviation 0.0" in result.stdout
+    assert "no label for 1 of 4 classes: 'saucer'" in fails("evaluate", photographs, "--strict")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["./nothing"], "does not exist"),
+        ([str(IMAGES)], "label file"),
+        (["PHOTOGRAPHS", "--model", "./nothing"], "there is no such folder"),
+        (["PHOTOGRAPHS", "--baseline", "magic"], "There is no baseline 'magic'"),
+        (["PHOTOGRAPHS", "--baseline", "prototypes"], "give a corpus"),
+        (["PHOTOGRAPHS", "--data", "split"], "is no NAME=VALUE"),
+        (["PHOTOGRAPHS", "--data", "split=val"], "split"),
+        (["PHOTOGRAPHS", "--dataset", "imagenet"], "There is no loader 'imagenet'"),
+        (["PHOTOGRAPHS", "--model", "a", "--model", "a"], "named twice"),
+    ],
+    ids=lambda value: " ".join(value)[-24:] if isinstance(value, list) else "",
+)
+def test_evaluate_says_what_is_wrong(photographs, arguments, reason):
+    arguments = [str(photographs) if argument == "PHOTOGRAPHS" else argument for argument in arguments]
+    assert reason in fails("evaluate", *arguments)
+
+
+@pytest.mark.parametrize("change", ["missing", "broken", "label"])
+def test_evaluate_names_the_image_or_label_that_is_wrong(photographs, change):
+    if change == "missing":
+        (photographs / "cat.jpg").unlink()
+    elif change == "broken":
+        (photographs / "cat.jpg").write_text("no picture")
+    else:
+        text = (photographs / "labels.json").read_text()
+        (photographs / "labels.json").write_text(text.replace('["cup", "spoon"]', '["cup", "comet"]'))
+    reason = fails("evaluate", photographs, "--resamples", "0")
+    assert ("comet" if change == "label" else "cat.jpg") in reason
+
+
+def test_with_classes_keeps_what_was_learned():
+    model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
+    other = with_classes(model, ["sofa", "comet"])
+    assert other.config.labels == ["couch", "comet"]
+    assert other.config.label_origin == {"couch": "learned", "comet": "template"}
