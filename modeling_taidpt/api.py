@@ -12,7 +12,7 @@ from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiD
 from .convert_openai import convert_openai_checkpoint, convert_openai_clip
 from .convert_taidpt import convert_taidpt_checkpoint
 from .data import load_captions, load_images
-from .data_captions import load_caption_file, load_coco_captions, load_localized_narratives
+from .data_captions import load_caption_file, load_coco_captions, load_localized_narratives, load_template_captions
 from .data_coco import load_coco
 from .data_folder import load_image_dataset, load_image_folder
 from .data_nuswide import load_nuswide
@@ -39,6 +39,7 @@ from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
 from .modeling_taidpt import TaiDptModel, TaiDptOutput
 from .partial_labels import drop_labels, read_partial_labels
 from .pipelines import MultiLabelImageClassificationPipeline, register
+from .recipes import load_recipe_captions, load_recipe_images, read_recipe, recipe_names
 from .tagging import TaggingReport, tag_images
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
 from .trainer_taidpt import TaiDptTrainer
@@ -102,6 +103,9 @@ __all__ = [
     "load_images",
     "load_localized_narratives",
     "load_nuswide",
+    "load_recipe_captions",
+    "load_recipe_images",
+    "load_template_captions",
     "load_templates",
     "load_voc",
     "match_labels",
@@ -114,7 +118,9 @@ __all__ = [
     "read_labels",
     "read_merges",
     "read_partial_labels",
+    "read_recipe",
     "read_scores",
+    "recipe_names",
     "sample_few_shot",
     "score_images",
     "set_up_training",

@@ -30,22 +30,44 @@ ABLATIONS = "Ablations of the paper"
 
 
 def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
     labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            "-l",
+            help="coco80, voc20, nuswide81, a file of labels or class table, or words with commas; those of the "
+            "recipe by default.",
+        ),
+    ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            "--captions",
+            "-c",
+            help="Text, CSV, JSON, JSON lines or Parquet file of captions; those of the recipe by default.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            "-b",
+            help="CLIP to learn on: folder or Hub repository; the recipe's by default, or the one that ships.",
+        ),
+    ] = None,
+    recipe: Annotated[
         str,
         typer.Option(
-            "--labels", "-l", help="coco80, voc20, nuswide81, a file of labels or class table, or words with commas."
+            "--recipe", "-r", help="recommended (the base's own), paper, voc2007, coco2014, nuswide, or a file."
         ),
-    ],
-    captions: Annotated[
-        str, typer.Option("--captions", "-c", help="Text, CSV, JSON, JSON lines or Parquet file of captions.")
-    ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
-    base: Annotated[
-        str, typer.Option("--base", "-b", help="CLIP to learn on: folder or Hub repository. The default ships.")
-    ] = DEFAULT_MODEL,
-    recipe: Annotated[
-        str, typer.Option("--recipe", "-r", help="recommended (the base's own), paper, another name, or a file.")
     ] = "recommended",
+    protocol: Annotated[
+        str, typer.Option(help="Of a recipe: clean (no caption of a test image, chosen on held-out ones), or paper.")
+    ] = "clean",
+    data_root: Annotated[
+        Path, typer.Option("--data-root", help="Folder that the paths of a recipe are relative to.")
+    ] = Path("."),
     eval_captions: Annotated[
         str | None, typer.Option("--eval-captions", help="File of held-out captions, instead of a share.")
     ] = None,
@@ -91,6 +113,7 @@ def train(
 
     - `taidpt train --labels labels.txt --captions corpus.txt --output runs/pets`
     - `taidpt train -l coco80 -c captions.jsonl -o runs/coco --base openai/clip-vit-base-patch16 --recipe paper`
+    - `taidpt train --recipe voc2007 --base RN50 --data-root data --output runs/voc2007`
     - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --set learning_rate=1e-3 --set save_steps=100 --resume`
     """
     chosen: dict[str, Any] = {
@@ -111,7 +134,7 @@ def train(
         settings or [], "--set", "learning_rate=1e-3"
     )
     with working(as_json):
-        result = _train(labels, captions, output, base, recipe, eval_captions, chosen, resume)
+        result = _train(labels, captions, output, base, (recipe, protocol, data_root), eval_captions, chosen, resume)
     if as_json:
         print_json(result)
         return
@@ -124,11 +147,11 @@ def train(
 
 
 def _train(
-    labels: str,
-    captions: str,
+    labels: str | None,
+    captions: str | None,
     output: Path,
-    base: str,
-    recipe: str,
+    base: str | None,
+    recipe: tuple[str, str, Path],
     eval_captions: str | None,
     settings: dict[str, Any],
     resume: bool,
@@ -141,17 +164,29 @@ def _train(
         raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
     from .label_files import read_labels
 
-    names, labeler = read_labels(labels, str(settings.get("labeling_method", "forms")))
+    if labels is not None:
+        read_labels(labels)  # what is wrong with them is said before torch is loaded
     from .api import TaiDptTrainer
     from .atomic import staged_folder
+    from .recipes import load_recipe_captions
     from .training_setup import find_recipe, set_up_training
 
+    name, protocol, data_root = recipe
+    with naming_model(base or DEFAULT_MODEL):
+        recipe_found = find_recipe(name, base or DEFAULT_MODEL, protocol)
+    base, labels = base or recipe_found.get("base", DEFAULT_MODEL), labels or recipe_found.get("labels")
+    if labels is None:
+        raise ValueError(f"The recipe {name!r} names no labels: give --labels.")
+    if captions is None and not recipe_found.get("data"):
+        raise ValueError(f"The recipe {name!r} names no captions: give --captions.")
+    method = settings.get("labeling_method", recipe_found["training"].get("labeling_method", "forms"))
+    names, labeler = read_labels(labels, str(method)) if isinstance(labels, str) else (list(labels), None)
+    corpus = load_recipe_captions(recipe_found, data_root) if captions is None else captions
     with naming_model(base):
-        recipe_found = find_recipe(recipe, base)
         settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
         with without_loading_bar():
             model, arguments = set_up_training(base, names, output, recipe_found, settings)
-    trainer = TaiDptTrainer(model, arguments, train_dataset=captions, eval_dataset=eval_captions, labeler=labeler)
+    trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
     try:
         metrics = trainer.train(resume_from_checkpoint=resume or None).metrics
         with staged_folder(output) as staged, without_loading_bar():

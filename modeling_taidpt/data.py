@@ -9,7 +9,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from .data_captions import load_caption_file, load_coco_captions, load_localized_narratives
+from .data_captions import load_caption_file, load_coco_captions, load_localized_narratives, load_template_captions
 from .data_coco import load_coco
 from .data_folder import LABEL_FILES, load_image_dataset, load_image_folder
 from .data_nuswide import load_nuswide
@@ -26,6 +26,7 @@ CAPTION_LOADERS: dict[str, Callable[..., Dataset]] = {
     "coco": load_coco_captions,
     "localized_narratives": load_localized_narratives,
     "file": load_caption_file,
+    "templates": load_template_captions,
 }
 
 
@@ -52,8 +53,9 @@ def load_captions(data: Any, loader: str = "file", **options: Any) -> Dataset:
     """Reads a corpus of captions.
 
     Args:
-        data (`str`, `Path` or several): file or files.
-        loader (`str`, *optional*, defaults to `"file"`): `"coco"`, `"localized_narratives"` or `"file"`.
+        data (`str`, `Path` or several): file or files; for `"templates"` the class names.
+        loader (`str`, *optional*, defaults to `"file"`): `"coco"`, `"localized_narratives"`, `"file"` or
+            `"templates"`.
         **options: of that loader, as `captions_per_image=1` or `exclude_image_ids=`.
 
     Returns:

@@ -7,7 +7,7 @@ Source: TaI-DPT (arXiv 2211.12739), section 4.1; published code, `datasets/coco2
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from .caption_corpus import read_captions, read_rows
 from .captions import CaptionLabeler
 from .data_coco import COCO, COCO_WHERE, read_coco_json
 from .image_dataset import IMAGE_ID, LABELS, require_file
+from .training_captions import template_sentences
 
 logger = logging.get_logger(__name__)
 
@@ -33,8 +34,8 @@ _CHUNK = 4096  # captions labelled at a time
 def load_coco_captions(
     files: str | Path | Iterable[str | Path],
     captions_per_image: int | None = None,
-    exclude_image_ids: Collection[int] | Dataset | None = None,
-    evaluation_set: Dataset | None = None,
+    exclude_image_ids: Collection[int] | Dataset | str | Path | None = None,
+    evaluation_set: Dataset | str | Path | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Reads COCO captions.
@@ -44,10 +45,10 @@ def load_coco_captions(
             `captions_train2017.json` and so on; all share the image ids.
         captions_per_image (`int`, *optional*): how many of an image's captions to draw; all by default, the paper
             takes 1.
-        exclude_image_ids (`Collection[int]` or `Dataset`, *optional*): images whose captions are left out, or a data
-            set with a column `image_id`, as the one that the model is tested on.
-        evaluation_set (`Dataset`, *optional*): images that the model will be tested on; captions of them that stay in
-            are counted in a warning.
+        exclude_image_ids (`Collection[int]`, `Dataset` or `str`, *optional*): images whose captions are left out, or a
+            data set with a column `image_id`, as the one that the model is tested on, or a COCO file that lists them.
+        evaluation_set (`Dataset` or `str`, *optional*): images that the model will be tested on, or a COCO file that
+            lists them; captions of them that stay in are counted in a warning.
         seed (`int`, *optional*, defaults to 0): seed of the draw.
 
     Returns:
@@ -79,9 +80,12 @@ def load_coco_captions(
     return dataset
 
 
-def _ids(images: Collection[Any] | Dataset | None) -> set[Any]:
+def _ids(images: Collection[Any] | Dataset | str | Path | None) -> set[Any]:
     if images is None:
         return set()
+    if isinstance(images, (str, Path)):
+        file = require_file(Path(images), "The COCO file of images", COCO_WHERE)
+        return {image["id"] for image in read_coco_json(file, "images")["images"]}
     if isinstance(images, Dataset):
         if IMAGE_ID not in images.column_names:
             raise ValueError(f"The images to exclude have no column {IMAGE_ID!r}: pass their ids.")
@@ -104,8 +108,10 @@ def _draw(rows: list[Mapping[str, Any]], count: int, seed: int) -> list[Mapping[
 
 
 def count_overlap(captions: Any, images: Any) -> int:
-    """How many images of a test set have captions in a corpus, where both know their COCO ids; 0 where they do not."""
+    """How many images of a test set, or of a COCO file, have captions in a corpus; 0 where one has no COCO ids."""
     for data in (captions, images):
+        if isinstance(data, (str, Path)):
+            continue
         if not isinstance(data, Dataset) or data.info.dataset_name != COCO or IMAGE_ID not in data.column_names:
             return 0
     return len(_ids(captions) & _ids(images))
@@ -116,7 +122,7 @@ def warn_of_overlap(captions: Any, images: Any) -> int:
     overlap = count_overlap(captions, images)
     if overlap:
         logger.warning(
-            f"The captions describe {overlap} of the {len(images)} test images: pass their ids as "
+            f"The captions describe {overlap} of the {len(_ids(images))} test images: pass their ids as "
             "`exclude_image_ids` for a clean protocol, or report this as the paper's."
         )
     return overlap
@@ -156,9 +162,26 @@ def load_caption_file(
     return Dataset.from_dict({CAPTION: [table.captions[row] for row in kept], IMAGE_ID: ids})
 
 
+def load_template_captions(labels: Sequence[str]) -> Dataset:
+    """The template sentences alone, as a corpus: no caption of anybody is used.
+
+    Args:
+        labels (`Sequence[str]`): the class names.
+
+    Returns:
+        `Dataset`: `caption` and `labels`, 89 sentences per class; train on it with `label_column="labels"` and
+        `add_templates=False`.
+    """
+    sentences, one_hot = template_sentences(labels)  # (89 * classes,), (89 * classes, classes)
+    features = Features({CAPTION: Value("string"), LABELS: List(ClassLabel(names=list(labels)))})
+    columns = {CAPTION: sentences, LABELS: [[column] for column in one_hot.argmax(axis=1).tolist()]}
+    return Dataset.from_dict(columns, features=features)
+
+
 def load_localized_narratives(
     files: str | Path | Iterable[str | Path],
     labeler: CaptionLabeler | None = None,
+    method: str = "forms",
     max_words: int | None = 77,
     max_captions_per_class: int | None = 1000,
     exclude_image_ids: Collection[str] | Dataset | None = None,
@@ -173,6 +196,7 @@ def load_localized_narratives(
     Args:
         files (`str`, `Path` or several): `open_images_train_v6_captions.jsonl`, with `image_id` and `caption`.
         labeler ([`CaptionLabeler`], *optional*): the one of `"nuswide81"` by default.
+        method (`str`, *optional*, defaults to `"forms"`): method of that one, `"forms"` or `"wordnet"`.
         max_words (`int`, *optional*, defaults to 77): words looked at, punctuation marks counted; `None` for all.
         max_captions_per_class (`int`, *optional*, defaults to 1000): `None` for all.
         exclude_image_ids (`Collection[str]` or `Dataset`, *optional*): as in [`load_coco_captions`].
@@ -184,7 +208,7 @@ def load_localized_narratives(
         FileNotFoundError: If a file is missing.
         ValueError: If a line has no caption, or no narrative names a class.
     """
-    labeler = CaptionLabeler.from_preset("nuswide81") if labeler is None else labeler
+    labeler = CaptionLabeler.from_preset("nuswide81", method) if labeler is None else labeler
     captions, ids, parts = [], [], []
     for chunk in _chunks(_narratives(files, _ids(exclude_image_ids))):
         labels = np.asarray(labeler([_first_words(caption, max_words) for _, caption in chunk]))  # (chunk, classes)
@@ -263,6 +287,7 @@ __all__ = [
     "load_caption_file",
     "load_coco_captions",
     "load_localized_narratives",
+    "load_template_captions",
     "select_by_rarest_class",
     "warn_of_overlap",
 ]

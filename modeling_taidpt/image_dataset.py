@@ -8,7 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDatasetDict,
+    List,
+    Value,
+    concatenate_datasets,
+)
 from transformers.utils import logging
 
 from .caption_labels import match_columns, multi_hot
@@ -144,6 +154,27 @@ def image_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, co
     return np.ascontiguousarray(matrix[:, list(columns)])  # (images, classes)
 
 
+def with_multi_hot_labels(dataset: Any, labels: Sequence[str], column: str = LABELS) -> Any:
+    """A data set whose labels are rows of 0 and 1 in the order of a model's; no image is decoded.
+
+    Args:
+        dataset: a `Dataset` whose labels are `ClassLabel`s, in whatever order; anything else comes back as it is.
+        labels (`Sequence[str]`): the labels of the model.
+        column (`str`, *optional*, defaults to `"labels"`): the column of labels.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the data set lacks one of the labels.
+    """
+    if not isinstance(dataset, Dataset) or class_names_of(dataset, column) is None:
+        return dataset
+    matrix = image_label_matrix(dataset, labels, column)  # (images, classes)
+    rows = Dataset.from_dict({column: matrix}, features=Features({column: List(Value("uint8"))}))
+    return concatenate_datasets([dataset.remove_columns(column), rows], axis=1)
+
+
 def require_one_split(data: Any) -> None:
     """Raises a `TypeError` that shows what to write where a dictionary of splits is given."""
     if isinstance(data, (DatasetDict, IterableDatasetDict)):
@@ -164,4 +195,5 @@ __all__ = [
     "read_lines",
     "require_file",
     "require_one_split",
+    "with_multi_hot_labels",
 ]

@@ -19,6 +19,7 @@ from .feature_cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, wri
 from .feature_shards import IMAGE_COLUMNS
 from .fingerprints import image_fingerprint
 from .hub import find_image_processor
+from .image_dataset import class_names_of, image_label_matrix
 from .image_evaluation import open_image
 from .partial_labels import label_matrix
 
@@ -108,6 +109,8 @@ class ImageFeatures(KeptFeatures):
         if label_column not in pictures.columns:
             columns = ", ".join(pictures.columns)
             raise ValueError(f"The images have no column {label_column!r} but {columns}: name that of the labels.")
+        if class_names_of(dataset, label_column) is not None:
+            return image_label_matrix(dataset, labels, label_column).astype(np.int8)  # (images, classes)
         return label_matrix(pictures.column(label_column), labels, "the images")  # (images, classes)
 
     def with_labels(self, labels: np.ndarray) -> ImageFeatures:

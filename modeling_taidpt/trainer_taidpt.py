@@ -23,9 +23,11 @@ from transformers.trainer_utils import EvalPrediction, TrainOutput, sort_checkpo
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .caption_labels import default_labeler
+from .data_captions import warn_of_overlap
 from .encoding_taidpt import DEFAULT_TEMPLATE
 from .feature_cache import KeptFeatures
 from .hub import find_image_processor
+from .image_dataset import with_multi_hot_labels
 from .image_evaluation import ImageCollator
 from .losses import get_loss
 from .metrics import mean_average_precision
@@ -114,6 +116,7 @@ class TaiDptTrainer(Trainer):
         if is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column):
             self._data = TrainingImages(reader, args, self.image_processor, image_transform)
             self.image_processor = self._data.processor
+        warn_of_overlap(train_dataset, image_eval_dataset)
         train_features, eval_features = self._data.read(train_dataset, eval_dataset)
         if eval_features is None and args.eval_strategy != "no":
             args = _without_selection(args, self._data.kind)
@@ -405,6 +408,7 @@ class TaiDptTrainer(Trainer):
         dataset = self.image_eval_dataset if image_eval_dataset is None else image_eval_dataset
         if dataset is None:
             raise ValueError("There are no evaluation images: give `image_eval_dataset`.")
+        dataset = with_multi_hot_labels(dataset, self.labels)
         if self.image_processor is None:
             self.image_processor = find_image_processor(self.model.config)
         collator = ImageCollator(self.image_processor, self.labels)

@@ -17,6 +17,7 @@ from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures, collate_features
 from .caption_labels import label_captions, multi_hot
 from .captions import load_templates
+from .image_dataset import with_multi_hot_labels
 from .training_arguments_taidpt import CAPTION_LOSSES, TaiDptTrainingArguments
 
 logger = logging.get_logger(__name__)
@@ -125,6 +126,8 @@ class TrainingCaptions:
 
     def _read_labelled(self, data: Any, limit: int | None) -> tuple[list[str], np.ndarray]:
         """Captions that name a class, and their labels `(captions, classes)`."""
+        if self.args.label_column is not None:
+            data = with_multi_hot_labels(data, self.labels, self.args.label_column)
         table = read_captions(data, self.args.caption_column, self.args.label_column, limit)
         if table.labels is None:
             labels = label_captions(self.labeler, table.captions, self.labels)  # (captions, classes)

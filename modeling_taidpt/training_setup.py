@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -15,6 +14,7 @@ from transformers import AutoConfig, HfArgumentParser
 from .configuration_taidpt import TaiDptConfig
 from .hub import HUB_ARGUMENTS, resolve_source
 from .modeling_taidpt import TaiDptModel
+from .recipes import read_recipe
 from .training_arguments_taidpt import PAPER_RECIPE, TaiDptTrainingArguments
 
 RECOMMENDED = "recommended"
@@ -44,7 +44,8 @@ def set_up_training(
         labels (`Sequence[str]`): the labels, in the order of the logits.
         output_dir (`str` or `Path`): folder of the run.
         recipe (`str` or `Mapping`, *optional*, defaults to `"recommended"`): `"recommended"` is the base's own where
-            it has one, else the paper's; `"paper"`; a JSON or YAML file; or `{"model": {...}, "training": {...}}`.
+            it has one, else the paper's; `"paper"`; a JSON or YAML file, or a name, see [`read_recipe`]; or
+            `{"model": {...}, "training": {...}}`.
         settings (`Mapping`, *optional*): fields of [`TaiDptTrainingArguments`] and [`TaiDptConfig`] that win over the
             recipe's; texts are read as on a command line ("1e-3", "true", "0.3,0.5").
         **hub_arguments: `revision`, `token` and so on, for the base.
@@ -70,19 +71,22 @@ def set_up_training(
     return model, arguments
 
 
-def find_recipe(recipe: str | Mapping[str, Any], base: str, **hub_arguments: Any) -> dict[str, Any]:
+def find_recipe(
+    recipe: str | Mapping[str, Any], base: str, protocol: str = "clean", **hub_arguments: Any
+) -> dict[str, Any]:
     """The recipe that a name, a file or a base stands for.
 
     Args:
         recipe (`str` or `Mapping`): as for [`set_up_training`].
         base (`str`): the CLIP.
+        protocol (`str`, *optional*, defaults to `"clean"`): of a recipe that has several; see [`read_recipe`].
         **hub_arguments: `revision`, `token` and so on, for the base.
 
     Returns:
-        `dict`: `{"name": ..., "model": {...}, "training": {...}}`.
+        `dict`: `{"name": ..., "model": {...}, "training": {...}}`, and of a file what else it holds.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is no such file or name.
         ValueError: If the file is no recipe.
     """
     if isinstance(recipe, Mapping):
@@ -94,22 +98,7 @@ def find_recipe(recipe: str | Mapping[str, Any], base: str, **hub_arguments: Any
         return {"name": RECOMMENDED} | found if found else {"name": PAPER_RECIPE, "training": {}}
     if recipe == PAPER_RECIPE:
         return {"name": PAPER_RECIPE, "training": {}}
-    return _read_recipe_file(Path(recipe))
-
-
-def _read_recipe_file(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"There is no recipe {str(path)!r}: give {RECOMMENDED!r}, {PAPER_RECIPE!r}, or a JSON or YAML file."
-        )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        recipe = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"The recipe {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
-    if not isinstance(recipe, dict) or not isinstance(recipe.get("training"), dict):
-        raise ValueError(f"The recipe {str(path)!r} has no 'training' arguments: write training: {{...}}.")
-    return {"name": path.stem} | recipe
+    return read_recipe(recipe, protocol)
 
 
 def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
