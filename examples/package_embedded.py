@@ -1,9 +1,13 @@
-"""Makes the checkpoint that ships with the package from a trained one: half precision, probabilities, word counts.
+"""Makes the checkpoint that ships with the package from a trained one: half precision, standardisation, probabilities.
 
     python examples/package_embedded.py --model outputs/coco80 --base outputs/base --captions coco_captions.jsonl \
-        --recipe examples/recipes/embedded.json --output modeling_taidpt/assets/taidpt-coco80
+        --photographs coco_train voc2012 --recipe examples/recipes/embedded.json \
+        --output modeling_taidpt/assets/taidpt-coco80
 
-Scale and bias of the probabilities are fitted on captions that the prompts were not learned from.
+It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`.
+Scale and bias of the probabilities are fitted on the selection part (file names with CRC32 mod 5 = 0) of the first
+folder of photographs, where all labels are known; the thresholds on that of all folders. No folder that results are
+reported on may stand there.
 """
 
 from __future__ import annotations
@@ -13,10 +17,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
+import numpy as np
+from embedded_base.labelled import encode_labelled
 from transformers import AutoImageProcessor, HfArgumentParser
 
-from modeling_taidpt import CaptionFeatures, TaiDptModel, default_labeler, fit_score_calibration, read_captions
+from modeling_taidpt import TaiDptModel, read_captions
+from modeling_taidpt.adaptation import calibrate, fit_caption_bank, fit_score_thresholds
 
 WORD_COUNTS = "word_counts.json.gz"
 
@@ -27,26 +33,30 @@ class Arguments:
 
     model: str = field(metadata={"help": "Trained checkpoint."})
     base: str = field(metadata={"help": "Folder of the base, with its word counts and image processor."})
-    captions: str = field(metadata={"help": "Held-out captions for scale and bias."})
-    recipe: str = field(metadata={"help": "JSON file with the recommended recipe."})
+    captions: str = field(metadata={"help": "Captions of the bank."})
+    photographs: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
     output: str = field(metadata={"help": "Folder of the checkpoint that ships."})
-    max_captions: int = field(default=5000, metadata={"help": "Captions used for scale and bias."})
+    recipe: str | None = field(default=None, metadata={"help": "JSON file; the checkpoint's own recipe by default."})
+    spatial_scale: float = field(default=5.0, metadata={"help": "Sharpness of the local score over an image's cells."})
+    max_captions: int = field(default=6000, metadata={"help": "Captions drawn for the bank."})
+    bank: int = field(default=256, metadata={"help": "Clusters of the bank."})
+    cache: str | None = field(default=None, metadata={"help": "Folder for image features."})
 
 
-@torch.no_grad()
-def caption_logits(model: TaiDptModel, path: str, limit: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Merged scores and labels, each `(captions, classes)`, of captions that name a class."""
-    captions = read_captions(path, max_captions=limit).captions
-    labels = default_labeler(model.config.labels, model.config.class_names)(captions)  # (captions, classes)
-    named = labels.any(axis=1)
-    features = CaptionFeatures.encode(model, [c for c, n in zip(captions, named, strict=True) if n], labels[named])
-    logits = []
-    for item in (features[index] for index in range(len(features))):
-        outputs = model(
-            caption_embeds=item["caption_embeds"][None].float(), token_embeds=item["token_embeds"][None].float()
-        )
-        logits.append(outputs.logits)
-    return torch.cat(logits), torch.from_numpy(features.labels)
+def fit_scores(model: TaiDptModel, arguments: Arguments) -> dict[str, float]:
+    """Standardisation, probabilities and thresholds; returns calibration error and F1 before and after."""
+    model.config.image_spatial_scale = arguments.spatial_scale
+    model.set_score_statistics(None)
+    captions = read_captions(arguments.captions).captions
+    drawn = np.random.default_rng(0).permutation(len(captions))[: arguments.max_captions]
+    fit_caption_bank(model, [captions[index] for index in drawn], arguments.bank)
+    parts = [encode_labelled(model, folder, True, arguments.cache) for folder in arguments.photographs]
+    figures = calibrate(model, parts[0])
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.join(part)
+    fit_score_thresholds(model, whole)
+    return figures
 
 
 def main() -> None:
@@ -54,19 +64,23 @@ def main() -> None:
     output = Path(arguments.output)
     model = TaiDptModel.from_pretrained(arguments.model)
     config = model.config
-    scale, bias = fit_score_calibration(*caption_logits(model, arguments.captions, arguments.max_captions))
-    config.score_scale, config.score_bias = round(scale, 4), round(bias, 4)
-    recipe = json.loads(Path(arguments.recipe).read_text(encoding="utf-8"))
+    figures = fit_scores(model, arguments)
+    recipe = config.recommended_recipe
+    if arguments.recipe is not None:
+        recipe = json.loads(Path(arguments.recipe).read_text(encoding="utf-8"))
+    tokenizer, processor = model.get_tokenizer(), AutoImageProcessor.from_pretrained(arguments.base)
     for owner in (config, config.clip_config, model.clip.config):
         owner.recommended_recipe, owner.word_counts = recipe, WORD_COUNTS
         owner._name_or_path = ""
     config.base_model_name_or_path = output.name  # it is its own base
     model.half().save_pretrained(output, include_code=False)
-    model.get_tokenizer().save_pretrained(output)
-    AutoImageProcessor.from_pretrained(arguments.base).save_pretrained(output)
-    shutil.copyfile(Path(arguments.base) / WORD_COUNTS, output / WORD_COUNTS)
+    tokenizer.save_pretrained(output)
+    processor.save_pretrained(output)
+    if Path(arguments.base).resolve() != output.resolve():
+        shutil.copyfile(Path(arguments.base) / WORD_COUNTS, output / WORD_COUNTS)
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
-    print(f"score_scale {config.score_scale}, score_bias {config.score_bias}, {size:.1f} MB in {output}")
+    fitted = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
+    print(f"score_scale {config.score_scale}, score_bias {config.score_bias} ({fitted}), {size:.1f} MB in {output}")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
 PROMPT_PAIRS = ("global_local", "positive_negative")
 LABEL_ORIGINS = ("learned", "shared", "template", "hypernym")
+IMAGE_STANDARDIZATIONS = ("center", "zscore", "captions")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
 
 
@@ -182,6 +183,20 @@ class TaiDptConfig(PreTrainedConfig):
             (the mean of other labels, see `with_hypernyms`).
         score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
             The probability of a label is `sigmoid(score_scale * logit + score_bias)`; one value, or one per class.
+        score_thresholds (`float` or `list[float]`, *optional*):
+            Least probability at which a label counts as present, one value or one per class: `threshold="auto"` of the
+            pipeline.
+        score_calibration (`str`, *optional*):
+            What scale, bias and thresholds were fitted on, in words.
+        image_standardization (`str`, *optional*):
+            What is taken off the scores of each image: `"center"`, `"zscore"` or `"captions"`; see `standardization`.
+        caption_bank_size (`int`, *optional*, defaults to 0):
+            Caption features that the checkpoint holds for `"captions"`.
+        caption_bank_temperature (`float`, *optional*, defaults to 100.0):
+            Factor on their cosines: that of the CLIP's contrastive loss.
+        score_statistics (`dict`, *optional*):
+            Mean and deviation of each class and branch, by which classes are z-scored: `global_mean`, `global_std`,
+            `local_mean`, `local_std`, a list each, and `source`.
         base_model_name_or_path, base_model_revision (`str`, *optional*):
             Where the CLIP came from; of a Hub repository the commit is kept.
         base_model_sample (`list[float]`, *optional*):
@@ -232,6 +247,12 @@ class TaiDptConfig(PreTrainedConfig):
     label_origin: Any = None
     score_scale: float | list[float] = 1.0
     score_bias: float | list[float] = 0.0
+    score_thresholds: float | list[float] | None = None
+    score_calibration: str | None = None
+    image_standardization: str | None = None
+    caption_bank_size: int = 0
+    caption_bank_temperature: float = 100.0
+    score_statistics: Any = None
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     base_model_sample: list[float] | None = None
@@ -297,7 +318,18 @@ class TaiDptConfig(PreTrainedConfig):
             values = getattr(self, name)
             if values is not None and len(values) != self.num_labels:
                 raise ValueError(f"`{name}` has {len(values)} entries for {self.num_labels} labels: give one each.")
-        for name in ("score_scale", "score_bias"):
+        if self.image_standardization is not None:
+            _check_choice("image_standardization", self.image_standardization, IMAGE_STANDARDIZATIONS)
+        if self.image_standardization == "captions" and not self.caption_bank_size:
+            raise ValueError(
+                "`image_standardization='captions'` needs a caption bank: keep one with `model.set_caption_bank`."
+            )
+        for name, values in (self.score_statistics or {}).items():
+            if name != "source" and len(values) != self.num_labels:
+                raise ValueError(
+                    f"`score_statistics` has {len(values)} values of {name} for {self.num_labels} labels."
+                )
+        for name in ("score_scale", "score_bias", "score_thresholds"):
             value = getattr(self, name)
             if isinstance(value, (list, tuple)) and len(value) != self.num_labels:
                 raise ValueError(

@@ -41,6 +41,7 @@ from .prompt_learner import PromptLearner
 from .relabel import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
 from .repository import RepositoryMixin
 from .scores import global_scores, local_scores, positive_negative_scores
+from .standardization import StandardizationMixin
 from .word_counts import find_rare_words, load_word_counts
 
 logger = logging.get_logger(__name__)
@@ -72,7 +73,7 @@ class TaiDptOutput(ModelOutput):
     class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
+class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrainedModel):
     """A frozen CLIP with two learned prompts per class.
 
     Build it with [`~TaiDptModel.from_clip`], [`~TaiDptModel.zero_shot`] or [`~TaiDptModel.from_pretrained`].
@@ -123,6 +124,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
         self.head: nn.Linear | None = None
         if config.linear_head:
             self.head = nn.Linear(config.num_labels + config.embedding_dim, config.num_labels)
+        self._register_caption_bank()
         self._class_embedding_cache = ClassEmbeddingCache()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.training_report: dict[str, Any] | None = None  # what the model card says of the training
@@ -139,9 +141,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, TaiDptModel):
-            if self.config.class_embedding_source == "fixed":
-                init.zeros_(module.class_embeddings_global)
-                init.zeros_(module.class_embeddings_local)
+            for buffer in module.buffers(recurse=False):  # class embeddings, caption bank
+                init.zeros_(buffer)
             if module.log_scales is not None:
                 init.copy_(module.log_scales, torch.tensor(PAIR_LOG_SCALES))
 
@@ -415,6 +416,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
         dense_embeds: torch.Tensor | None = None,
         flip: bool | None = None,
         multi_crop: bool | None = None,
+        standardize: bool | None = None,
         return_class_embeddings: bool = False,
         return_dict: bool | None = None,
     ) -> TaiDptOutput | tuple:
@@ -435,6 +437,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
             dense_embeds (`torch.Tensor` of shape `(batch, height, width, dim)`, *optional*): kept dense features.
             flip (`bool`, *optional*): averages image features with the mirror image's; `config.flip` by default.
             multi_crop (`bool`, *optional*): averages over windows of large images; `config.multi_crop` by default.
+            standardize (`bool`, *optional*): whether the scores are standardised as the configuration says
+                (`image_standardization`, `score_statistics`); by default those of images are, those of captions not.
             return_class_embeddings (`bool`, *optional*, defaults to `False`): also returns the class embeddings.
             return_dict (`bool`, *optional*): `False` for a tuple, as in transformers.
 
@@ -477,6 +481,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, PreTrainedModel):
             logits_global, logits_local, similarity = self._score(
                 pooled, dense.to(local_embeddings.dtype), mask, sharpness, global_embeddings, local_embeddings
             )
+            if standardize is True or (standardize is None and image_embeds is not None):
+                logits_global, logits_local = self._standardize(logits_global, logits_local, pooled)
             weight = self.config.local_weight
             logits = (1 - weight) * logits_global + weight * logits_local  # (batch, classes)
             if self.head is not None:

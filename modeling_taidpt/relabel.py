@@ -143,11 +143,12 @@ def _check_trained_labels(config: TaiDptConfig, labels: list[str]) -> None:
 
 
 def _copy_extras(new: TaiDptModel, model: TaiDptModel) -> None:
-    """Copies what is learned beside the prompts, where the new model has it too."""
+    """Copies what a model holds beside the prompts, where the new model has it too."""
     if new.log_scales is not None:
         new.log_scales.copy_(model.log_scales)  # (2,)
     if new.head is not None:
         new.head.load_state_dict(model.head.state_dict())
+    new._copy_caption_bank(model)
 
 
 def without_text_tower(clip: Any) -> Any:
@@ -174,17 +175,24 @@ def _relabelled_config(
         label: ("shared" if serves_all else "template") if place is None else old.label_origin[label]
         for label, place in zip(labels, places, strict=True)
     }
-    for name in ("score_scale", "score_bias"):
-        values = getattr(old, name)
-        if isinstance(values, (list, tuple)):
-            mean = sum(values) / len(values)  # a label without a fit of its own gets the average one
-            setattr(config, name, [mean if place is None else values[place] for place in places])
+    for name in ("score_scale", "score_bias", "score_thresholds"):
+        setattr(config, name, _move_values(getattr(old, name), places))
+    if old.score_statistics is not None:
+        config.score_statistics = {name: _move_values(values, places) for name, values in old.score_statistics.items()}
     for name in ("context_lengths", "context_positions"):
         values = getattr(old, name)
         default = old.num_context_tokens if name == "context_lengths" else old.class_token_position
         if values is not None:
             setattr(config, name, [default if place is None else values[place] for place in places])
     return config
+
+
+def _move_values(values: Any, places: list[int | None]) -> Any:
+    """One value per new class; a class without a fit of its own gets the average. What is no list stays as it is."""
+    if not isinstance(values, (list, tuple)):
+        return values
+    mean = sum(values) / len(values)
+    return [mean if place is None else values[place] for place in places]
 
 
 def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, places: list[int | None], words: int) -> None:

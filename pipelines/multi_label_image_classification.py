@@ -3,9 +3,10 @@
 It imports only its siblings here, so that it travels with a checkpoint as remote code. Of the model it knows:
 called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatmaps, `similarity_map`
 `(batch, classes, rows, columns)`; `config.id2label` names the classes; `config.score_scale` and `config.score_bias`
-turn logits into probabilities. Where the model has them it also uses `with_labels` (for `candidate_labels`),
-`config.label_origin` and `rare_words` (for warnings), `config.image_size`, `config.patch_size` and the arguments
-`interpolate_pos_encoding`, `flip` and `multi_crop` (for other sizes and views).
+turn logits into probabilities, `config.score_thresholds` says what is present. Where the model has them it also uses
+`with_labels` (for `candidate_labels`), `config.label_origin` and `rare_words` (for warnings), `config.image_size`,
+`config.patch_size` and the arguments `interpolate_pos_encoding`, `flip`, `multi_crop` (for other sizes and views) and
+`standardize`.
 """
 
 from __future__ import annotations
@@ -79,7 +80,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             **kwargs: options of this call, each also accepted by `pipeline(...)` as a default:
 
                 - top_k (`int`, *optional*): keeps this many labels of the highest scores; all by default.
-                - threshold (`float`, *optional*): keeps labels with a score of at least this, before `top_k` counts.
+                - threshold (`float` or `"auto"`, *optional*): keeps labels with a score of at least this, before
+                  `top_k` counts; `"auto"` takes the checkpoint's own, one for all labels or one per label.
                 - candidate_labels (`str` or `list[str]`, *optional*): scores these labels (a string is split at
                   commas) instead of the model's own.
                 - return_heatmaps (`bool`, *optional*, defaults to `False`): adds `"heatmap"` to each label that is
@@ -92,6 +94,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 - flip (`bool`, *optional*): averages with the mirror image; `config.flip` of the model by default.
                 - multi_crop (`bool`, *optional*): sees an image larger than the model's own size in overlapping
                   windows; `config.multi_crop` of the model by default.
+                - standardize (`bool`, *optional*): `False` scores without the checkpoint's score standardisation.
                 - timeout (`float`, *optional*): seconds to wait for each URL; no limit by default.
                 - batch_size, num_workers (`int`, *optional*): as in every pipeline.
 
@@ -123,7 +126,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     def _sanitize_parameters(
         self,
         top_k: int | None = None,
-        threshold: float | None = None,
+        threshold: float | str | None = None,
         candidate_labels: str | Iterable[str] | None = None,
         return_heatmaps: bool | None = None,
         timeout: float | None = None,
@@ -131,6 +134,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         center_crop: bool | None = None,
         flip: bool | None = None,
         multi_crop: bool | None = None,
+        standardize: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess: dict[str, Any] = {}
         forward: dict[str, Any] = {}
@@ -143,15 +147,23 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             preprocess["image_size"] = int(image_size)
         if center_crop is not None:
             preprocess["center_crop"] = bool(center_crop)
-        views = {"flip": flip, "multi_crop": multi_crop}
+        views = {"flip": flip, "multi_crop": multi_crop, "standardize": standardize}
         forward.update({name: bool(value) for name, value in views.items() if value is not None})
         if top_k is not None:
             if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
                 raise ValueError(f"`top_k` is {top_k!r}: give a whole number of at least 1, or None for all labels.")
             postprocess["top_k"] = int(top_k)
-        if threshold is not None:
+        if threshold == "auto":
+            if getattr(self.model.config, "score_thresholds", None) is None:
+                raise ValueError(
+                    "`threshold='auto'` needs `score_thresholds` in the configuration, and this checkpoint has none: "
+                    "give a number from 0 to 1, or fit thresholds on a few labelled images with "
+                    "`modeling_taidpt.calibrate` and save the model."
+                )
+            postprocess["threshold"] = "auto"
+        elif threshold is not None:
             if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
-                raise ValueError(f"`threshold` is {threshold!r}: give a number from 0 to 1, or None for all labels.")
+                raise ValueError(f"`threshold` is {threshold!r}: give a number from 0 to 1, 'auto', or None.")
             postprocess["threshold"] = float(threshold)
         if candidate_labels is not None:
             forward["model"] = postprocess["model"] = self._model_for(_split_labels(candidate_labels))
@@ -219,7 +231,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         model_outputs: dict[str, Any],
         model: Any = None,
         top_k: int | None = None,
-        threshold: float | None = None,
+        threshold: float | str | None = None,
         return_heatmaps: bool = False,
     ) -> list[dict[str, Any]]:
         """Turns the outputs for one image into its list of labels."""
@@ -227,7 +239,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         scores = _scores(model_outputs["logits"][0], config)  # (classes,)
         order = np.argsort(-scores, kind="stable")  # (classes,), equal scores stay in the order of the labels
         if threshold is not None:
-            order = order[scores[order] >= threshold]  # (kept,)
+            least = config.score_thresholds if threshold == "auto" else threshold
+            order = order[scores[order] >= np.broadcast_to(least, scores.shape)[order]]  # (kept,)
         order = order[:top_k].tolist()
         results = [{"label": config.id2label[index], "score": float(scores[index])} for index in order]
         if return_heatmaps:

@@ -1,0 +1,161 @@
+"""Table of score standardisation: mAP of the merged scores on the selection photographs and on others.
+
+    python examples/study_standardization.py --captions coco_captions.jsonl --photographs coco_train voc2012
+
+Options are chosen on the selection part of `--photographs` (file names with CRC32 mod 5 = 0). Unlabelled images are
+drawn from the rest of them, captions from `--captions`. `--test` adds photographs that nothing was chosen on, with
+the gain over the first row and its 95 % interval (paired bootstrap). What the checkpoint stores of standardisation is
+put aside first.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from embedded_base.labelled import encode_labelled
+from transformers import HfArgumentParser
+
+from modeling_taidpt import (
+    DEFAULT_CHECKPOINT,
+    CaptionFeatures,
+    TaiDptModel,
+    default_labeler,
+    mean_average_precision,
+    paired_bootstrap,
+    read_captions,
+)
+from modeling_taidpt.adaptation import fit_caption_bank, fit_score_statistics, score_features
+from modeling_taidpt.image_features import ImageFeatures
+from modeling_taidpt.standardization import two_step_zscore
+
+SIZES = (10, 100, 1000)
+
+
+@dataclass
+class Arguments:
+    """What is measured, and on what."""
+
+    captions: str = field(metadata={"help": "Corpus of the caption statistics."})
+    photographs: list[str] = field(metadata={"help": "Folders with labels.json and images/ to choose on."})
+    test: str | None = field(default=None, metadata={"help": "Folder that nothing is chosen on."})
+    model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint."})
+    spatial_scales: list[float] = field(default_factory=lambda: [40.0, 5.0], metadata={"help": "First: the paper's."})
+    max_captions: int = field(default=6000, metadata={"help": "Captions drawn from the corpus."})
+    seeds: int = field(default=3, metadata={"help": "Draws of unlabelled images; the table has their mean."})
+    cache: str | None = field(default=None, metadata={"help": "Folder for image and caption features."})
+    json: str | None = field(default=None, metadata={"help": "File for the figures."})
+
+
+Way = Callable[[TaiDptModel, ImageFeatures], torch.Tensor]
+
+
+def plain(model: TaiDptModel, photographs: ImageFeatures) -> torch.Tensor:
+    """Merged scores `(images, classes)` as the model is set."""
+    return score_features(model, photographs).logits
+
+
+def transductive(model: TaiDptModel, photographs: ImageFeatures) -> torch.Tensor:
+    """The same, each class of each branch z-scored over the photographs that are scored."""
+    outputs = score_features(model, photographs)
+    model.set_score_statistics(outputs.logits_global, outputs.logits_local)
+    return plain(model, photographs)
+
+
+def sparc(model: TaiDptModel, photographs: ImageFeatures) -> torch.Tensor:
+    """SPARC's two steps over the photographs that are scored, in each branch, then merged."""
+    outputs = score_features(model, photographs)
+    branches = [two_step_zscore(logits) for logits in (outputs.logits_global, outputs.logits_local)]
+    return (1 - model.config.local_weight) * branches[0] + model.config.local_weight * branches[1]
+
+
+def ways(scale: float, captions: CaptionFeatures, pool: ImageFeatures, seeds: int) -> dict[str, list[tuple]]:
+    """Rows of the table: name to what is done to the model and how it scores, once per seed."""
+
+    def setting(step: str | None, statistics: object = None) -> Callable[[TaiDptModel], None]:
+        def apply(model: TaiDptModel) -> None:
+            model.config.image_spatial_scale = scale
+            model.set_score_statistics(None)
+            model.set_caption_bank(None)
+            if step == "captions":
+                fit_caption_bank(model, captions)
+            else:
+                model.config.image_standardization = step
+            if isinstance(statistics, CaptionFeatures):
+                fit_score_statistics(model, captions=statistics)
+            elif statistics is not None:
+                fit_score_statistics(model, images=statistics)
+
+        return apply
+
+    def drawn(size: int) -> list[ImageFeatures]:
+        orders = [np.random.default_rng(seed).permutation(len(pool)) for seed in range(seeds)]
+        return [pool.select(order[:size]) for order in orders]
+
+    rows = {
+        "none": [(setting(None), plain)],
+        "image: centre": [(setting("center"), plain)],
+        "image: z-score": [(setting("zscore"), plain)],
+        "class: captions": [(setting(None, captions), plain)],
+    }
+    rows |= {f"class: {size} images": [(setting(None, part), plain) for part in drawn(size)] for size in SIZES}
+    rows |= {
+        "class: transductive": [(setting(None), transductive)],
+        "two-step z-score (SPARC), transductive": [(setting(None), sparc)],
+        "two-step z-score, 1000 images": [(setting("zscore", part), plain) for part in drawn(1000)],
+        "image: caption bank": [(setting("captions"), plain)],
+        "image: caption bank; class: captions": [(setting("captions", captions), plain)],
+        "image: caption bank; class: 1000 images": [(setting("captions", part), plain) for part in drawn(1000)],
+    }
+    return {f"spatial scale {scale:g}; {name}": row for name, row in rows.items()}
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    model = TaiDptModel.from_pretrained(arguments.model)
+    labels = model.config.labels
+    parts = {
+        Path(folder).name: encode_labelled(model, folder, True, arguments.cache) for folder in arguments.photographs
+    }
+    rest = [encode_labelled(model, folder, False, arguments.cache) for folder in arguments.photographs]
+    pool = rest[0]
+    for other in rest[1:]:
+        pool = pool.join(other)
+    if arguments.test:
+        parts["test"] = encode_labelled(model, arguments.test, None, arguments.cache)
+    captions = read_captions(arguments.captions).captions
+    captions = [captions[i] for i in np.random.default_rng(0).permutation(len(captions))[: arguments.max_captions]]
+    multi_hot = default_labeler(labels, model.config.class_names)(captions)  # (captions, classes)
+    captions = CaptionFeatures.encode(model, captions, multi_hot, dtype="float16", cache_dir=arguments.cache)
+    table: dict[str, list] = {}
+    for scale in arguments.spatial_scales:
+        table |= ways(scale, captions, pool, arguments.seeds)
+    figures: dict[str, dict] = {}
+    first: torch.Tensor | None = None
+    for name, runs in table.items():
+        figures[name] = {}
+        for part, photographs in parts.items():
+            present, known = photographs.labels > 0, (photographs.labels != 0).all(axis=0)  # (images, classes)
+            scores = []
+            for setting, way in runs:
+                setting(model)
+                scores.append(way(model, photographs)[:, known])  # (images, known classes)
+            maps = [mean_average_precision(values, present[:, known])["map"] for values in scores]
+            figures[name][part] = float(np.mean(maps))
+            if part == "test":
+                first = scores[0] if first is None else first
+                figures[name]["gain"] = paired_bootstrap(scores[0], first, present[:, known], seed=0)
+        cells = "  ".join(f"{part} {figures[name][part]:5.1f}" for part in parts)
+        gain = figures[name].get("gain")
+        cells += f"  gain {gain['difference']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]" if gain else ""
+        print(f"{name:58s} {cells}", flush=True)
+    if arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
