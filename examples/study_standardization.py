@@ -73,7 +73,9 @@ def sparc(model: TaiDptModel, photographs: ImageFeatures) -> torch.Tensor:
     return (1 - model.config.local_weight) * branches[0] + model.config.local_weight * branches[1]
 
 
-def ways(scale: float, captions: CaptionFeatures, pool: ImageFeatures, seeds: int) -> dict[str, list[tuple]]:
+def ways(
+    scale: float, captions: CaptionFeatures, pool: ImageFeatures, seeds: int, complete: bool
+) -> dict[str, list[tuple]]:
     """Rows of the table: name to what is done to the model and how it scores, once per seed."""
 
     def setting(step: str | None, statistics: object = None) -> Callable[[TaiDptModel], None]:
@@ -96,21 +98,22 @@ def ways(scale: float, captions: CaptionFeatures, pool: ImageFeatures, seeds: in
         orders = [np.random.default_rng(seed).permutation(len(pool)) for seed in range(seeds)]
         return [pool.select(order[:size]) for order in orders]
 
-    rows = {
+    bank = {
         "none": [(setting(None), plain)],
-        "image: centre": [(setting("center"), plain)],
-        "image: z-score": [(setting("zscore"), plain)],
-        "class: captions": [(setting(None, captions), plain)],
-    }
-    rows |= {f"class: {size} images": [(setting(None, part), plain) for part in drawn(size)] for size in SIZES}
-    rows |= {
-        "class: transductive": [(setting(None), transductive)],
-        "two-step z-score (SPARC), transductive": [(setting(None), sparc)],
-        "two-step z-score, 1000 images": [(setting("zscore", part), plain) for part in drawn(1000)],
         "image: caption bank": [(setting("captions"), plain)],
         "image: caption bank; class: captions": [(setting("captions", captions), plain)],
         "image: caption bank; class: 1000 images": [(setting("captions", part), plain) for part in drawn(1000)],
     }
+    others = {
+        "image: centre": [(setting("center"), plain)],
+        "image: z-score": [(setting("zscore"), plain)],
+        "class: captions": [(setting(None, captions), plain)],
+        **{f"class: {size} images": [(setting(None, part), plain) for part in drawn(size)] for size in SIZES},
+        "class: transductive": [(setting(None), transductive)],
+        "two-step z-score, 1000 images": [(setting("zscore", part), plain) for part in drawn(1000)],
+        "two-step z-score (SPARC), transductive": [(setting(None), sparc)],
+    }
+    rows = bank | others if complete else bank
     return {f"spatial scale {scale:g}; {name}": row for name, row in rows.items()}
 
 
@@ -133,7 +136,7 @@ def main() -> None:
     captions = CaptionFeatures.encode(model, captions, multi_hot, dtype="float16", cache_dir=arguments.cache)
     table: dict[str, list] = {}
     for scale in arguments.spatial_scales:
-        table |= ways(scale, captions, pool, arguments.seeds)
+        table |= ways(scale, captions, pool, arguments.seeds, complete=scale == arguments.spatial_scales[0])
     figures: dict[str, dict] = {}
     first: torch.Tensor | None = None
     for name, runs in table.items():
