@@ -1,0 +1,1 @@
+"""Parts of the study of image prompts: its settings, and its table."""
