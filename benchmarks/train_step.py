@@ -1,6 +1,6 @@
 """One training step at ViT-B/32 text size: ours, the published computation, and the matrix-product floor.
 
-    python benchmarks/train_step.py [--dtype bf16] [--json FILE]
+    python benchmarks/train_step.py [--dtype bf16] [--compile] [--device cuda] [--json FILE]
 
 The published way (arXiv 2211.12739 and its code) encodes the captions again at every step and sends every prompt, 77
 tokens long, through the text tower twice: once per branch. Ours keeps the caption features, computes the prefix that
@@ -10,15 +10,12 @@ all prompts share once, and carries no padding. Weights and captions are random:
 from __future__ import annotations
 
 import copy
-import json
-import platform
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
+from common import machine, median_seconds, seconds, write_figures
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, HfArgumentParser
 
@@ -27,6 +24,7 @@ from modeling_taidpt import TaiDptModel, load_class_table
 LENGTH, SOS, EOT = 77, 49406, 49407  # of the published prompts and captions
 CAPTION_TOKENS = (8, 25)  # shortest, longest + 1; COCO's captions have 8 to 24 tokens with both specials
 POSITIVES = 3  # classes per caption
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 TEXT_SPATIAL_SCALE, LOGIT_SCALE, MARGIN = 50.0, 4.0, 1.0
 
 
@@ -40,7 +38,9 @@ class Arguments:
     width: int = field(default=512, metadata={"help": "Width of the text tower."})
     baseline_captions: int = field(default=64, metadata={"help": "Captions that the published way is timed on."})
     baseline_classes: int = field(default=20, metadata={"help": "Classes that the published way is timed on."})
-    dtype: str = field(default="fp32", metadata={"help": "Of ours and the floor.", "choices": ["fp32", "bf16"]})
+    dtype: str = field(default="fp32", metadata={"help": "Of ours and the floor.", "choices": list(DTYPES)})
+    compile: bool = field(default=False, metadata={"help": "Compile our step with `torch.compile`."})
+    device: str = field(default="cuda" if torch.cuda.is_available() else "cpu", metadata={"help": "Of all three."})
     repeats: int = field(default=3, metadata={"help": "Timed runs after one warm-up; the median counts."})
     seed: int = field(default=0, metadata={"help": "Seed of weights, captions and labels."})
     json: str | None = field(default=None, metadata={"help": "File for the figures."})
@@ -156,14 +156,15 @@ def keep_captions(model: TaiDptModel, batch: Batch) -> dict[str, Tensor]:
     return {"caption_embeds": pooled, "token_embeds": tokens, "attention_mask": mask, "labels": batch.labels}
 
 
-def make_step(model: TaiDptModel, kept: dict[str, Tensor]) -> Callable[[], Tensor]:
+def make_step(model: TaiDptModel, kept: dict[str, Tensor], compiled: bool = False) -> Callable[[], Tensor]:
     """The step of the paper's recipe on kept caption features; it returns the loss."""
+    scored = torch.compile(model) if compiled else model
     contexts = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(contexts, lr=1e-4, momentum=0.9, weight_decay=5e-4)
 
     def step() -> Tensor:
         optimizer.zero_grad()
-        loss = model(**kept).loss
+        loss = scored(**kept).loss
         loss.backward()
         optimizer.step()
         return loss.detach()
@@ -203,18 +204,6 @@ def matrix_product(model: TaiDptModel) -> tuple[Callable[[], Tensor], float]:
     return (lambda: hidden @ weight.T), 2.0 * tokens * weight.numel()
 
 
-def seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def median_seconds(function: Callable[[], object], repeats: int) -> float:
-    """Median after one warm-up."""
-    function()
-    return statistics.median(seconds(function) for _ in range(repeats))
-
-
 def time_step(model: TaiDptModel, batch: Batch, step: Callable[[], Tensor], repeats: int) -> tuple[float, float]:
     """Seconds of our step and of its floor; the matrix-product rate is measured before each of our steps."""
     product, flops = matrix_product(model)
@@ -237,6 +226,8 @@ def compare(published: Tensor, ours: Tensor, model: TaiDptModel) -> tuple[float,
 def measure(arguments: Arguments) -> dict[str, float]:
     """All figures: the five of `--json` and what the report adds to them."""
     torch.manual_seed(arguments.seed)
+    torch.set_default_device(arguments.device)
+    torch.backends.cuda.matmul.allow_tf32 = arguments.dtype == "tf32"
     clip = make_clip(arguments.layers, arguments.width).requires_grad_(False)
     batch = make_batch(arguments.captions, arguments.classes)
     contexts = torch.randn(2, 16, arguments.width) * 0.02  # (2, vectors, width)
@@ -246,11 +237,12 @@ def measure(arguments: Arguments) -> dict[str, float]:
     caption_part, prompt_part = time_baseline(clip, small, few, arguments.repeats)
     tokens = published_captions(clip, few.input_ids).clone()  # (captions, length, dim); may stand in a graph
     published = published_loss(tokens, both_branches(clip, small), few)
-    small.clip = clip = copy.deepcopy(clip).to({"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.dtype])
+    small.clip = clip = copy.deepcopy(clip).to(DTYPES[arguments.dtype])
     differences = compare(published, small(**keep_captions(small, few)).loss, small)
     model = make_model(clip, arguments.classes, contexts)
     encode_seconds = seconds(lambda: keep_captions(model, batch))
-    ours, floor = time_step(model, batch, make_step(model, keep_captions(model, batch)), arguments.repeats)
+    step = make_step(model, keep_captions(model, batch), arguments.compile)
+    ours, floor = time_step(model, batch, step, arguments.repeats)
     caption_part *= arguments.captions / captions
     prompt_part *= arguments.classes / classes
     return {
@@ -269,9 +261,8 @@ def measure(arguments: Arguments) -> dict[str, float]:
 
 def report(arguments: Arguments, figures: dict[str, float]) -> str:
     """The figures in words, one line each."""
-    cpu = torch.backends.cpu.get_cpu_capability()
     lines = (
-        f"machine          {platform.machine()}, {cpu}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        f"machine          {machine()}",
         "sizes            {layers} layers, width {width}, {captions} captions, {classes} classes, two shared contexts "
         "of 16 vectors",
         "published, fp32  {baseline_seconds:.2f} s a step: captions {caption_part:.2f} s, prompts {prompt_part:.2f} s "
@@ -288,11 +279,13 @@ def report(arguments: Arguments, figures: dict[str, float]) -> str:
 
 def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    if arguments.dtype == "bf16" and arguments.device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise SystemExit("This CPU has no bfloat16 units: a step in bf16 takes minutes, and its time says nothing.")
     figures = measure(arguments)
     print(report(arguments, figures))
     if arguments.json is not None:
         keys = ("baseline_seconds", "seconds", "floor_seconds", "ratio", "loss_difference")
-        Path(arguments.json).write_text(json.dumps({key: figures[key] for key in keys}, indent=2) + "\n")
+        write_figures(arguments.json, {key: figures[key] for key in keys} | vars(arguments))
 
 
 if __name__ == "__main__":

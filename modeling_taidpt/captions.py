@@ -312,8 +312,8 @@ class _LabelColumn:
     def __init__(self, labeler: CaptionLabeler, label_column: str) -> None:
         self.labeler, self.label_column = labeler, label_column
 
-    def __call__(self, captions: list[str]) -> dict[str, list[np.ndarray]]:
-        return {self.label_column: list(self.labeler(captions))}
+    def __call__(self, captions: list[str]) -> dict[str, np.ndarray]:
+        return {self.label_column: self.labeler(captions)}  # (captions, classes)
 
 
 def _any_label(labels: list[Sequence[int]]) -> list[bool]:
