@@ -3,7 +3,15 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from . import DEFAULT_CHECKPOINT
-from .calibration import fit_score_calibration
+from .adaptation import (
+    calibrate,
+    calibrate_on_captions,
+    calibrate_without_labels,
+    fit_caption_bank,
+    fit_score_statistics,
+    fit_score_thresholds,
+)
+from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
 from .caption_labels import default_labeler
@@ -40,6 +48,8 @@ from .modeling_taidpt import TaiDptModel, TaiDptOutput
 from .partial_labels import drop_labels, read_partial_labels
 from .pipelines import MultiLabelImageClassificationPipeline, register
 from .recipes import load_recipe_captions, load_recipe_images, read_recipe, recipe_names
+from .reliability import expected_calibration_error, plot_reliability, reliability
+from .standardization import cluster_captions, two_step_zscore
 from .tagging import TaggingReport, tag_images
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
 from .trainer_taidpt import TaiDptTrainer
@@ -78,8 +88,12 @@ __all__ = [
     "baseline_models",
     "bootstrap_map",
     "build_clip_tokenizer",
+    "calibrate",
+    "calibrate_on_captions",
+    "calibrate_without_labels",
     "class_names_of",
     "clip_tokenizer",
+    "cluster_captions",
     "compute_multilabel_metrics",
     "convert_openai_checkpoint",
     "convert_openai_clip",
@@ -89,8 +103,13 @@ __all__ = [
     "drop_labels",
     "ensemble_prompts",
     "evaluate_scores",
+    "expected_calibration_error",
     "find_recipe",
+    "fit_caption_bank",
     "fit_score_calibration",
+    "fit_score_statistics",
+    "fit_score_thresholds",
+    "fit_thresholds",
     "get_loss",
     "image_label_matrix",
     "load_caption_file",
@@ -109,10 +128,12 @@ __all__ = [
     "load_templates",
     "load_voc",
     "match_labels",
+    "match_prevalence",
     "mean_average_precision",
     "metric_path",
     "multilabel_f1",
     "paired_bootstrap",
+    "plot_reliability",
     "predict_scores",
     "read_captions",
     "read_labels",
@@ -121,11 +142,13 @@ __all__ = [
     "read_recipe",
     "read_scores",
     "recipe_names",
+    "reliability",
     "sample_few_shot",
     "score_images",
     "set_up_training",
     "suggest_synonyms",
     "tag_images",
+    "two_step_zscore",
     "with_classes",
     "with_hypernyms",
     "with_negative_prompts",

@@ -85,8 +85,9 @@ def with_fixed_embeddings(
     config = copy.deepcopy(model.config)
     config.class_embedding_source = "fixed"
     config.baked = baked or config.baked
-    if not baked:  # scales and head belong to the embeddings that they were learned with
+    if not baked:  # scales, head and statistics belong to the embeddings that they were learned with
         config.prompt_pair, config.linear_head = "global_local", False
+        config.score_statistics = None
     new = type(model)(config, clip=model.clip).to(model.device)
     new._tokenizer = model._tokenizer
     with torch.no_grad():

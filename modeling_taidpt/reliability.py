@@ -90,7 +90,7 @@ def plot_reliability(curves: dict[str, dict[str, torch.Tensor]], path: str | Pat
         edges = (torch.arange(len(filled)) + 0.5) / len(filled)  # (bins,)
         axes[1].plot(edges, curve["count"].clamp(min=0.5), drawstyle="steps-mid")
     axes[0].set(ylabel="share of pairs that are present", xlim=(0, 1), ylim=(0, 1))
-    axes[0].legend()
+    axes[0].legend(loc="lower right", fontsize="small")
     axes[1].set(xlabel="probability", ylabel="pairs", yscale="log")
     figure.savefig(path, dpi=120, metadata={"Software": None} if str(path).endswith(".png") else None)
 

