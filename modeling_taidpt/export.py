@@ -12,7 +12,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,8 +80,8 @@ def export_onnx(
 
     The graph takes `pixel_values` `(batch, 3, height, width)`, float32, and gives `probabilities` `(batch, classes)`
     and, with `heatmaps`, `similarity_map` `(batch, classes, rows, columns)`: the cosine of each cell of the image with
-    the label. `labels.json` holds `{"labels": [...]}` in the order of the classes, `preprocessor_config.json` the
-    settings of the image processor, as transformers writes them.
+    the label. `labels.json` holds `{"labels": [...]}` in the order of the classes, with `"thresholds"` where the
+    checkpoint has them; `preprocessor_config.json` the settings of the image processor, as transformers writes them.
 
     Args:
         model ([`TaiDptModel`]): the model.
@@ -103,7 +103,7 @@ def export_onnx(
     if opset < 18:
         raise ValueError(f"`opset` is {opset}: give 18 or later.")
     processor = image_processor or find_image_processor(model.config)
-    with _staged(output, processor, model.config.labels) as folder:
+    with _staged(output, processor, model.config) as folder:
         scorer = ImageScorer(model, heatmaps).eval()
         captured = _capture(scorer, processor)
         with _quiet():
@@ -143,7 +143,7 @@ def export_torch(
         ValueError: `output` is a file.
     """
     processor = image_processor or find_image_processor(model.config)
-    with _staged(output, processor, model.config.labels) as folder:
+    with _staged(output, processor, model.config) as folder:
         torch.export.save(_capture(ImageScorer(model, heatmaps).eval(), processor), folder / TORCH_FILE)
     return Path(output) / TORCH_FILE
 
@@ -214,7 +214,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _staged(output: str | Path, processor: Any, labels: Sequence[str]) -> Iterator[Path]:
+def _staged(output: str | Path, processor: Any, config: Any) -> Iterator[Path]:
     """A place for the model; its files take the place of an earlier export once all of them are written."""
     output = Path(output)
     if output.exists() and not output.is_dir():
@@ -222,8 +222,11 @@ def _staged(output: str | Path, processor: Any, labels: Sequence[str]) -> Iterat
     with staged_folder(output) as folder:
         yield folder
         processor.save_pretrained(folder)
-        table = json.dumps({"labels": list(labels)}, indent=2, ensure_ascii=False)
-        (folder / LABELS_FILE).write_text(table + "\n", encoding="utf-8")
+        table: dict[str, Any] = {"labels": config.labels}
+        if getattr(config, "score_thresholds", None) is not None:
+            table["thresholds"] = config.score_thresholds  # one for all labels, or one per label
+        text = json.dumps(table, indent=2, ensure_ascii=False)
+        (folder / LABELS_FILE).write_text(text + "\n", encoding="utf-8")
         written = {path.name for path in folder.iterdir()}
     for name in {ONNX_FILE, f"{ONNX_FILE}.data", QUANTIZED_FILE, TORCH_FILE} - written:
         (output / name).unlink(missing_ok=True)  # of an earlier export, perhaps for other labels

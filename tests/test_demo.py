@@ -311,6 +311,10 @@ def test_page_in_a_browser(browser_page, server, page, tmp_path):
     assert tab.inner_text("#found").strip() == "cat"
     first = tab.wait_for_selector("#heatmap img").get_attribute("src")
 
+    if os.environ.get("TAIDPT_SCREENSHOT"):  # a file to look at, and the picture in docs/images
+        tab.wait_for_timeout(1000)
+        tab.screenshot(path=os.environ["TAIDPT_SCREENSHOT"], full_page=True)
+
     tab.click("#choice label:nth-child(2)")  # the heatmap of another label
     tab.wait_for_function("old => document.querySelector('#heatmap img')?.src != old", arg=first)
 
@@ -320,10 +324,6 @@ def test_page_in_a_browser(browser_page, server, page, tmp_path):
     assert tab.inner_text("#found").strip() == "kitten"
     assert "counted once: Kitten" in tab.inner_text("#message")
     tab.wait_for_selector("#heatmap img")
-    picture = os.environ.get("TAIDPT_SCREENSHOT")  # to look at
-    if picture:
-        tab.wait_for_timeout(1000)
-        tab.screenshot(path=picture, full_page=True)
 
     broken = tmp_path / "broken.jpg"
     broken.write_text("no picture")

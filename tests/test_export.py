@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -136,6 +137,15 @@ def test_an_export_replaces_the_files_of_an_earlier_one(model, tmp_path, monkeyp
     assert names == {"model.pt2", "notes.txt", "labels.json", "preprocessor_config.json"}
 
 
+def test_thresholds_go_along(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(export_module, "_capture", lambda scorer, processor: None)
+    monkeypatch.setattr(torch.export, "save", lambda program, path: path.write_bytes(b"new"))
+    monkeypatch.setattr(model.config, "score_thresholds", [0.1, 0.2, 0.3], raising=False)
+    export_torch(model, tmp_path)
+    table = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
+    assert table == {"labels": LABELS, "thresholds": [0.1, 0.2, 0.3]}
+
+
 def test_bad_requests_are_refused_in_one_sentence(model, tmp_path, monkeypatch):
     file = tmp_path / "file"
     file.touch()
@@ -153,7 +163,13 @@ def test_bad_requests_are_refused_in_one_sentence(model, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_embedded_checkpoint_on_the_photographs_that_ship(tmp_path):
     tagger = pipeline("multi-label-image-classification")
-    file = export_onnx(tagger.model, tmp_path, heatmaps=True)
+    script = ROOT / "examples" / "export.py"
+    command = [sys.executable, str(script), "--output", str(tmp_path), "--heatmaps"]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    differences = dict(re.findall(r"^(\S+) .*largest difference (\S+)", output, flags=re.MULTILINE))
+    assert float(differences["model.onnx"]) < 1e-4 < float(differences["model_quantized.onnx"]) < 0.2
+    assert (tmp_path / "model_quantized.onnx").stat().st_size < 0.5 * (tmp_path / "model.onnx").stat().st_size
+    file = tmp_path / "model.onnx"
     labels = json.loads((tmp_path / "labels.json").read_text())["labels"]
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     photographs = sorted((ROOT / "examples" / "images").glob("*.jpg"))
