@@ -24,6 +24,10 @@ TASK = "multi-label-image-classification"
 DEFAULT_MODEL = Path(DEFAULT_CHECKPOINT).name  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
 
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option("--threshold", "-t", help="Leave out labels of a lower score; auto takes the checkpoint's own."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
 ModelOption = Annotated[
     str,
@@ -56,6 +60,14 @@ def make_table(*columns: str, title: str | None = None) -> Table:
 def print_json(value: Any) -> None:
     """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
     typer.echo(json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def read_threshold(threshold: str | None) -> float | str | None:
+    """A number where it is one; the pipeline says what is wrong with other words than `auto`."""
+    try:
+        return None if threshold is None else float(threshold)
+    except ValueError:
+        return threshold
 
 
 def read_settings(settings: list[str], option: str, example: str) -> dict[str, str]:
@@ -181,12 +193,14 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "ModelOption",
+    "ThresholdOption",
     "load_tagger",
     "make_table",
     "naming_model",
     "one_sentence",
     "print_json",
     "read_settings",
+    "read_threshold",
     "say",
     "stdout",
     "without_loading_bar",

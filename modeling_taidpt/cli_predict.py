@@ -15,10 +15,12 @@ from .cli_common import (
     DeviceOption,
     JsonOption,
     ModelOption,
+    ThresholdOption,
     load_tagger,
     make_table,
     one_sentence,
     print_json,
+    read_threshold,
     say,
     stdout,
     working,
@@ -33,9 +35,7 @@ def predict(
         typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")] = 5,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", "-t", min=0, max=1, help="Leave out labels of a lower score.")
-    ] = None,
+    threshold: ThresholdOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -48,11 +48,12 @@ def predict(
 
     - `taidpt predict photo.jpg`
     - `taidpt predict photo.jpg --labels "cup, spoon, newspaper"`
+    - `taidpt predict photo.jpg --threshold auto`
     - `taidpt predict *.jpg --model runs/pets --threshold 0.5 --json > tags.json`
     """
     from .label_files import read_labels
 
-    options: dict[str, Any] = {"top_k": top_k or None, "threshold": threshold}
+    options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json), _warnings(labels is not None):

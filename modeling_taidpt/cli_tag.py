@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_common import DEFAULT_MODEL, DeviceOption, JsonOption, ModelOption, load_tagger, print_json, say, working
+from .cli_common import (
+    DEFAULT_MODEL,
+    DeviceOption,
+    JsonOption,
+    ModelOption,
+    ThresholdOption,
+    load_tagger,
+    print_json,
+    read_threshold,
+    say,
+    working,
+)
 
 
 def tag(
@@ -22,9 +33,7 @@ def tag(
         typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")] = 0,
-    threshold: Annotated[
-        float | None, typer.Option("--threshold", "-t", min=0, max=1, help="Leave out labels of a lower score.")
-    ] = None,
+    threshold: ThresholdOption = None,
     image_column: Annotated[str, typer.Option(help="Column of the images in Parquet files.")] = "image",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 32,
     num_workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
@@ -51,7 +60,7 @@ def tag(
     from .label_files import read_labels
     from .tagging import tag_images
 
-    options: dict[str, Any] = {"top_k": top_k or None, "threshold": threshold}
+    options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json):

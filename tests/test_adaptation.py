@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -107,3 +110,22 @@ def test_captions_and_unlabelled_images(model, images):
     assert probabilities(model.config, logits).mean(dim=0).tolist() == pytest.approx([0.1, 0.2, 0.3], abs=1e-3)
     with pytest.raises(ValueError, match="There are no captions"):
         fit_caption_bank(model, [])
+
+
+def test_photographs_of_other_categories_are_partial_labels(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "examples"))
+    from embedded_base.labelled import read_labelled
+
+    table = {
+        "categories": ["sofa", "dog"],
+        "images": [{"file_name": f"{number}.jpg", "labels": []} for number in range(9)],
+    }
+    table["images"][0]["labels"] = [0]
+    (tmp_path / "labels.json").write_text(json.dumps(table))
+    rows = read_labelled(tmp_path, ["cat", "couch", "dog"])
+    assert rows[0] == {"image": str(tmp_path / "images" / "0.jpg"), "labels": [0, 1, -1]}  # whether a cat: not known
+    assert rows[1]["labels"] == [0, -1, -1]
+    chosen, others = (read_labelled(tmp_path, ["couch", "dog"], part) for part in (True, False))
+    assert len(chosen) + len(others) == 9
+    with pytest.raises(ValueError, match="the category 'sofa' is no label"):
+        read_labelled(tmp_path, ["dog"])

@@ -80,6 +80,13 @@ def test_predict_prints_a_table():
     assert len(result.stdout.splitlines()) == 4
 
 
+def test_predict_takes_the_thresholds_of_the_checkpoint():
+    rows = json.loads(run("predict", CAT, "--top-k", "0", "--threshold", "auto", "--json").stdout)
+    assert rows[0]["labels"][0]["label"] == "cat"
+    assert len(rows[0]["labels"]) < 5
+    assert json.loads(run("predict", CAT, "--threshold", "0.99", "--json").stdout)[0]["labels"] == []
+
+
 def test_predict_prints_json_alone_with_own_labels(tmp_path):
     labels = tmp_path / "labels.txt"
     labels.write_text("kitten\n\nairport [at night]\n")
@@ -156,8 +163,18 @@ def test_a_photograph_is_turned_as_its_exif_says(image_rows):
         (["--labels", " , "], "There is no label"),
         (["--labels", "cat,dog,cat"], "'cat' stands twice"),
         (["--labels", "x" * 5000], "tokens"),
+        (["--threshold", "high"], "give a number from 0 to 1, 'auto'"),
     ],
-    ids=["no network", "no model", "no model in it", "no label file", "no label", "label twice", "label of 5000"],
+    ids=[
+        "no network",
+        "no model",
+        "no model in it",
+        "no label file",
+        "no label",
+        "label twice",
+        "label of 5000",
+        "threshold",
+    ],
 )
 def test_predict_says_what_is_wrong(arguments, reason):
     assert reason in fails("predict", CAT, *arguments)
