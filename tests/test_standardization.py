@@ -118,6 +118,9 @@ def test_model_puts_classes_on_one_scale(model, features, tmp_path):
     means = model.config.score_statistics["global_mean"]
     assert statistics["global_mean"] == pytest.approx([means[2], sum(means) / 3])
     assert statistics["source"] == "5 images"
+    assert loaded.bake().config.score_statistics == loaded.config.score_statistics
+    # they belong to the class embeddings that they were taken with
+    assert loaded.with_class_embeddings(torch.eye(3, 24)).config.score_statistics is None
     loaded.set_score_statistics(None)
     assert loaded.config.score_statistics is None
 
