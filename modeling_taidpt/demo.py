@@ -103,7 +103,8 @@ def build_demo(
                     buttons=["download", "fullscreen"],
                     elem_id="heatmap",
                 )
-        gr.Markdown(ABOUT_SCORES)
+        fitted_on = getattr(server.tagger.model.config, "score_calibration", None)
+        gr.Markdown(f"{ABOUT_SCORES} Fitted on {escape(fitted_on)}." if fitted_on else ABOUT_SCORES)
         private = {"api_visibility": "private", "show_progress": "minimal", "concurrency_id": "model"}
         gr.on(
             [photograph.change, button.click, labels.submit],
