@@ -1,6 +1,6 @@
 """How do supercategories score: by a template, by the mean of their members' prompts, by the best member?
 
-    python examples/study_hypernyms.py --images coco_train voc2012 --fold 0
+    python examples/study_hypernyms.py --images coco_train voc2012 --selection
 
 A photograph shows a supercategory when it shows one of its members. Gains are over the first row, with the interval of
 a paired bootstrap over photographs.
@@ -9,12 +9,10 @@ a paired bootstrap over photographs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
-from evaluate import encode_photographs, read_photographs
-from study_views import VOC_TO_COCO
+from study_photographs import encode_photographs, plain_scores, read_known
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import (
@@ -47,7 +45,7 @@ class Arguments:
 
     images: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint for the 80 COCO labels."})
-    fold: int | None = field(default=None, metadata={"help": "Only images whose name has CRC32 mod 5 equal to this."})
+    selection: bool = field(default=False, metadata={"help": "Only the selection photographs of the folders."})
 
 
 def supercategories(labels: list[str]) -> dict[str, list[str]]:
@@ -61,28 +59,25 @@ def supercategories(labels: list[str]) -> dict[str, list[str]]:
 def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     model = TaiDptModel.from_pretrained(arguments.model)
+    plain_scores(model)
     labels, groups = model.config.labels, supercategories(model.config.labels)
     mixed = with_hypernyms(model, groups)
     template = TaiDptModel.zero_shot(model.clip, list(groups), tokenizer=model.get_tokenizer())
     processor = AutoImageProcessor.from_pretrained(arguments.model)
     for folder in arguments.images:
-        photographs, categories = read_photographs(Path(folder), arguments.fold)
-        names = [VOC_TO_COCO.get(name, name) for name in categories]
-        truth = np.zeros((len(photographs), len(groups)), dtype=np.int64)  # (images, groups)
-        for image, present in enumerate(photographs["labels"]):
-            shown = {names[index] for index in present}
-            truth[image] = [bool(shown & set(group)) for group in groups.values()]
-        pooled, dense = encode_photographs(model, processor, photographs["file"])
-        scores = mixed(image_embeds=pooled, dense_embeds=dense).logits  # (images, classes + groups)
+        files, columns, present = read_known(folder, labels, arguments.selection)
+        names = [labels[column] for column in columns]  # (known,)
+        members = np.array([[name in group for group in groups.values()] for name in names])  # (known, groups)
+        truth = (present @ members > 0).astype(np.int64)  # (images, groups)
+        features = encode_photographs(model, processor, files)
+        scores = mixed(**features).logits  # (images, classes + groups)
         columns = [[labels.index(member) for member in group] for group in groups.values()]
         rows = {
-            "template": template(image_embeds=pooled, dense_embeds=dense).logits,  # (images, groups)
+            "template": template(**features).logits,  # (images, groups)
             "mean of members' prompts": scores[:, len(labels) :],
             "best member's score": torch.stack([scores[:, group].amax(dim=1) for group in columns], dim=1),
         }
-        print(
-            f"{folder}: {len(photographs)} photographs, {int(truth.any(axis=0).sum())} of {len(groups)} groups shown"
-        )
+        print(f"{folder}: {len(files)} photographs, {int(truth.any(axis=0).sum())} of {len(groups)} groups shown")
         for name, values in rows.items():
             gain = paired_bootstrap(values, rows["template"], truth, num_resamples=2000, seed=0)
             interval = f"{gain['difference']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]"

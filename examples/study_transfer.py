@@ -1,6 +1,6 @@
 """Do prompts learned on some classes serve others? Each class is scored by prompts that were learned without it.
 
-    python examples/study_transfer.py --captions train.jsonl --images coco_train voc2012 --fold 0
+    python examples/study_transfer.py --captions train.jsonl --images coco_train voc2012 --selection
     python examples/study_transfer.py --captions train.jsonl --images coco_val_dev --rows "80 templates" "learned"
 
 For every seed the 80 COCO labels are dealt into four parts; a shared context is learned on captions with 60 labels and
@@ -16,9 +16,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from evaluate import BRANCHES, encode_photographs, read_photographs
 from held_out_classes import learned_without
-from study_views import VOC_TO_COCO
+from study_photographs import encode_photographs, plain_scores, read_known
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import (
@@ -31,6 +30,7 @@ from modeling_taidpt import (
     paired_bootstrap,
     read_captions,
 )
+from modeling_taidpt.evaluation import BRANCHES
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Arguments:
     images: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
     rows: list[str] | None = field(default=None, metadata={"help": "Rows of the table; all by default."})
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint whose CLIP and labels are used."})
-    fold: int | None = field(default=None, metadata={"help": "Only images whose name has CRC32 mod 5 equal to this."})
+    selection: bool = field(default=False, metadata={"help": "Only the selection photographs of the folders."})
     seeds: list[int] = field(default_factory=lambda: [0, 1], metadata={"help": "Seeds of parts and trainings."})
     steps: int = field(default=150, metadata={"help": "Steps of each training."})
     output_dir: str = field(default="runs/transfer", metadata={"help": "Folder of the learned contexts."})
@@ -66,6 +66,7 @@ def build_rows(base: TaiDptModel, seed: int, table: datasets.Dataset, arguments:
 def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     base = TaiDptModel.from_pretrained(arguments.model)
+    plain_scores(base)
     labels = base.config.labels
     captions = read_captions(arguments.captions).captions
     named = default_labeler(labels, base.config.class_names)(captions)  # (captions, classes)
@@ -78,17 +79,13 @@ def main() -> None:
     rows = {seed: build_rows(base, seed, table, arguments) for seed in arguments.seeds}
     processor = AutoImageProcessor.from_pretrained(arguments.model)
     for folder in arguments.images:
-        photographs, categories = read_photographs(Path(folder), arguments.fold)
-        columns = [labels.index(VOC_TO_COCO.get(name, name)) for name in categories]
-        truth = np.zeros((len(photographs), len(categories)), dtype=np.int64)  # (images, classes)
-        for image, present in enumerate(photographs["labels"]):
-            truth[image, present] = 1
-        features = encode_photographs(base, processor, photographs["file"])
-        print(f"{folder}: {len(photographs)} photographs, {len(categories)} classes")
+        files, columns, truth = read_known(folder, labels, arguments.selection)
+        features = encode_photographs(base, processor, files)
+        print(f"{folder}: {len(files)} photographs, {len(columns)} classes")
         for seed, models in rows.items():
             first = None
             for name in arguments.rows or models:
-                outputs = models[name](image_embeds=features[0], dense_embeds=features[1])
+                outputs = models[name](**features)
                 scores = (outputs.logits_global, outputs.logits_local, outputs.logits)  # (images, classes) each
                 scores = dict(zip(BRANCHES, (values[:, columns].detach() for values in scores), strict=True))
                 first = scores["merged"] if first is None else first

@@ -1,6 +1,6 @@
 """What other image sizes, the whole image, mirror images, windows and dense features do to the mAP of a checkpoint.
 
-    python examples/study_views.py --images coco_train voc2012 --fold 0           # the selection photographs
+    python examples/study_views.py --images coco_train voc2012 --selection           # the selection photographs
     python examples/study_views.py --images coco_val_dev --rows plain "whole, 288, flip"   # the chosen row, once
 
 Each DIR holds `labels.json` and `images/`, as for `evaluate.py`. Gains are over the first row, with the interval of a
@@ -10,16 +10,15 @@ paired bootstrap over photographs.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
-from evaluate import BRANCHES, read_photographs
 from PIL import Image
+from study_photographs import plain_scores, read_known
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, mean_average_precision, paired_bootstrap
+from modeling_taidpt.evaluation import BRANCHES
 from modeling_taidpt.pipelines.heatmaps import processor_for
 
 ROWS: dict[str, dict] = {
@@ -41,14 +40,6 @@ ROWS: dict[str, dict] = {
     "plain, naclip": {"dense_features": "naclip"},
     "whole, naclip": {"center_crop": False, "dense_features": "naclip"},
 }
-VOC_TO_COCO = {
-    "aeroplane": "airplane",
-    "diningtable": "dining table",
-    "motorbike": "motorcycle",
-    "pottedplant": "potted plant",
-    "sofa": "couch",
-    "tvmonitor": "tv",
-}
 
 
 @dataclass
@@ -58,7 +49,8 @@ class Arguments:
     images: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
     rows: list[str] | None = field(default=None, metadata={"help": "Rows of the table; all by default."})
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint."})
-    fold: int | None = field(default=None, metadata={"help": "Only images whose name has CRC32 mod 5 equal to this."})
+    selection: bool = field(default=False, metadata={"help": "Only the selection photographs of the folders."})
+    as_shipped: bool = field(default=False, metadata={"help": "Keeps the checkpoint's standardisation of scores."})
     resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples over photographs."})
 
 
@@ -87,20 +79,16 @@ def main() -> None:
     rows = {name: ROWS[name] for name in arguments.rows or ROWS}
     processor = AutoImageProcessor.from_pretrained(arguments.model)
     for folder in arguments.images:
-        photographs, categories = read_photographs(Path(folder), arguments.fold)
-        model = TaiDptModel.from_pretrained(arguments.model).with_labels(
-            [VOC_TO_COCO.get(name, name) for name in categories]
-        )
-        labels = np.zeros((len(photographs), len(categories)), dtype=np.int64)  # (images, classes)
-        for image, present in enumerate(photographs["labels"]):
-            labels[image, present] = 1
-        print(f"{folder}: {len(photographs)} photographs, {len(categories)} classes")
+        model = TaiDptModel.from_pretrained(arguments.model)
+        model = model if arguments.as_shipped else plain_scores(model)
+        files, columns, truth = read_known(folder, model.config.labels, arguments.selection)
+        print(f"{folder}: {len(files)} photographs, {len(columns)} classes")
         first = None
         for name, row in rows.items():
-            scores = score(model, processor, photographs["file"], row)
+            scores = {b: v[:, columns] for b, v in score(model, processor, files, row).items()}
             first = scores["merged"] if first is None else first
-            gain = paired_bootstrap(scores["merged"], first, labels, num_resamples=arguments.resamples, seed=0)
-            maps = "  ".join(f"{b} {mean_average_precision(v, labels)['map']:5.1f}" for b, v in scores.items())
+            gain = paired_bootstrap(scores["merged"], first, truth, num_resamples=arguments.resamples, seed=0)
+            maps = "  ".join(f"{b} {mean_average_precision(v, truth)['map']:5.1f}" for b, v in scores.items())
             print(
                 f"  {name:22s} {maps}  gain {gain['difference']:+.1f} [{gain['low']:+.1f}, {gain['high']:+.1f}]",
                 flush=True,

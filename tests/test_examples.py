@@ -69,7 +69,7 @@ def test_examples_are_short_and_public(script):
 def test_study_of_views_prints_gains(shared, tmp_path):
     folder = str(shared / "data" / "coco_train")
     rows = ["--rows", "plain", "whole, flip", "--resamples", "50"]
-    output = run("examples/study_views.py", "--images", folder, "--fold", "0", *rows, folder=tmp_path)
+    output = run("examples/study_views.py", "--images", folder, "--selection", *rows, folder=tmp_path)
     assert re.search(r"plain +global +5\d.* merged +5\d\.\d +gain \+0\.0 \[\+0\.0, \+0\.0\]", output)
     gain = re.search(r"whole, flip .* gain ([+-][\d.]+)", output)
     assert float(gain.group(1)) > 2
@@ -78,7 +78,7 @@ def test_study_of_views_prints_gains(shared, tmp_path):
 @pytest.mark.slow
 @pytest.mark.shared
 def test_study_of_transfer_scores_all_classes(shared, tmp_path):
-    options = ["--images", str(shared / "data" / "coco_train"), "--fold", "0", "--seeds", "0", "--steps", "2"]
+    options = ["--images", str(shared / "data" / "coco_train"), "--selection", "--seeds", "0", "--steps", "2"]
     captions = ["--captions", str(ROOT / "examples" / "data" / "captions.txt")]
     output = run(
         "examples/study_transfer.py", *captions, *options, "--output_dir", str(tmp_path / "runs"), folder=tmp_path
