@@ -13,12 +13,12 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from zlib import crc32
 
 import numpy as np
+from embedded_base.labelled import read_labelled
 from image_prompts.report import as_table, figures
 from image_prompts.settings import CANDIDATES, SELECTED_AT, SETTINGS
-from study_views import VOC_TO_COCO
+from study_photographs import plain_scores, read_known
 from transformers import HfArgumentParser, set_seed
 
 from modeling_taidpt import (
@@ -28,7 +28,6 @@ from modeling_taidpt import (
     TaiDptModel,
     TaiDptTrainer,
     TaiDptTrainingArguments,
-    load_image_folder,
     mean_average_precision,
     predict_scores,
 )
@@ -46,17 +45,11 @@ class Arguments:
     steps: int = field(default=100, metadata={"help": "Training steps of every fit."})
 
 
-def read(model: TaiDptModel, folders: list[str], fold: int | None) -> ImageFeatures:
-    """Kept features of the photographs of some folders, with their labels among the 20."""
-    rows = []
-    for folder in map(Path, folders):
-        table = load_image_folder(folder)
-        names = [VOC_TO_COCO.get(name, name) for name in table.features["labels"].feature.names]
-        for file, labels in zip(table["image_id"], table["labels"], strict=True):
-            if fold is None or crc32(file.encode()) % 5 == fold:
-                known = [names[index] for index in labels if names[index] in model.config.label2id]
-                rows.append({"image": str(folder / "images" / file), "labels": known})
-    return ImageFeatures.encode(model, rows)
+def read(model: TaiDptModel, folders: list[str], fold_0: bool, columns: np.ndarray) -> ImageFeatures:
+    """Kept features of the photographs of some folders, with the labels of some columns, which all folders know."""
+    rows = [row for folder in folders for row in read_labelled(folder, model.config.labels, fold_0 or None)]
+    features = ImageFeatures.encode(model, rows)
+    return features.with_labels(features.labels[:, columns] == 1)
 
 
 def fit(text: TaiDptModel, images: ImageFeatures, kind: str, name: str, arguments: Arguments, seed: int, **data):
@@ -92,10 +85,10 @@ def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     folder = Path(arguments.output) / "scores"
     folder.mkdir(parents=True, exist_ok=True)
-    names = load_image_folder(arguments.fit[0]).features["labels"].feature.names
-    labels = [VOC_TO_COCO.get(name, name) for name in names]
-    text = TaiDptModel.from_pretrained(arguments.model).with_labels(labels)
-    pool, test = read(text, arguments.fit, 0), read(text, [arguments.test], None)
+    text = plain_scores(TaiDptModel.from_pretrained(arguments.model))
+    known = read_known(arguments.fit[0], text.config.labels, True)[1]  # columns of the labels that VOC2012 has
+    pool, test = read(text, arguments.fit, True, known), read(text, [arguments.test], False, known)
+    text = text.with_labels([text.config.labels[column] for column in known])
     selection = select(text, pool, arguments, Path(arguments.output) / "selection.json")
     chosen = {kind: max(maps, key=maps.get) for kind, maps in selection.items()}
     scores = {"text": predict_scores(text, test)}
