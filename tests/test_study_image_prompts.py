@@ -13,7 +13,13 @@ from zlib import crc32
 import numpy as np
 import pytest
 
-from modeling_taidpt import load_class_table, mean_average_precision, paired_bootstrap
+from modeling_taidpt import (
+    DEFAULT_CHECKPOINT,
+    TaiDptModel,
+    load_class_table,
+    mean_average_precision,
+    paired_bootstrap,
+)
 
 ROOT = Path(__file__).parent.parent
 NAMES = [entry["name"].replace(" ", "") for entry in load_class_table("voc20")]
@@ -84,3 +90,26 @@ def test_the_command_runs_and_does_nothing_twice(tmp_path):
     changed = [path for path, time in files.items() if path.stat().st_mtime_ns != time]
     assert changed == [next(iter(files))]
     assert json.loads((output / "figures.json").read_text()) == figures  # the same seeds, the same scores
+
+
+@pytest.mark.parametrize(
+    "recipe", ["few_shot", *(pytest.param(name, marks=pytest.mark.slow) for name in ("partial_labels", "linear_head"))]
+)
+def test_train_images_learns_measures_and_saves(parts, tmp_path, monkeypatch, capsys, recipe):
+    fit, test = make_folder(tmp_path / "fit", 24, True), make_folder(tmp_path / "test", 20, False)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    text = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
+    text.with_labels(["dog", "cat", "person"]).save_pretrained(tmp_path / "text")
+    command = ["--images", str(fit), "--test", str(test), "--text", str(tmp_path / "text"), "--use_recipe", recipe]
+    command += ["--output_dir", str(tmp_path / "out"), "--max_steps", "2", "--num_context_tokens", "2"]
+    command += ["--disable_tqdm", "True", "--report_to", "none"]
+    command += {"few_shot": ["--shots", "2"], "partial_labels": ["--known_labels", "0.5"]}.get(recipe, [])
+    figures = importlib.import_module("train_images").main(command)
+    assert set(figures) == {"image prompts", "text prompts"} | ({"merged"} if recipe != "linear_head" else set())
+    assert f"text prompts: {figures['text prompts']:.1f} mAP" in capsys.readouterr().out
+    loaded = TaiDptModel.from_pretrained(tmp_path / "out")
+    assert loaded.config.labels == ["dog", "cat", "person"]
+    assert (loaded.config.prompt_pair == "positive_negative") == (recipe == "partial_labels")
+    assert loaded.config.linear_head == (recipe == "linear_head")
+    with pytest.raises(SystemExit, match="no recipe 'paper' for images"):
+        importlib.import_module("train_images").main([*command, "--use_recipe", "paper"])
