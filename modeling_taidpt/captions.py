@@ -22,7 +22,6 @@ from .word_forms import irregular_plurals, noun_forms, verb_forms
 ASSETS = Path(__file__).parent / "assets"
 PRESETS = ("coco80", "voc20", "nuswide81")
 METHODS = ("forms", "wordnet")
-TEMPLATES = ("default", "imagenet", "coarse", "fine")
 
 # "men" is a noun of its own to WordNet (a work force), so the published labels never count it as "man".
 PUBLISHED_IGNORED_FORMS = ("men",)
@@ -335,25 +334,6 @@ def load_class_table(preset: str) -> list[dict[str, Any]]:
     if preset not in PRESETS:
         raise ValueError(f"Unknown class table {preset!r}: choose one of {', '.join(PRESETS)}.")
     return json.loads((ASSETS / "class_synonyms.json").read_text(encoding="utf-8"))[preset]
-
-
-def load_templates(name: str = "imagenet") -> list[str]:
-    """Load prompt templates.
-
-    Args:
-        name (`str`, *optional*, defaults to `"imagenet"`): `"imagenet"`, the 80 templates of CLIP's ImageNet
-            ensemble; `"default"`, "a photo of a {}." alone; `"coarse"`, "[dog]"; or `"fine"`, "{dog}".
-
-    Returns:
-        `list[str]`: Templates with one `{}` for the class name.
-
-    Raises:
-        ValueError: If there are no such templates.
-    """
-    if name not in TEMPLATES:
-        raise ValueError(f"Unknown templates {name!r}: choose one of {', '.join(TEMPLATES)}.")
-    templates = json.loads((ASSETS / "templates.json").read_text(encoding="utf-8"))[name]
-    return [templates] if isinstance(templates, str) else templates
 
 
 def suggest_synonyms(name: str, senses: int = 1) -> list[str]:

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils.hub import extract_commit_hash
 
 from .backbones import IMAGE_SIDES, MODEL_CLASSES, DualEncoder
 from .configuration_taidpt import TaiDptConfig
@@ -82,6 +83,14 @@ def find_optional_file(name_or_path: str, file_name: str) -> str | None:
         )
     except OSError:
         return None
+
+
+def find_commit(name_or_path: str, **hub_arguments: Any) -> str | None:
+    """The commit that a revision of a Hub repository stands for; `None` for a folder."""
+    name_or_path = resolve_source(name_or_path)
+    if os.path.isdir(name_or_path):
+        return None
+    return extract_commit_hash(cached_file(name_or_path, CONFIG_NAME, **hub_arguments), None)
 
 
 def load_clip(name_or_path: str, **arguments: Any) -> DualEncoder:
@@ -279,6 +288,7 @@ def is_prompts_config(config: Any) -> bool:
 __all__ = [
     "clip_class",
     "clip_image_processor",
+    "find_commit",
     "find_image_processor",
     "find_optional_file",
     "find_tokenizer",

@@ -17,13 +17,13 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .backbones import DualEncoder, text_side
-from .captions import load_templates
 from .class_embedding_cache import ClassEmbeddingCache
 from .configuration_taidpt import TaiDptConfig
 from .encoding_taidpt import EncodingMixin
 from .hub import (
     HUB_ARGUMENTS,
     clip_class,
+    find_commit,
     find_tokenizer,
     is_prompts_config,
     load_clip,
@@ -38,6 +38,7 @@ from .label_config import build_config, check_labels, context_token_ids
 from .losses import RankingLoss
 from .model_card import known_report
 from .prompt_learner import PromptLearner
+from .prompt_templates import load_templates
 from .relabel import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
 from .repository import RepositoryMixin
 from .scores import global_scores, local_scores, positive_negative_scores
@@ -198,8 +199,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         config.setdefault("base_model_name_or_path", portable_source(source))
         if config.get("prompt_pair") == "positive_negative":
             config.setdefault("local_weight", 1.0)
-        commit = getattr(clip.config, "_commit_hash", None)  # of a Hub repository
-        config.setdefault("base_model_revision", commit or model_arguments.get("revision"))
+        named = isinstance(clip_id_or_model, (str, Path))
+        config.setdefault("base_model_revision", find_commit(source, **hub_arguments) if named else None)
         model = cls(build_config(clip, labels, tokenizer, config), clip=clip)
         if context_ids:
             words = text_side(clip).token_embedding.weight[context_ids].detach().float()  # (M, width)

@@ -11,6 +11,7 @@ turn logits into probabilities, `config.score_thresholds` says what is present. 
 
 from __future__ import annotations
 
+import inspect
 import numbers
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -122,6 +123,21 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         elif isinstance(inputs, (Iterator, IterableDataset)) and not hasattr(inputs, "read"):
             inputs = (ImageEntry(source, index) for index, source in enumerate(inputs))
         return super().__call__(inputs, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """Pushes model, card, tokenizer, image processor and code to the Hub.
+
+        Args:
+            repo_id (`str`): repository, made if it does not exist.
+            **kwargs: as of the model's `push_to_hub`.
+
+        Returns:
+            `CommitInfo`: of the commit.
+        """
+        push: Any = getattr(self.model, "push_to_hub", None)
+        if push is None or "processors" not in inspect.signature(push).parameters:
+            return super().push_to_hub(repo_id, **kwargs)
+        return push(repo_id, processors=(self.tokenizer, self.image_processor), **kwargs)
 
     def _sanitize_parameters(
         self,
