@@ -15,7 +15,7 @@ from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
 from .caption_labels import default_labeler
-from .captions import CaptionLabeler, load_class_table, load_templates, suggest_synonyms
+from .captions import CaptionLabeler, load_class_table, suggest_synonyms
 from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
 from .convert_openai import convert_openai_checkpoint, convert_openai_clip
 from .convert_taidpt import convert_taidpt_checkpoint
@@ -47,6 +47,7 @@ from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
 from .modeling_taidpt import TaiDptModel, TaiDptOutput
 from .partial_labels import drop_labels, read_partial_labels
 from .pipelines import MultiLabelImageClassificationPipeline, register
+from .prompt_templates import load_templates
 from .recipes import load_recipe_captions, load_recipe_images, read_recipe, recipe_names
 from .reliability import expected_calibration_error, plot_reliability, reliability
 from .standardization import cluster_captions, two_step_zscore

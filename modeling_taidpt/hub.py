@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 from transformers.utils.hub import extract_commit_hash
 
 from .backbones import IMAGE_SIDES, MODEL_CLASSES, DualEncoder
@@ -71,7 +71,7 @@ def portable_source(name_or_path: str | None) -> str | None:
     return name_or_path or None
 
 
-def find_optional_file(name_or_path: str, file_name: str) -> str | None:
+def find_optional_file(name_or_path: str, file_name: str, **hub_arguments: Any) -> str | None:
     """Path of a file of a folder or repository, `None` where it cannot be had."""
     try:
         return cached_file(
@@ -80,9 +80,20 @@ def find_optional_file(name_or_path: str, file_name: str) -> str | None:
             _raise_exceptions_for_gated_repo=False,
             _raise_exceptions_for_missing_entries=False,
             _raise_exceptions_for_connection_errors=False,
+            **hub_arguments,
         )
     except OSError:
         return None
+
+
+def require_safetensors(name_or_path: str, **hub_arguments: Any) -> None:
+    """Raises an `OSError` where a folder or repository has no weights as safetensors; others are never read."""
+    files = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
+    if not any(find_optional_file(name_or_path, file, **hub_arguments) for file in files):
+        raise PlainError(
+            f"{name_or_path!r} holds no {SAFE_WEIGHTS_NAME}: save or push the model again, weights in other formats "
+            "are not read."
+        )
 
 
 def find_commit(name_or_path: str, **hub_arguments: Any) -> str | None:
@@ -297,6 +308,7 @@ __all__ = [
     "load_prompts_only",
     "portable_source",
     "require_complete",
+    "require_safetensors",
     "resolve_source",
     "sample_weights",
     "storage_dtype",

@@ -30,6 +30,7 @@ from .hub import (
     load_prompts_only,
     portable_source,
     require_complete,
+    require_safetensors,
     resolve_source,
     storage_dtype,
 )
@@ -365,6 +366,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
                 )
         if source is not None:
             kwargs = storage_dtype(getattr(config, "dtype", None), kwargs)
+        if source is not None and kwargs.get("state_dict") is None and not kwargs.get("variant"):
+            require_safetensors(name, **hub_arguments)
         if is_prompts_config(config) and config.prompts_only and kwargs.get("state_dict") is None:
             kwargs["state_dict"] = load_prompts_only(name, config, **kwargs)
             source = None

@@ -7,6 +7,7 @@ import importlib
 import os
 import re
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,10 +192,9 @@ class RepositoryMixin(_Base):
         values: dict[str, Any] = {"prompts_only": prompts_only}
         if prompts_only:
             values["base_model_sample"] = sample_weights(self.clip.state_dict())
-        if not is_remote_code():
-            values["auto_map"] = dict(AUTO_MAP) if include_code else None
-            values["custom_pipelines"] = CUSTOM_PIPELINES if include_code else None
-            # On a live configuration this would make transformers ask for `trust_remote_code`.
+        values["auto_map"] = dict(AUTO_MAP) if include_code else None
+        values["custom_pipelines"] = CUSTOM_PIPELINES if include_code and pipeline_file() else None
+        if not is_remote_code():  # on a live configuration this would make transformers ask for `trust_remote_code`
             vars(self.config).pop("custom_pipelines", None)
         before = {name: vars(self.config).get(name) for name in values}
         _set(self.config, values)
@@ -231,19 +231,25 @@ def is_remote_code() -> bool:
     return __name__.startswith("transformers_modules")
 
 
+def pipeline_file() -> Path | None:
+    """The module of the pipeline; `None` where the code of a repository runs and no pipeline was loaded from it."""
+    if not is_remote_code():
+        return Path(str(importlib.import_module(f"{__package__}.pipelines.{PIPELINE_MODULE}").__file__))
+    loaded = [module for name, module in sys.modules.items() if name.endswith(f".{PIPELINE_MODULE}")]
+    return Path(str(loaded[-1].__file__)) if loaded else None
+
+
 def copy_code(folder: Path) -> None:
     """Copies the modules of the model and of the pipeline, flat, and the handler of Inference Endpoints.
 
     Args:
-        folder (`Path`): where to; left alone where the package itself runs as code of a repository.
+        folder (`Path`): where to.
     """
-    if is_remote_code():
-        return
-    pipeline = importlib.import_module(f"{__package__}.pipelines.{PIPELINE_MODULE}")
-    for module in (Path(__file__).parent / "modeling_taidpt.py", Path(str(pipeline.__file__))):
+    for module in filter(None, (Path(__file__).with_name("modeling_taidpt.py"), pipeline_file())):
         for file in (module, *get_relative_import_files(module)):
             shutil.copyfile(file, folder / Path(file).name)
-    shutil.copyfile(card_folder() / HANDLER, folder / HANDLER)
+    if not is_remote_code():
+        shutil.copyfile(card_folder() / HANDLER, folder / HANDLER)
 
 
 def push_folder(

@@ -16,8 +16,8 @@ from transformers.utils import logging
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures, collate_features
 from .caption_labels import label_captions, multi_hot
-from .captions import load_templates
 from .image_dataset import with_multi_hot_labels
+from .prompt_templates import load_templates
 from .training_arguments_taidpt import CAPTION_LOSSES, TaiDptTrainingArguments
 
 logger = logging.get_logger(__name__)

@@ -160,7 +160,7 @@ class HubServer:
         answer = {"url": f"{self.url}/{name}", "id": name, "name": name}
         if name in self.repositories:
             return JSONResponse(answer | {"error": "You already created this model repo"}, status_code=409)
-        repository = self.repositories[name] = Repository(private=bool(asked.get("private")))
+        repository = self.repositories[name] = Repository(asked.get("private") or asked.get("visibility") == "private")
         repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         return answer
 

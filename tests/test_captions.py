@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from modeling_taidpt import captions as captions_module
-from modeling_taidpt.captions import CaptionLabeler, load_class_table, load_templates, suggest_synonyms
+from modeling_taidpt.captions import CaptionLabeler, load_class_table, suggest_synonyms
+from modeling_taidpt.prompt_templates import load_templates
 from modeling_taidpt.word_forms import noun_forms, plurals, singulars, verb_forms
 
 PRESET_SIZES = {"coco80": 80, "voc20": 20, "nuswide81": 81}

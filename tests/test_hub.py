@@ -116,7 +116,7 @@ def test_what_is_not_there_is_one_sentence(pushed, server):
     assert_one_sentence(pushed["no such repository"], "There is no repository 'org/absent'", server.url)
     assert_one_sentence(pushed["no such revision"], "The repository 'org/tagger' has no revision 'v9'")
     assert_one_sentence(pushed["no such model"], "'org/parts'")
-    assert_one_sentence(pushed["no weights"], "org/bare does not appear to have a file named model.safetensors")
+    assert_one_sentence(pushed["no weights"], "'org/bare' holds no model.safetensors")
     assert_one_sentence(pushed["no token"], "Nothing was pushed to 'org/mine'", "refuses this user", "`hf auth login`")
     assert "org/mine" not in server.repositories
     assert pushed["unknown option"].startswith("TypeError: `branch` is no option of push_to_hub")
@@ -145,6 +145,7 @@ def test_the_trainer_pushes_a_card_of_what_it_measured(pushed):
     )
 
 
+@pytest.mark.slow
 def test_without_the_package_the_repository_s_own_code_runs(pushed, remote):
     assert remote["installed"] is False and remote["still not installed"] is True
     assert_same_scores(remote["pulled"], pushed["expected"])
@@ -156,6 +157,7 @@ def test_without_the_package_the_repository_s_own_code_runs(pushed, remote):
     assert_same_scores(remote["saved"], pushed["expected"])
 
 
+@pytest.mark.slow
 def test_without_network_what_was_pulled_still_loads(pushed, run, home):
     found = run("offline", home, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")  # nothing listens there
     assert_same_scores(found["pulled"], pushed["expected"])

@@ -1,0 +1,131 @@
+"""Model cards: every one parses, and says what was measured, or that nothing was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
+from modeling_taidpt.model_card import MARK, render_card
+from modeling_taidpt.training_report import training_command
+
+ROOT = Path(__file__).parent.parent
+CARDS = sorted((ROOT / "hub_cards").glob("taidpt-*.md"))
+LABELS = ["dog", "traffic light", "cat"]
+REPORT = {
+    "labels": LABELS,
+    "recipe": "Recipe: paper (sgd).",
+    "seed": 3,
+    "command": "taidpt train --labels labels.txt",
+    "arguments": {"learning_rate": 0.01},
+    "corpus": {
+        "captions": 90,
+        "held_out": 10,
+        "sources": ["captions.txt"],
+        "labeling": "'forms'",
+        "per_class": {"dog": 50, "traffic light": 0, "cat": 45},
+    },
+    "metrics": {"caption_map": 81.234, "zero_shot_caption_map": 70.5, "template_cosine": 0.8},
+    "versions": {"torch": "2.13"},
+}
+
+
+@pytest.fixture
+def model(clip):
+    return TaiDptModel.from_clip(clip, labels=LABELS, num_context_tokens=4)
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
+def test_every_finished_card_parses_and_has_figures(path):
+    card = ModelCard.load(path)
+    assert card.data.library_name == "transformers" and card.data.pipeline_tag == "image-classification"
+    assert card.data.license
+    for result in card.data.eval_results:
+        assert isinstance(result.metric_value, float) and result.dataset_name
+        assert str(result.metric_value) in card.text  # the header and the text agree
+    for part in ("## Limits", "## Licence", "seed", "```bash"):
+        assert part in card.text
+
+
+def test_the_embedded_checkpoint_has_the_finished_card():
+    ours, shipped = ROOT / "hub_cards" / "taidpt-coco80.md", Path(DEFAULT_CHECKPOINT) / "README.md"
+    assert ours.read_text() == shipped.read_text(), f"copy {shipped.relative_to(ROOT)} to {ours.relative_to(ROOT)}"
+
+
+def test_figures_come_back_from_the_header(model):
+    card = ModelCard(str(render_card(model.config, REPORT, "org/pets", license="mit")))
+    (result,) = card.data.eval_results
+    assert (result.metric_type, result.metric_value) == ("mean_average_precision", 81.23)
+    assert (result.task_type, result.dataset_name) == ("image-classification", "held-out captions")
+    assert (card.data.model_name, card.data.license) == ("pets", "mit")
+    for text in (
+        "| held-out captions | mAP, merged score | 81.23 | 70.5 |",
+        "| traffic light | 0 |",
+        "Captions: 90 that name a class, from captions.txt; 10 more",
+        "taidpt train --labels labels.txt",
+        "`learning_rate=0.01`",
+        "Seed 3.",
+        "dog, traffic light, cat",
+    ):
+        assert text in card.text
+    assert "{{" not in card.text and "{%" not in card.text and "never evaluated" not in card.text
+
+
+def test_a_label_cannot_break_the_card(clip):
+    labels = ["a|b", "<script>", "- x\n# y"]
+    card = render_card(TaiDptModel.from_clip(clip, labels=labels).config, None, "pets")
+    assert "a\\|b, &lt;script>, - x # y." in card.text
+
+
+def test_a_hub_base_is_linked_and_a_folder_is_not(model, tmp_path):
+    model.config.base_model_name_or_path = "openai/clip-vit-base-patch16"
+    assert render_card(model.config, None, "x").data.base_model == "openai/clip-vit-base-patch16"
+    model.config.base_model_name_or_path = str(tmp_path)
+    card = render_card(model.config, None, "x")
+    assert card.data.base_model is None and str(tmp_path.parent) not in str(card)
+
+
+def test_the_report_goes_with_the_prompts_and_with_nothing_else(model, tmp_path):
+    model.training_report = REPORT
+    model.save_pretrained(tmp_path / "one")
+    assert json.loads((tmp_path / "one" / "training_report.json").read_text()) == REPORT
+    loaded = TaiDptModel.from_pretrained(tmp_path / "one")
+    loaded.record_evaluation("VOC2007 test", 88.3)
+    for name, other in {"two": loaded, "baked": loaded.bake()}.items():
+        other.save_pretrained(tmp_path / name)
+        results = ModelCard.load(tmp_path / name / "README.md").data.eval_results
+        assert [result.metric_value for result in results] == [81.23, 88.3]
+    # other labels, other prompts: nothing is known of them
+    changed = TaiDptModel.from_pretrained(tmp_path / "one")
+    changed.prompt_learner.global_context.data += 1
+    for name, other in {"labels": loaded.with_labels(["horse"]), "changed": changed}.items():
+        other.save_pretrained(tmp_path / name)
+        assert "**This model was never evaluated**" in (tmp_path / name / "README.md").read_text()
+        assert not (tmp_path / name / "training_report.json").exists()
+
+
+def test_an_edited_card_stays(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    card = tmp_path / "README.md"
+    assert MARK in card.read_text()
+    model.training_report = REPORT
+    model.save_pretrained(tmp_path)
+    assert "81.23" in card.read_text()  # rendered anew
+    card.write_text(card.read_text().replace(MARK, "") + "My words.\n")
+    model.save_pretrained(tmp_path)
+    assert card.read_text().endswith("My words.\n")
+    TaiDptModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "copy")  # the same prompts: the same card
+    assert (tmp_path / "copy" / "README.md").read_text() == card.read_text()
+
+
+def test_commands_hold_no_folder_of_this_machine():
+    python = "/usr/bin/python3"
+    assert training_command([python, "/opt/bin/taidpt", "train", "--labels", "/home/me/my labels.txt"]) == (
+        "taidpt train --labels 'my labels.txt'"
+    )
+    assert training_command([python, "examples/train.py", "--seed", "0"]) == "python examples/train.py --seed 0"
+    assert training_command([python, "-m", "pytest"]) is None
+    assert training_command([python]) is None
