@@ -13,10 +13,11 @@ from transformers.utils import logging
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
 from .caption_labels import default_labeler
-from .captions import PRESETS, load_class_table, load_templates
+from .captions import PRESETS, load_class_table
 from .image_features import ImageFeatures, collate_images
 from .metrics import bootstrap_map, mean_average_precision, multilabel_f1, paired_bootstrap
 from .modeling_taidpt import TaiDptModel
+from .prompt_templates import load_templates
 
 logger = logging.get_logger(__name__)
 
