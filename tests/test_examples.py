@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -86,3 +87,20 @@ def test_study_of_transfer_scores_all_classes(shared, tmp_path):
     assert "49 photographs, 80 classes" in output
     assert len(re.findall(r"seed 0 .* merged +\d+\.\d", output)) == 6
     assert len(list((tmp_path / "runs").glob("seed-0-part-*/config.json"))) == 4
+
+
+def test_examples_take_from_each_other_what_is_there():
+    """Running them all is slow; a name that one of them no longer has is seen without."""
+    trees = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "examples").glob("*.py")}
+    names = {}
+    for stem, tree in trees.items():
+        defined = [node.name for node in tree.body if hasattr(node, "name")]
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            defined += [target.id for target in targets if isinstance(target, ast.Name)]
+        names[stem] = set(defined)
+    for stem, tree in trees.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module in names:
+                missing = {alias.name for alias in node.names} - names[node.module]
+                assert not missing, f"examples/{stem}.py takes {missing} from {node.module}.py, which has no such name"
