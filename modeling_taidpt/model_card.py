@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 from transformers.utils import SAFE_WEIGHTS_NAME
 
+from .atomic import staged_file
 from .configuration_taidpt import TaiDptConfig
 from .hub import find_optional_file, resolve_source
 
@@ -99,24 +100,24 @@ def write_card(model: TaiDptModel, folder: Path, name: str, **metadata: Any) -> 
     """
     report = known_report(model)
     if report is not None:
-        write_atomically(folder / REPORT_NAME, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        _write(folder / REPORT_NAME, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     source = resolve_source(model.config._name_or_path or "")
     card = find_optional_file(source, CARD_NAME) if source and _holds_same_model(source, model) else None
     if card is not None and has_edited_card(Path(card).parent):
-        write_atomically(folder / CARD_NAME, Path(card).read_text(encoding="utf-8"))
+        _write(folder / CARD_NAME, Path(card).read_text(encoding="utf-8"))
         return
     if __name__.startswith("transformers_modules"):  # the template does not travel with the code
         return
     stored = TaiDptConfig.from_pretrained(folder) if (folder / "config.json").is_file() else model.config
     rendered = render_card(model.config, report, name, prompts_only=stored.prompts_only, **metadata)
-    write_atomically(folder / CARD_NAME, str(rendered))
+    _write(folder / CARD_NAME, str(rendered))
 
 
 def add_tags(folder: Path, tags: list[str]) -> None:
     """Adds tags to the card in a folder."""
     card = ModelCard.load(folder / CARD_NAME)
     card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *tags]))
-    write_atomically(folder / CARD_NAME, str(card))
+    _write(folder / CARD_NAME, str(card))
 
 
 def has_edited_card(folder: Path) -> bool:
@@ -140,14 +141,9 @@ def known_report(model: TaiDptModel) -> dict[str, Any] | None:
     return report if isinstance(report, dict) else None
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a text file aside and moves it into place."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(text, encoding="utf-8")
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+def _write(path: Path, text: str) -> None:
+    with staged_file(path) as staged:
+        staged.write_text(text, encoding="utf-8")
 
 
 def _holds_same_model(source: str, model: TaiDptModel) -> bool:
@@ -204,6 +200,5 @@ __all__ = [
     "has_edited_card",
     "known_report",
     "render_card",
-    "write_atomically",
     "write_card",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import os
 import re
 import shutil
 import sys
@@ -19,10 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
+from .atomic import staged_folder
 from .configuration_taidpt import TaiDptConfig
 from .hub import find_image_processor, resolve_source, sample_weights
 from .hub_errors import PlainError, explain
-from .model_card import CARD_NAME, add_tags, card_folder, has_edited_card, known_report, write_card
+from .model_card import CARD_NAME, REPORT_NAME, add_tags, card_folder, has_edited_card, known_report, write_card
 from .word_counts import find_word_counts
 
 if TYPE_CHECKING:
@@ -97,17 +97,18 @@ class RepositoryMixin(_Base):
         if kwargs.get("distributed_checkpoint"):  # every rank writes its part into the same folder
             super().save_pretrained(folder, **kwargs)
             return
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".saving-", dir=folder) as staging:
+        with staged_folder(folder.resolve()) as staging:
             with self._stored_configuration(prompts_only, include_code):
                 super().save_pretrained(staging, **kwargs)
             if kwargs.get("is_main_process", True):
-                self._save_companions(Path(staging), prompts_only)
+                self._save_companions(staging, prompts_only)
                 if include_code:
-                    copy_code(Path(staging))
+                    copy_code(staging)
                 if not has_edited_card(folder):
-                    write_card(self, Path(staging), name)
-            _move_into_place(Path(staging), folder)
+                    write_card(self, staging, name)
+                if not (staging / REPORT_NAME).exists():  # what is there speaks of other prompts
+                    (folder / REPORT_NAME).unlink(missing_ok=True)
+            _drop_old_weights(folder, staging)
         if push_to_hub:
             self.push_to_hub(name, prompts_only=prompts_only, **push)
 
@@ -313,16 +314,12 @@ def _edited_on_the_hub(api: HfApi, repo_id: str, revision: str | None) -> bool:
         return has_edited_card(Path(folder))
 
 
-def _move_into_place(staging: Path, folder: Path) -> None:
-    """Moves files from a folder inside another into it, the configuration last, and drops weights of an older save."""
-    files = sorted(staging.iterdir(), key=lambda file: (file.name == "config.json", not WEIGHT_FILE.match(file.name)))
-    new = {file.name for file in files}
-    if any(WEIGHT_FILE.fullmatch(name) for name in new):
-        for old in folder.iterdir():
-            if WEIGHT_FILE.fullmatch(old.name) and old.name not in new:
-                old.unlink()
-    for file in files:
-        os.replace(file, folder / file.name)
+def _drop_old_weights(folder: Path, staging: Path) -> None:
+    """Deletes weights of an older save that the new ones do not replace: loading would prefer or mix them."""
+    new = {file.name for file in staging.iterdir() if WEIGHT_FILE.fullmatch(file.name)}
+    for old in folder.iterdir() if new and folder.is_dir() else ():
+        if WEIGHT_FILE.fullmatch(old.name) and old.name not in new:
+            old.unlink()
 
 
 __all__ = ["AUTO_MAP", "CUSTOM_PIPELINES", "RepositoryMixin", "copy_code", "is_remote_code", "push_folder"]

@@ -74,6 +74,12 @@ def test_figures_come_back_from_the_header(model):
     assert "{{" not in card.text and "{%" not in card.text and "never evaluated" not in card.text
 
 
+def test_what_is_not_known_is_not_said(model):
+    text = str(render_card(model.config, None, "pets"))
+    assert "**This model was never evaluated**" in text and "Nothing is known of a training" in text
+    assert "learned from" not in text.lower().split("## scores")[0]
+
+
 def test_a_label_cannot_break_the_card(clip):
     labels = ["a|b", "<script>", "- x\n# y"]
     card = render_card(TaiDptModel.from_clip(clip, labels=labels).config, None, "pets")
@@ -105,6 +111,9 @@ def test_the_report_goes_with_the_prompts_and_with_nothing_else(model, tmp_path)
         other.save_pretrained(tmp_path / name)
         assert "**This model was never evaluated**" in (tmp_path / name / "README.md").read_text()
         assert not (tmp_path / name / "training_report.json").exists()
+    changed.save_pretrained(tmp_path / "one")  # over the model that the report was of
+    assert not (tmp_path / "one" / "training_report.json").exists()
+    assert TaiDptModel.from_pretrained(tmp_path / "one").bake().training_report is None
 
 
 def test_an_edited_card_stays(model, tmp_path):
