@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_common import DEFAULT_MODEL, JsonOption, make_table, naming_model, print_json, stdout, working
+from .cli_common import DEFAULT_MODEL, JsonOption, make_table, print_json, stdout, working
 
 OUTPUT_SUFFIXES = (".jsonl", ".parquet")
 
@@ -139,8 +139,9 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
         synonyms = [[name] for name in names] if labeler is None else labeler.synonyms
         return [{"name": name, "synonyms": words} for name, words in zip(names, synonyms, strict=True)]
     from .hub import is_prompts_config, resolve_source
+    from .hub_errors import plain_errors
 
-    with naming_model(source):
+    with plain_errors(source):
         from transformers import AutoConfig
 
         from . import api  # noqa: F401  (registers the configuration)

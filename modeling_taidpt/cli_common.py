@@ -117,39 +117,6 @@ def one_sentence(error: BaseException) -> str:
 
 
 @contextmanager
-def naming_model(name: str) -> Iterator[None]:
-    """Says in one sentence why a model cannot be loaded.
-
-    Args:
-        name (`str`): folder or Hub repository.
-
-    Raises:
-        ValueError: instead of the errors of transformers and huggingface_hub.
-    """
-    from huggingface_hub import errors
-
-    reasons = {
-        errors.GatedRepoError: "it is gated: ask for access on its page, then run `hf auth login`",
-        errors.RepositoryNotFoundError: "the Hub has no such repository, or it is private and needs `hf auth login`",
-        errors.RevisionNotFoundError: "it has no such revision",
-        errors.LocalEntryNotFoundError: "it is no folder here, not in the cache, and the Hub cannot be reached",
-        errors.HFValidationError: "there is no such folder, and no Hub repository can have that name",
-    }
-    try:
-        yield
-    except (OSError, ValueError) as error:
-        cause: BaseException | None = error
-        while cause is not None:
-            for kind, reason in reasons.items():
-                if isinstance(cause, kind):
-                    raise ValueError(f"The model {name!r} cannot be loaded: {reason}.") from error
-            cause = cause.__cause__ or cause.__context__
-        if isinstance(error, ValueError) or name in str(error):
-            raise  # it says what is wrong itself
-        raise ValueError(f"The model {name!r} cannot be loaded: {one_sentence(error)}") from error
-
-
-@contextmanager
 def without_loading_bar() -> Iterator[None]:
     """Keeps transformers from drawing a bar for the tensors that it reads from a file."""
     from transformers.utils import logging as library
@@ -180,9 +147,10 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
 
     from . import api  # noqa: F401  (registers the pipeline)
     from .hub import resolve_source
+    from .hub_errors import plain_errors
 
     make: Any = pipeline  # its type lists the tasks that transformers knows
-    with naming_model(name), without_loading_bar():
+    with plain_errors(name), without_loading_bar():
         return make(TASK, model=resolve_source(name), **({} if device is None else {"device": device}))
 
 
@@ -196,7 +164,6 @@ __all__ = [
     "ThresholdOption",
     "load_tagger",
     "make_table",
-    "naming_model",
     "one_sentence",
     "print_json",
     "read_settings",

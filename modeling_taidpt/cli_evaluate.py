@@ -13,7 +13,6 @@ from .cli_common import (
     DeviceOption,
     JsonOption,
     make_table,
-    naming_model,
     print_json,
     read_settings,
     say,
@@ -146,7 +145,7 @@ def _load_model(name: str, classes: list[str], strict: bool, device: str | None)
     from .evaluation import with_classes
     from .hub import resolve_source
 
-    with naming_model(name), without_loading_bar():
+    with without_loading_bar():
         model = TaiDptModel.from_pretrained(resolve_source(name))
     return with_classes(model if device is None else model.to(device), classes, strict)
 

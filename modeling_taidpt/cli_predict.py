@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -36,6 +37,12 @@ def predict(
     ] = None,
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")] = 5,
     threshold: ThresholdOption = None,
+    save_figure: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-figure", "-f", help="Draw scores and heatmaps: a .png, .jpg, .svg or .pdf file, or a folder."
+        ),
+    ] = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -49,6 +56,7 @@ def predict(
     - `taidpt predict photo.jpg`
     - `taidpt predict photo.jpg --labels "cup, spoon, newspaper"`
     - `taidpt predict photo.jpg --threshold auto`
+    - `taidpt predict photo.jpg --save-figure photo_tags.png`
     - `taidpt predict *.jpg --model runs/pets --threshold 0.5 --json > tags.json`
     """
     from .label_files import read_labels
@@ -58,7 +66,7 @@ def predict(
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json), _warnings(labels is not None):
         tagger = load_tagger(model, device)
-        rows = [_tag(tagger, image, options) for image in images]
+        rows = [_tag(tagger, image, options, save_figure, len(images) > 1) for image in images]
     if as_json:
         print_json(rows)
     else:
@@ -80,14 +88,21 @@ def _warnings(shown: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _tag(tagger: Any, image: str, options: dict[str, Any]) -> dict[str, Any]:
+def _tag(tagger: Any, image: str, options: dict[str, Any], figure: Path | None, several: bool) -> dict[str, Any]:
     try:
-        return {"image": image, "labels": tagger(image, **options)}
+        results = tagger(image, return_heatmaps=figure is not None, **options)
     except ValueError as error:
         if "cannot read image" not in str(error):
             raise
         say(f"taidpt: {one_sentence(error)}")
         return {"image": image, "labels": [], "error": one_sentence(error)}
+    row = {"image": image, "labels": [{name: result[name] for name in ("label", "score")} for result in results]}
+    if figure is not None:
+        from .figures import save_figure
+
+        folder = several or not figure.suffix
+        row["figure"] = str(save_figure(image, results, figure / f"{Path(image).stem}.png" if folder else figure))
+    return row
 
 
 def _print_rows(rows: list[dict[str, Any]]) -> None:

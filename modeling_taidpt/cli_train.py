@@ -12,7 +12,6 @@ from .cli_common import (
     DEFAULT_MODEL,
     JsonOption,
     make_table,
-    naming_model,
     print_json,
     read_settings,
     say,
@@ -172,8 +171,7 @@ def _train(
     from .training_setup import find_recipe, set_up_training
 
     name, protocol, data_root = recipe
-    with naming_model(base or DEFAULT_MODEL):
-        recipe_found = find_recipe(name, base or DEFAULT_MODEL, protocol)
+    recipe_found = find_recipe(name, base or DEFAULT_MODEL, protocol)
     base, labels = base or recipe_found.get("base", DEFAULT_MODEL), labels or recipe_found.get("labels")
     if labels is None:
         raise ValueError(f"The recipe {name!r} names no labels: give --labels.")
@@ -182,10 +180,9 @@ def _train(
     method = settings.get("labeling_method", recipe_found["training"].get("labeling_method", "forms"))
     names, labeler = read_labels(labels, str(method)) if isinstance(labels, str) else (list(labels), None)
     corpus = load_recipe_captions(recipe_found, data_root) if captions is None else captions
-    with naming_model(base):
-        settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
-        with without_loading_bar():
-            model, arguments = set_up_training(base, names, output, recipe_found, settings)
+    settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
+    with without_loading_bar():
+        model, arguments = set_up_training(base, names, output, recipe_found, settings)
     trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
     try:
         metrics = trainer.train(resume_from_checkpoint=resume or None).metrics

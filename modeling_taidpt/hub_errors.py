@@ -6,12 +6,12 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-import httpx
 from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -51,7 +51,8 @@ def explain(name: str, error: BaseException, revision: str | None = None) -> str
         )
     if caused_by(HFValidationError) or name.startswith((".", os.sep, "~")):
         return f"{name!r} is neither a folder nor the name of a repository, as 'org/model': check the path."
-    if caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled, httpx.TransportError):
+    unanswered = caused_by(HTTPError) and not caused_by(HfHubHTTPError)  # whichever client the Hub's library has
+    if unanswered or caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled):
         return (
             f"{name!r} is not in the cache and {constants.ENDPOINT} cannot be reached: check the network, and whether "
             "HF_HUB_OFFLINE is set."

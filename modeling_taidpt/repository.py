@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HTTPError
 from transformers.dynamic_module_utils import get_relative_import_files
 from transformers.utils import logging
 
@@ -302,7 +301,7 @@ def push_folder(
             ignore_patterns=[CARD_NAME] if keeps_card else None,
             delete_patterns=WEIGHT_PATTERNS,
         )
-    except (HfHubHTTPError, httpx.TransportError, OSError) as error:
+    except (HTTPError, OSError) as error:
         raise PlainError(f"Nothing was pushed to {repo_id!r}: {explain(repo_id, error, revision)}") from error
 
 

@@ -13,6 +13,7 @@ from transformers import AutoConfig, HfArgumentParser
 
 from .configuration_taidpt import TaiDptConfig
 from .hub import HUB_ARGUMENTS, resolve_source
+from .hub_errors import plain_errors
 from .modeling_taidpt import TaiDptModel
 from .recipes import read_recipe
 from .training_arguments_taidpt import PAPER_RECIPE, TaiDptTrainingArguments
@@ -87,13 +88,15 @@ def find_recipe(
 
     Raises:
         FileNotFoundError: If there is no such file or name.
+        OSError: If the base cannot be read.
         ValueError: If the file is no recipe.
     """
     if isinstance(recipe, Mapping):
         return dict(recipe)
     if recipe == RECOMMENDED:
         hub_arguments = {key: value for key, value in hub_arguments.items() if key in HUB_ARGUMENTS}
-        config = AutoConfig.from_pretrained(resolve_source(base), **hub_arguments)
+        with plain_errors(base, hub_arguments.get("revision")):
+            config = AutoConfig.from_pretrained(resolve_source(base), **hub_arguments)
         found = getattr(config, "recommended_recipe", None)
         return {"name": RECOMMENDED} | found if found else {"name": PAPER_RECIPE, "training": {}}
     if recipe == PAPER_RECIPE:

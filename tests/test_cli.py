@@ -156,8 +156,8 @@ def test_a_photograph_is_turned_as_its_exif_says(image_rows):
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--model", "org/none"], "the Hub cannot be reached"),
-        (["--model", "./nothing"], "there is no such folder"),
+        (["--model", "org/none"], "cannot be reached"),
+        (["--model", "./nothing"], "neither a folder nor the name of a repository"),
         (["--model", str(IMAGES)], "Unrecognized model"),
         (["--labels", "labels.txt"], "The label file 'labels.txt' does not exist"),
         (["--labels", " , "], "There is no label"),

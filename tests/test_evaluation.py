@@ -132,7 +132,7 @@ def test_evaluate_compares_runs_and_names_new_labels(photographs, tmp_path):
     [
         (["./nothing"], "does not exist"),
         ([str(IMAGES)], "label file"),
-        (["PHOTOGRAPHS", "--model", "./nothing"], "there is no such folder"),
+        (["PHOTOGRAPHS", "--model", "./nothing"], "neither a folder nor the name of a repository"),
         (["PHOTOGRAPHS", "--baseline", "magic"], "There is no baseline 'magic'"),
         (["PHOTOGRAPHS", "--baseline", "prototypes"], "give a corpus"),
         (["PHOTOGRAPHS", "--data", "split"], "is no NAME=VALUE"),
