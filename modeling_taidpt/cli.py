@@ -16,13 +16,14 @@ from typer.core import TyperGroup
 from . import __version__
 from .cli_captions import classes, label
 from .cli_common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
+from .cli_demo import demo
 from .cli_evaluate import evaluate
 from .cli_models import convert, export, push
 from .cli_predict import predict
 from .cli_tag import tag
 from .cli_train import train
 
-COMMANDS = (predict, tag, label, train, evaluate, convert, export, push, classes)
+COMMANDS = (predict, tag, label, train, evaluate, convert, export, push, demo, classes)
 
 BAD_INPUT = (ValueError, OSError, TypeError, ImportError)
 

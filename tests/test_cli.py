@@ -252,4 +252,4 @@ def test_ctrl_c_exits_with_130(monkeypatch, tmp_path):
 
 def test_traceback_on_demand():
     result = run("--traceback", "classes", "./none")
-    assert isinstance(result.exception, ValueError)
+    assert isinstance(result.exception, OSError)
