@@ -19,6 +19,7 @@ from .backbones import text_side
 from .feature_cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
 from .feature_shards import CAPTION_COLUMNS
 from .fingerprints import corpus_fingerprint
+from .prototypes import class_prototypes
 
 SHARD_SIZE = 8192  # captions per file; at 15 tokens of 512 dimensions, 250 MB in fp32
 
@@ -84,39 +85,10 @@ class CaptionFeatures(KeptFeatures):
         return cls(write_missing(encoder, texts, folder, shard_size, progress, cls.kind), rows, labels)
 
     def class_prototypes(
-        self, max_captions: int | None = None, seed: int = 0, centering: float = 0.0
+        self, max_captions: int | None = None, seed: int = 0, centering: float = 0.0, **options: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean global feature of the captions that name each class.
-
-        Args:
-            max_captions (`int`, *optional*): most captions per class, drawn with the seed.
-            seed (`int`, *optional*, defaults to 0): seed of the draw.
-            centering (`float`, *optional*, defaults to 0.0): how much of the normalised mean of all these captions is
-                taken off each prototype; what all captions share says nothing about a class.
-
-        Returns:
-            `tuple[torch.Tensor, torch.Tensor]`: prototypes `(classes, dim)`, L2-normalised fp32, zero for a class that
-            no caption names; and whether some caption does `(classes,)`.
-        """
-        chosen = self.labels.astype(bool)  # (captions, classes)
-        if max_captions is not None:
-            generator = np.random.default_rng(seed)
-            for column in np.flatnonzero(chosen.sum(axis=0) > max_captions):
-                members = np.flatnonzero(chosen[:, column])
-                chosen[:, column] = False
-                chosen[generator.choice(members, max_captions, replace=False), column] = True
-        used = np.flatnonzero(chosen.any(axis=1))  # (used captions,)
-        sums = torch.zeros(chosen.shape[1], self.shards.dim, dtype=torch.float64)  # (classes, dim)
-        total = torch.zeros(self.shards.dim, dtype=torch.float64)  # (dim,)
-        for start in range(0, len(used), SHARD_SIZE):
-            block = used[start : start + SHARD_SIZE]
-            features = torch.stack([self.shards[int(row)][0] for row in self.rows[block]])  # (block, dim)
-            sums += torch.from_numpy(chosen[block]).double().T @ features.double()  # (classes, dim)
-            total += features.double().sum(dim=0)  # (dim,)
-        present = torch.from_numpy(chosen.any(axis=0))  # (classes,)
-        prototypes = nn.functional.normalize(sums, dim=-1)  # (classes, dim)
-        shared = centering * nn.functional.normalize(total, dim=-1) * present[:, None]  # (classes, dim)
-        return nn.functional.normalize(prototypes - shared, dim=-1).float(), present
+        """Mean global feature of the captions that name each class; see `prototypes.class_prototypes`."""
+        return class_prototypes(self, max_captions, seed, centering, **options)
 
 
 def collate_features(

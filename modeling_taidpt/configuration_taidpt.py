@@ -10,6 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
 PROMPT_PAIRS = ("global_local", "positive_negative")
+FEATURE_KINDS = ("caption", "token", "image", "cell")  # pooled and dense, of captions and of images
 LABEL_ORIGINS = ("learned", "shared", "template", "hypernym")
 IMAGE_STANDARDIZATIONS = ("center", "zscore", "captions")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
@@ -137,6 +138,16 @@ class TaiDptConfig(PreTrainedConfig):
             4 for NUS-WIDE).
         local_weight (`float`, *optional*, defaults to 0.5):
             Weight of the local score in the merged one; the global score has `1 - local_weight`.
+        caption_memory_size (`int`, *optional*, defaults to 0):
+            Number of kept caption features that pooled image features are mapped to before they are scored (CoMC,
+            ICML 2024; see `modality_gap.py`); 0 maps nothing.
+        caption_memory_scale (`float`, *optional*, defaults to 40.0):
+            Sharpness of the softmax over these captions.
+        caption_memory_weight (`float`, *optional*, defaults to 1.0):
+            Share of the mapped feature; the image's own has the rest.
+        feature_means (`dict[str, list[float]]`, *optional*):
+            Means that are taken off normalised features, which are normalised again: `"caption"`, `"token"` (of
+            captions), `"image"`, `"cell"` (of unlabelled images).
         dense_features (`str`, *optional*, defaults to `"value"`):
             What is done to the last block of a ViT for the dense features: `"value"`, `"value_residual"`, `"sclip"`,
             `"clearclip"` or `"naclip"` (see `dense_features.py` for what each computes and where it is from).
@@ -225,6 +236,10 @@ class TaiDptConfig(PreTrainedConfig):
     text_spatial_scale: float = 50.0
     image_spatial_scale: float = 40.0
     local_weight: float = 0.5
+    caption_memory_size: int = 0
+    caption_memory_scale: float = 40.0
+    caption_memory_weight: float = 1.0
+    feature_means: dict[str, list[float]] | None = None
     dense_features: str = "value"
     flip: bool = False
     multi_crop: bool = False
@@ -306,6 +321,12 @@ class TaiDptConfig(PreTrainedConfig):
     def _check(self) -> None:
         if self.num_context_tokens < 1:
             raise ValueError(f"`num_context_tokens` is {self.num_context_tokens}: at least 1 is needed.")
+        if self.caption_memory_size < 0 or not 0 <= self.caption_memory_weight <= 1:
+            raise ValueError(
+                f"`caption_memory_size` is {self.caption_memory_size} and `caption_memory_weight` "
+                f"{self.caption_memory_weight}: give a number of captions, and a share from 0 to 1."
+            )
+        self._check_means()
         _check_choice("class_token_position", self.class_token_position, CLASS_TOKEN_POSITIONS)
         _check_choice("prompt_pair", self.prompt_pair, PROMPT_PAIRS)
         _check_choice("class_embedding_source", self.class_embedding_source, CLASS_EMBEDDING_SOURCES)
@@ -335,6 +356,13 @@ class TaiDptConfig(PreTrainedConfig):
                 raise ValueError(
                     f"`{name}` has {len(value)} values for {self.num_labels} labels: give 1, or one each."
                 )
+
+    def _check_means(self) -> None:
+        dim = self.clip_config.projection_dim
+        for name, mean in (self.feature_means or {}).items():
+            _check_choice("feature_means", name, FEATURE_KINDS)
+            if len(mean) != dim:
+                raise ValueError(f"`feature_means[{name!r}]` has {len(mean)} numbers: the features have {dim}.")
 
 
 def check_dense_features(model_type: str, option: str) -> None:

@@ -93,12 +93,14 @@ class RankingLoss(nn.Module):
         super().__init__()
         self.margin = margin
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
         """Computes the loss.
 
         Args:
             logits: Scores `(batch, classes)`.
             labels: Multi-hot labels `(batch, classes)`, 0 or 1, any dtype.
+            weights: Weights `(batch, classes)`, 0 or more: a pair counts as often as the product of its two weights.
+                All 1 without.
 
         Returns:
             Scalar, summed over pairs and averaged over the batch.
@@ -109,31 +111,45 @@ class RankingLoss(nn.Module):
         logits, labels = _prepare(logits, labels, BINARY, "RankingLoss")
         positive = labels == 1  # (batch, classes)
         with torch.no_grad():
-            derivative, pairs = self._count_active_pairs(logits, positive)  # (batch, classes), scalar
+            derivative, pairs = self._count_active_pairs(logits, positive, weights)  # (batch, classes), scalar
             # Every row of derivatives sums to 0: taking the row's mean away changes nothing but the rounding.
             centre = logits.mean(dim=1, keepdim=True)  # (batch, 1)
         return ((derivative * (logits - centre)).sum() + self.margin * pairs) / logits.shape[0]  # ()
 
-    def _count_active_pairs(self, logits: Tensor, positive: Tensor) -> tuple[Tensor, Tensor]:
+    def _count_active_pairs(self, logits: Tensor, positive: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """Counts the pairs with a hinge above 0.
 
         Args:
             logits: Scores `(batch, classes)`.
             positive: Mask of positives `(batch, classes)`.
+            weights: Weights `(batch, classes)`, or `None` for all 1.
 
         Returns:
             Active pairs of each class `(batch, classes)`, + for a negative and - for a positive, and their number.
         """
         raised = logits + self.margin  # (batch, classes); a pair is active when raised[negative] > logits[positive]
         infinity = float("inf")
-        positives = logits.masked_fill(~positive, infinity).sort(dim=1).values  # (batch, classes), others at the end
-        negatives = raised.masked_fill(positive, -infinity).sort(dim=1).values  # (batch, classes), others in front
+        positives, positive_order = logits.masked_fill(~positive, infinity).sort(dim=1)  # others at the end
+        negatives, negative_order = raised.masked_fill(positive, -infinity).sort(dim=1)  # others in front
+        # (batch, classes) all four
         below = torch.searchsorted(positives, raised.contiguous())  # (batch, classes) positives under this negative
         not_above = torch.searchsorted(negatives, logits.contiguous(), right=True)  # (batch, classes)
-        above = logits.shape[1] - not_above  # (batch, classes) negatives over this positive
+        if weights is None:
+            above = logits.shape[1] - not_above  # (batch, classes) negatives over this positive
+        else:
+            weights = weights.to(logits.dtype).expand_as(logits)  # (batch, classes)
+            below = weights * _sum_of_first(weights.masked_fill(~positive, 0).gather(1, positive_order), below)
+            over = weights.masked_fill(positive, 0).gather(1, negative_order).flip(1)  # (batch, classes)
+            above = weights * _sum_of_first(over, logits.shape[1] - not_above)  # (batch, classes)
         below = below.masked_fill(positive, 0).to(logits.dtype)  # (batch, classes)
         above = above.masked_fill(~positive, 0).to(logits.dtype)  # (batch, classes)
         return below - above, below.sum()  # (batch, classes), ()
+
+
+def _sum_of_first(values: Tensor, counts: Tensor) -> Tensor:
+    """Sum of the first `counts` entries of each row; both and the result `(batch, classes)`."""
+    sums = F.pad(values.cumsum(dim=1), (1, 0))  # (batch, 1 + classes)
+    return sums.gather(1, counts)  # (batch, classes)
 
 
 class BCELoss(nn.Module):

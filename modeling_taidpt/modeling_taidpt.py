@@ -37,6 +37,7 @@ from .hub import (
 from .hub_errors import plain_errors
 from .label_config import build_config, check_labels, context_token_ids
 from .losses import RankingLoss
+from .modality_gap import center, map_to_captions
 from .model_card import known_report
 from .prompt_learner import PromptLearner
 from .prompt_templates import load_templates
@@ -123,6 +124,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         self.log_scales: nn.Parameter | None = None  # factor and sharpness of a positive and a negative prompt
         if config.prompt_pair == "positive_negative":
             self.log_scales = nn.Parameter(torch.tensor(PAIR_LOG_SCALES))  # (2,)
+        self._make_caption_memory()
         self.head: nn.Linear | None = None
         if config.linear_head:
             self.head = nn.Linear(config.num_labels + config.embedding_dim, config.num_labels)
@@ -134,6 +136,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         self.post_init()
         self._freeze()
 
+    caption_memory: torch.Tensor | None  # (captions, dim)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, PromptLearner):
@@ -143,10 +147,35 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, TaiDptModel):
-            for buffer in module.buffers(recurse=False):  # class embeddings, caption bank
+            for buffer in module.buffers(recurse=False):  # class embeddings, caption bank, caption memory
                 init.zeros_(buffer)
             if module.log_scales is not None:
                 init.copy_(module.log_scales, torch.tensor(PAIR_LOG_SCALES))
+
+    def _make_caption_memory(self) -> None:
+        """Makes room for `config.caption_memory_size` caption features `(captions, dim)`."""
+        size, dim = self.config.caption_memory_size, self.config.clip_config.projection_dim
+        self.register_buffer("caption_memory", torch.zeros(size, dim) if size else None)
+
+    def set_caption_memory(self, memory: torch.Tensor | None) -> None:
+        """Keeps caption features that pooled image features are mapped to before they are scored.
+
+        Source: the cross-modal mapping of CoMC (ICML 2024); see `modality_gap.py`. Sharpness and weight are
+        `config.caption_memory_scale` and `config.caption_memory_weight`.
+
+        Args:
+            memory (`torch.Tensor` of shape `(captions, dim)`, *optional*): normalised; `None` maps nothing.
+
+        Raises:
+            ValueError: the features have another width.
+        """
+        dim = self.config.clip_config.projection_dim
+        if memory is not None and (memory.dim() != 2 or memory.shape[1] != dim or not len(memory)):
+            raise ValueError(f"The caption memory has the shape {tuple(memory.shape)}: give (captions, {dim}).")
+        self.config.caption_memory_size = 0 if memory is None else len(memory)
+        self._make_caption_memory()
+        if memory is not None:
+            self.caption_memory = memory.to(self.device, torch.float32)  # (captions, dim)
 
     def _freeze(self) -> None:
         """Leaves only what is learned on top of the CLIP trainable, and the CLIP in eval mode for good."""
@@ -475,15 +504,20 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         if image_embeds is not None:
             grid = dense_embeds.shape[1:3]
             pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)
-            sharpness = self.config.image_spatial_scale
+            sharpness, kinds = self.config.image_spatial_scale, ("image", "cell")
         else:
             grid = None
             pooled, dense, mask = caption_embeds, token_embeds, attention_mask  # (batch, dim), (batch, length, dim)
-            sharpness = self.config.text_spatial_scale
+            sharpness, kinds = self.config.text_spatial_scale, ("caption", "token")
         # Cosines stay in fp32 under autocast: the softmax over tokens or cells multiplies them by up to 50.
         with torch.autocast(global_embeddings.device.type, enabled=False):
+            scored = center(pooled, self.config.feature_means, kinds[0])  # (batch, dim)
+            dense = center(dense, self.config.feature_means, kinds[1])  # (batch, length, dim)
+            if grid is not None and self.caption_memory is not None:
+                scale, share = self.config.caption_memory_scale, self.config.caption_memory_weight
+                scored = map_to_captions(scored, self.caption_memory, scale, share)  # (batch, dim)
             logits_global, logits_local, similarity = self._score(
-                pooled, dense.to(local_embeddings.dtype), mask, sharpness, global_embeddings, local_embeddings
+                scored, dense.to(local_embeddings.dtype), mask, sharpness, global_embeddings, local_embeddings
             )
             if standardize is True or (standardize is None and image_embeds is not None):
                 logits_global, logits_local = self._standardize(logits_global, logits_local, pooled)

@@ -150,6 +150,8 @@ def _copy_extras(new: TaiDptModel, model: TaiDptModel) -> None:
     if new.head is not None:
         new.head.load_state_dict(model.head.state_dict())
     new._copy_caption_bank(model)
+    if new.caption_memory is not None:
+        new.caption_memory.copy_(model.caption_memory)  # (captions, dim)
 
 
 def without_text_tower(clip: Any) -> Any:
