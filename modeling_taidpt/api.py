@@ -34,6 +34,7 @@ from .image_features import ImageFeatures
 from .label_files import read_labels
 from .label_mixes import ensemble_prompts, with_hypernyms, with_negative_prompts
 from .losses import LOSSES, get_loss
+from .made_captions import describe_labels, make_captions
 from .metrics import (
     average_precision,
     bootstrap_map,
@@ -101,6 +102,7 @@ __all__ = [
     "convert_taidpt_checkpoint",
     "count_words",
     "default_labeler",
+    "describe_labels",
     "drop_labels",
     "ensemble_prompts",
     "evaluate_scores",
@@ -128,6 +130,7 @@ __all__ = [
     "load_template_captions",
     "load_templates",
     "load_voc",
+    "make_captions",
     "match_labels",
     "match_prevalence",
     "mean_average_precision",

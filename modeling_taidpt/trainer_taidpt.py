@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import nn
@@ -22,10 +24,13 @@ from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalPrediction, TrainOutput, sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from .atomic import staged_file
 from .caption_labels import default_labeler
+from .class_balance import class_counts, describe_counts
 from .data_captions import warn_of_overlap
 from .encoding_taidpt import DEFAULT_TEMPLATE
 from .feature_cache import KeptFeatures
+from .gap_training import GapTraining
 from .hub import find_image_processor
 from .image_dataset import with_multi_hot_labels
 from .image_evaluation import ImageCollator
@@ -77,6 +82,8 @@ class TaiDptTrainer(Trainer):
         image_processor (*optional*): makes pixels of them; the base's by default.
         image_transform (`Callable`, *optional*): augments each training picture, a PIL image, anew in every epoch; no
             features are kept then.
+        unlabeled_images ([`ImageFeatures`], *optional*): images whose means `args.center_features` takes; labels are
+            not looked at.
 
     Raises:
         TypeError: If `args` or the captions are of the wrong kind.
@@ -105,12 +112,14 @@ class TaiDptTrainer(Trainer):
         image_eval_dataset: Any = None,
         image_processor: Any = None,
         image_transform: Callable[[Any], Any] | None = None,
+        unlabeled_images: Any = None,
     ) -> None:
         """Label, split and encode the captions, or encode the images, then set up the trainer."""
         args = TaiDptTrainingArguments("tmp_trainer") if args is None else _checked(args)
         self.model_init = model_init
         reader = _checked_model(model if model is not None or model_init is None else self.call_model_init(), args)
         self.image_eval_dataset = image_eval_dataset
+        self.unlabeled_images = unlabeled_images
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
         self._set_up(reader.to(args.device), args, processing_class, labeler)
         if is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column):
@@ -152,7 +161,7 @@ class TaiDptTrainer(Trainer):
         self.labels = reader.config.labels
         self.labeler = labeler or default_labeler(self.labels, reader.config.class_names, args.labeling_method)
         self._data = TrainingCaptions(reader, self.tokenizer, self.labeler, args)
-        self._prototypes: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._gap = GapTraining(args)
         self._zero_shot: TaiDptModel | None = None
         self._zero_shot_maps: dict[int, tuple[Any, float]] = {}
         self._zero_shot_map = float("nan")
@@ -181,14 +190,23 @@ class TaiDptTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._last_checkpoint()
         logger.warning(self.args.describe_recipe())
-        if self.args.caption_prototype_weight:
-            self._prepare_prototypes()
+        if self._data.train_captions is not None:
+            self._report_class_counts(self._data.train_captions.labels)
+            self._gap.prepare(self.model, self._data.train_captions, self.unlabeled_images)
         output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
         output.metrics.update(self._report)
         if self.is_world_process_zero():
             self.save_metrics("train", output.metrics)
         self.save_state()
         return output
+
+    def _report_class_counts(self, labels: np.ndarray) -> None:
+        """Logs how many training captions name each class, and keeps it in `class_counts.json`."""
+        if self.is_world_process_zero():
+            counts = class_counts(labels)  # (classes,)
+            logger.warning(describe_counts(self.labels, counts))
+            with staged_file(Path(self.args.output_dir) / "class_counts.json") as path:
+                path.write_text(json.dumps(dict(zip(self.labels, counts.tolist(), strict=True)), indent=2) + "\n")
 
     def _check_batches(self) -> None:
         if self.train_dataset is None:
@@ -211,15 +229,6 @@ class TaiDptTrainer(Trainer):
             "`resume_from_checkpoint`, or name a folder."
         )
 
-    def _prepare_prototypes(self) -> None:
-        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        features = self._data.train_captions
-        both, present = [], torch.empty(0)
-        for centering in self.args.caption_prototype_centering:
-            prototypes, present = features.class_prototypes(self.args.prototype_max_captions, seed, centering)
-            both.append(prototypes[present])  # (present classes, dim)
-        self._prototypes = torch.stack(both).to(self.args.device), present.to(self.args.device)
-
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
         """Notes the length of an epoch, on which the paper's schedule depends."""
         values = super().set_initial_training_values(*args, **kwargs)
@@ -241,6 +250,11 @@ class TaiDptTrainer(Trainer):
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One step on a batch whose features are first changed as the options say (noise, composition)."""
+        inputs = self._gap.augment(inputs, self.state.global_step, self.args.process_index)
+        return super().training_step(model, inputs, *args, **kwargs)
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -261,18 +275,15 @@ class TaiDptTrainer(Trainer):
         """
         labels = inputs["labels"]  # (batch, classes)
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        outputs = model(**features, return_class_embeddings=self._prototypes is not None)
+        outputs = model(**features, return_class_embeddings=self._gap.prototypes is not None)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         else:
             scores = [getattr(outputs, name) for name in LOSS_TARGETS[self.args.loss_on]]  # (batch, classes) each
-            loss = sum(self.loss_function(logits.float(), labels) for logits in scores)
+            loss = self._gap.loss(self.loss_function, scores, labels)  # ()
         loss = self.args.loss_weight * loss
-        if self._prototypes is not None:
-            prototypes, present = self._prototypes
-            global_embeddings, local_embeddings = outputs.class_embeddings  # (classes, dim) each
-            term = prototype_term(global_embeddings, local_embeddings, prototypes, present)  # ()
-            loss = loss + self.args.caption_prototype_weight * term
+        if self._gap.prototypes is not None:
+            loss = loss + self.args.caption_prototype_weight * self._gap.term(outputs.class_embeddings)  # ()
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
@@ -538,24 +549,6 @@ class _ReportAtEnd(TrainerCallback):
         trainer.model.training_report = training_report(trainer, trainer._report)  # for the model card
 
 
-def prototype_term(
-    global_embeddings: torch.Tensor, local_embeddings: torch.Tensor, prototypes: torch.Tensor, present: torch.Tensor
-) -> torch.Tensor:
-    """Mean over classes of `1 - cos(G_c, p_c)` plus that of `1 - cos(H_c, p'_c)`.
-
-    Args:
-        global_embeddings (`torch.Tensor` of shape `(classes, dim)`): normalised.
-        local_embeddings (`torch.Tensor` of shape `(classes, dim)`): normalised.
-        prototypes (`torch.Tensor` of shape `(2, present classes, dim)`): normalised, of both branches.
-        present (`torch.Tensor` of shape `(classes,)`): which classes have a prototype.
-
-    Returns:
-        `torch.Tensor`: a scalar.
-    """
-    both = torch.stack([global_embeddings[present], local_embeddings[present]]).float()  # (2, present classes, dim)
-    return (1 - (both * prototypes).sum(dim=-1)).mean(dim=1).sum()  # ()
-
-
 def _checked(args: Any) -> TaiDptTrainingArguments:
     if isinstance(args, TaiDptTrainingArguments):
         return args
@@ -588,4 +581,4 @@ def _without_selection(args: TaiDptTrainingArguments, kind: str) -> TaiDptTraini
     return args
 
 
-__all__ = ["TaiDptTrainer", "TaiDptTrainingArguments", "prototype_term"]
+__all__ = ["TaiDptTrainer", "TaiDptTrainingArguments"]

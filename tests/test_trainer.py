@@ -19,8 +19,9 @@ from modeling_taidpt.captions import CaptionLabeler
 from modeling_taidpt.losses import RankingLoss
 from modeling_taidpt.metrics import mean_average_precision
 from modeling_taidpt.modeling_taidpt import TaiDptModel
+from modeling_taidpt.prototypes import prototype_term
 from modeling_taidpt.schedules import epoch_learning_rate
-from modeling_taidpt.trainer_taidpt import TaiDptTrainer, TaiDptTrainingArguments, prototype_term
+from modeling_taidpt.trainer_taidpt import TaiDptTrainer, TaiDptTrainingArguments
 from modeling_taidpt.training_captions import template_sentences
 
 from .conftest import make_clip
@@ -208,7 +209,7 @@ def test_the_loss_is_that_of_the_captions_themselves(new_trainer):
 
 def test_the_prototype_term_pulls_class_embeddings_to_mean_caption_features(new_trainer):
     trainer = new_trainer(validation_size=0, loss_weight=0, caption_prototype_weight=2.0, add_templates=True)
-    trainer._prepare_prototypes()
+    trainer._gap.prepare(trainer.model, trainer._data.train_captions)
     model = trainer.model.train()
     loss = trainer.compute_loss(model, one_batch(trainer))
     labelled = trainer.train_dataset.labels[: len(CAPTIONS) - 2]
