@@ -358,7 +358,7 @@ class TaiDptConfig(PreTrainedConfig):
                 )
 
     def _check_means(self) -> None:
-        dim = self.clip_config.projection_dim
+        dim = self.embedding_dim
         for name, mean in (self.feature_means or {}).items():
             _check_choice("feature_means", name, FEATURE_KINDS)
             if len(mean) != dim:

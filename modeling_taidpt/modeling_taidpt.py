@@ -154,8 +154,8 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
 
     def _make_caption_memory(self) -> None:
         """Makes room for `config.caption_memory_size` caption features `(captions, dim)`."""
-        size, dim = self.config.caption_memory_size, self.config.clip_config.projection_dim
-        self.register_buffer("caption_memory", torch.zeros(size, dim) if size else None)
+        shape = (self.config.caption_memory_size, self.config.embedding_dim)
+        self.register_buffer("caption_memory", torch.zeros(shape) if shape[0] else None)
 
     def set_caption_memory(self, memory: torch.Tensor | None) -> None:
         """Keeps caption features that pooled image features are mapped to before they are scored.
@@ -169,7 +169,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         Raises:
             ValueError: the features have another width.
         """
-        dim = self.config.clip_config.projection_dim
+        dim = self.config.embedding_dim
         if memory is not None and (memory.dim() != 2 or memory.shape[1] != dim or not len(memory)):
             raise ValueError(f"The caption memory has the shape {tuple(memory.shape)}: give (captions, {dim}).")
         self.config.caption_memory_size = 0 if memory is None else len(memory)
