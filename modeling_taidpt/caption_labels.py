@@ -40,11 +40,11 @@ def default_labeler(labels: Sequence[str], class_names: Sequence[str], method: s
 def preset_columns(labels: Sequence[str], preset: str) -> list[int] | None:
     """Columns of a published class table that belong to the labels, or `None` if it does not fit them."""
     table = load_class_table(preset)
-    names = {_compact(entry["name"]): column for column, entry in enumerate(table)}
-    columns = [names.get(_compact(label)) for label in labels]
+    names = {compact_name(entry["name"]): column for column, entry in enumerate(table)}
+    columns = [names.get(compact_name(label)) for label in labels]
     if len(labels) == len(table) and None in columns:
-        synonyms = {_compact(word): column for column, entry in enumerate(table) for word in entry["synonyms"]}
-        columns = [names.get(_compact(label), synonyms.get(_compact(label))) for label in labels]
+        synonyms = {compact_name(word): column for column, entry in enumerate(table) for word in entry["synonyms"]}
+        columns = [names.get(compact_name(label), synonyms.get(compact_name(label))) for label in labels]
     found = [column for column in columns if column is not None]
     return found if len(found) == len(columns) == len(set(found)) else None
 
@@ -87,8 +87,8 @@ def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "lab
     Raises:
         ValueError: If a label is missing; it is named.
     """
-    by_name = {_compact(name): column for column, name in enumerate(names)}
-    columns = [by_name.get(_compact(label)) for label in labels]
+    by_name = {compact_name(name): column for column, name in enumerate(names)}
+    columns = [by_name.get(compact_name(label)) for label in labels]
     if None in columns:
         for preset in PRESETS:  # labels such as "airplane" for the table's "aeroplane"
             ours, theirs = preset_columns(labels, preset), preset_columns(names, preset)
@@ -103,7 +103,8 @@ def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "lab
     return [column for column in columns if column is not None]
 
 
-def _compact(name: str) -> str:
+def compact_name(name: str) -> str:
+    """A name as it is compared: without case, blanks, hyphens and underscores."""
     return re.sub(r"[\s_-]+", "", name.casefold())
 
 
@@ -154,4 +155,12 @@ def _is_bit(entry: Any) -> bool:
     return not isinstance(entry, str) and entry in (0, 1)
 
 
-__all__ = ["as_list", "default_labeler", "label_captions", "match_columns", "multi_hot", "preset_columns"]
+__all__ = [
+    "as_list",
+    "compact_name",
+    "default_labeler",
+    "label_captions",
+    "match_columns",
+    "multi_hot",
+    "preset_columns",
+]

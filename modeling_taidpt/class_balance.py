@@ -45,13 +45,13 @@ def describe_counts(labels: Sequence[str], counts: np.ndarray) -> str:
     return f"Captions per class (median {int(np.median(counts)):,}): {', '.join(shown)}."
 
 
-def select_by_rarest_class(labels: np.ndarray, max_per_class: int, seed: int = 0) -> np.ndarray:
+def select_by_rarest_class(labels: np.ndarray, max_per_class: int | None, seed: int | None = None) -> np.ndarray:
     """Gives each caption to the rarest class that it names, and keeps at most so many per class.
 
     Args:
         labels (`np.ndarray` of shape `(captions, classes)`): multi-hot labels.
-        max_per_class (`int`): most captions given to a class, drawn with the seed.
-        seed (`int`, *optional*, defaults to 0): seed of the draw.
+        max_per_class (`int`, *optional*): most captions given to a class; `None` keeps all that name one.
+        seed (`int`, *optional*): draws them; the first ones by default, as the paper does.
 
     Returns:
         `np.ndarray`: places of the kept captions, rising.
@@ -59,7 +59,7 @@ def select_by_rarest_class(labels: np.ndarray, max_per_class: int, seed: int = 0
     present = np.asarray(labels) != 0  # (captions, classes)
     counts = np.where(present, class_counts(present), np.iinfo(np.int64).max)  # (captions, classes)
     rarest = np.where(present.any(axis=1), counts.argmin(axis=1), -1)  # (captions,)
-    order = np.random.default_rng(seed).permutation(len(present))  # (captions,)
+    order = np.arange(len(present)) if seed is None else np.random.default_rng(seed).permutation(len(present))
     kept = [order[rarest[order] == column][:max_per_class] for column in range(present.shape[1])]
     return np.sort(np.concatenate(kept))
 

@@ -20,7 +20,6 @@ from rich.table import Table
 from . import DEFAULT_CHECKPOINT
 from .json_values import json_value
 
-TASK = "multi-label-image-classification"
 DEFAULT_MODEL = Path(DEFAULT_CHECKPOINT).name  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
 
@@ -33,6 +32,11 @@ ModelOption = Annotated[
     str,
     typer.Option("--model", "-m", help="Checkpoint: folder or Hub repository. The default ships with the package."),
 ]
+OwnLabelsOption = Annotated[
+    str | None,
+    typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
+]
+TopKOption = Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...; by default what is there.")
 ]
@@ -148,6 +152,7 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
     from . import api  # noqa: F401  (registers the pipeline)
     from .hub import resolve_source
     from .hub_errors import plain_errors
+    from .pipelines import TASK
 
     make: Any = pipeline  # its type lists the tasks that transformers knows
     with plain_errors(name), without_loading_bar():
@@ -161,7 +166,9 @@ __all__ = [
     "DeviceOption",
     "JsonOption",
     "ModelOption",
+    "OwnLabelsOption",
     "ThresholdOption",
+    "TopKOption",
     "load_tagger",
     "make_table",
     "one_sentence",

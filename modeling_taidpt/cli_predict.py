@@ -16,7 +16,9 @@ from .cli_common import (
     DeviceOption,
     JsonOption,
     ModelOption,
+    OwnLabelsOption,
     ThresholdOption,
+    TopKOption,
     load_tagger,
     make_table,
     one_sentence,
@@ -31,11 +33,8 @@ from .cli_common import (
 def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or URLs.", show_default=False)],
     model: ModelOption = DEFAULT_MODEL,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
-    ] = None,
-    top_k: Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")] = 5,
+    labels: OwnLabelsOption = None,
+    top_k: TopKOption = 5,
     threshold: ThresholdOption = None,
     save_figure: Annotated[
         Path | None,

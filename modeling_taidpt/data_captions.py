@@ -17,6 +17,7 @@ from transformers.utils import logging
 
 from .caption_corpus import read_captions, read_rows
 from .captions import CaptionLabeler
+from .class_balance import select_by_rarest_class
 from .data_coco import COCO, COCO_WHERE, read_coco_json
 from .image_dataset import IMAGE_ID, LABELS, require_file
 from .training_captions import template_sentences
@@ -236,22 +237,6 @@ def load_localized_narratives(
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def select_by_rarest_class(labels: np.ndarray, most: int | None) -> np.ndarray:
-    """Rows that stay when each belongs to its rarest class and of each class the first `most` are kept.
-
-    Args:
-        labels (`np.ndarray` of shape `(captions, classes)`): which classes each names, at least one.
-        most (`int`, *optional*): rows of a class; all by default.
-
-    Returns:
-        `np.ndarray` of shape `(kept,)`: rising row numbers.
-    """
-    order = np.argsort(labels.sum(axis=0), kind="stable")  # (classes,), rarest first
-    owner = order[labels[:, order].argmax(axis=1)]  # (captions,)
-    kept = [np.flatnonzero(owner == column)[:most] for column in range(labels.shape[1])]
-    return np.sort(np.concatenate(kept))  # (kept,)
-
-
 def _narratives(files: str | Path | Iterable[str | Path], excluded: set[Any]) -> Iterator[tuple[str, str]]:
     for path in [files] if isinstance(files, (str, Path)) else files:
         file = require_file(Path(path), "The file of localized narratives", _NARRATIVES_WHERE)
@@ -288,6 +273,5 @@ __all__ = [
     "load_coco_captions",
     "load_localized_narratives",
     "load_template_captions",
-    "select_by_rarest_class",
     "warn_of_overlap",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from transformers.utils import logging
 
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
-from .caption_labels import default_labeler
+from .caption_labels import compact_name, default_labeler
 from .captions import PRESETS, load_class_table
 from .image_features import ImageFeatures, collate_images
 from .metrics import bootstrap_map, mean_average_precision, multilabel_f1, paired_bootstrap
@@ -41,19 +40,15 @@ def match_labels(names: Sequence[str], labels: Sequence[str]) -> list[str | None
     Returns:
         `list[str | None]`: a label for each class, `None` where the model has none.
     """
-    free = {_compact(label): label for label in labels}
-    found = [free.pop(_compact(name), None) for name in names]
+    free = {compact_name(label): label for label in labels}
+    found = [free.pop(compact_name(name), None) for name in names]
     for preset in PRESETS:
         for entry in load_class_table(preset):
-            words = {_compact(word) for word in (entry["name"], *entry["synonyms"])}
+            words = {compact_name(word) for word in (entry["name"], *entry["synonyms"])}
             for place, name in enumerate(names):
-                if found[place] is None and _compact(name) in words:
+                if found[place] is None and compact_name(name) in words:
                     found[place] = next((free.pop(word) for word in sorted(words & free.keys())), None)
     return found
-
-
-def _compact(name: str) -> str:
-    return re.sub(r"[\s_-]+", "", name.casefold())
 
 
 def with_classes(model: TaiDptModel, names: Sequence[str], strict: bool = False) -> TaiDptModel:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from .caption_clusters import spherical_clusters
 from .scores import normalize
 
 if TYPE_CHECKING:
@@ -86,14 +87,9 @@ def cluster_directions(
         `torch.Tensor` of shape `(at most clusters, dim)`: normalised, in the precision of `embeds`.
     """
     embeds = torch.nn.functional.normalize(embeds, dim=-1)  # (captions, dim)
-    weighted = embeds if weights is None else embeds * weights[:, None].to(embeds.dtype)  # (captions, dim)
-    starts = np.random.default_rng(seed).permutation(len(embeds))[:clusters]
-    directions = embeds[torch.from_numpy(starts)]  # (clusters, dim)
-    for _ in range(CLUSTER_STEPS):
-        nearest = (embeds @ directions.T).argmax(dim=1)  # (captions,)
-        sums = torch.zeros_like(directions).index_add_(0, nearest, weighted)  # (clusters, dim)
-        directions = torch.nn.functional.normalize(sums[sums.norm(dim=1) > 0], dim=-1)  # (clusters, dim)
-    return directions
+    starts = torch.from_numpy(np.random.default_rng(seed).permutation(len(embeds))[:clusters])  # (clusters,)
+    sums, _ = spherical_clusters(embeds, starts, CLUSTER_STEPS, weights)  # (clusters, dim)
+    return torch.nn.functional.normalize(sums, dim=-1)  # (clusters, dim)
 
 
 def caption_memory(features: CaptionFeatures, size: int, seed: int = 0) -> torch.Tensor:

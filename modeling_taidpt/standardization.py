@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 
+from .caption_clusters import spherical_clusters
 from .configuration_taidpt import TaiDptConfig
 
 MIN_DEVIATION = 1e-6  # scores that are all equal are shifted, not blown up
@@ -71,7 +72,7 @@ def two_step_zscore(scores: torch.Tensor) -> torch.Tensor:
 def cluster_captions(
     features: torch.Tensor, size: int, seed: int = 0, steps: int = 15
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A small bank that stands for many captions: spherical k-means.
+    """A small bank that stands for many captions; see [`spherical_clusters`].
 
     Args:
         features (`torch.Tensor` of shape `(captions, dim)`): L2-normalised global caption features.
@@ -87,13 +88,8 @@ def cluster_captions(
     if len(features) <= size:
         return features, torch.full((len(features),), 1 / len(features)).log()
     drawn = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:size]
-    means = features[drawn]  # (clusters, dim)
-    for _ in range(steps):
-        nearest = (features @ torch.nn.functional.normalize(means, dim=-1).T).argmax(dim=1)  # (captions,)
-        counts = torch.bincount(nearest, minlength=len(means))  # (clusters,)
-        sums = torch.zeros_like(means).index_add_(0, nearest, features)  # (clusters, dim)
-        means, counts = sums[counts > 0] / counts[counts > 0, None], counts[counts > 0]
-    return means, (counts / counts.sum()).log()
+    sums, counts = spherical_clusters(features, drawn, steps)  # (clusters, dim), (clusters,)
+    return sums / counts[:, None], (counts / counts.sum()).log()
 
 
 def caption_partition(

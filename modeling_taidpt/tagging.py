@@ -23,10 +23,10 @@ from transformers.utils import logging
 
 from .atomic import staged_file
 from .image_sources import ImageItem, open_images
+from .pipelines import TASK
 
 logger = logging.get_logger(__name__)
 
-TASK = "multi-label-image-classification"
 ENGINES = ("local", "ray")
 SETTINGS_FILE = "_settings.json"  # Arrow and Spark pass over names that begin with _ or .
 SCHEMA = pa.schema(

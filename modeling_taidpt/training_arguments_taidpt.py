@@ -152,13 +152,6 @@ class TaiDptTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default="caption_map", metadata={"help": "Figure of held-out captions that chooses the checkpoint."}
     )
-    # With an accelerator one process reads the next batch from the kept features meanwhile; a CPU has none to spare.
-    dataloader_num_workers: int = field(
-        default=int(torch.accelerator.is_available()), metadata={"help": "Processes that read kept features ahead."}
-    )
-    dataloader_persistent_workers: bool = field(
-        default=torch.accelerator.is_available(), metadata={"help": "Keep those processes between epochs."}
-    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept features have no unused column."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All contexts get gradients."})
     # Options of TaI-DPT.

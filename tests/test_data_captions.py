@@ -18,7 +18,8 @@ from modeling_taidpt import (
     load_coco_captions,
     load_localized_narratives,
 )
-from modeling_taidpt.data_captions import count_overlap, select_by_rarest_class
+from modeling_taidpt.class_balance import select_by_rarest_class
+from modeling_taidpt.data_captions import count_overlap
 
 
 def write_coco(root: Path) -> None:
