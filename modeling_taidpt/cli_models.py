@@ -8,7 +8,16 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_common import DEFAULT_MODEL, JsonOption, ModelOption, print_json, stdout, without_loading_bar, working
+from .cli_common import (
+    DEFAULT_MODEL,
+    JsonOption,
+    ModelOption,
+    OwnLabelsOption,
+    print_json,
+    stdout,
+    without_loading_bar,
+    working,
+)
 
 
 class ExportFormat(str, Enum):
@@ -71,10 +80,7 @@ def export(
     export_format: Annotated[
         ExportFormat, typer.Option("--format", "-f", help="ONNX, or a program of torch.export.")
     ] = ExportFormat.onnx,
-    labels: Annotated[
-        str | None,
-        typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
-    ] = None,
+    labels: OwnLabelsOption = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Also give the cosines of the image's cells.")] = False,
     quantize: Annotated[
         bool, typer.Option("--quantize", help="ONNX: also write int8 weights, which cost accuracy.")

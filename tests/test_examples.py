@@ -60,8 +60,7 @@ def test_evaluate_prints_the_gain(shared, tmp_path):
 @pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
 def test_examples_are_short_and_public(script):
     source = script.read_text()
-    # a study holds the rows of its tables beside what measures them
-    assert len(source.splitlines()) < (180 if script.name.startswith("study_") else 120)
+    assert len(source.splitlines()) < 120
     assert not re.search(r"(from modeling_taidpt\.\w*|import) +_\w+", source)
     assert not re.search(r"\b(?:model|trainer|pipe|tagger)\._\w+", source)
 

@@ -62,3 +62,11 @@ def encode_labelled(
     """Features and partial labels of [`read_labelled`], encoded once and kept."""
     rows = read_labelled(folder, model.config.labels, selection)
     return ImageFeatures.encode(model, rows, cache_dir=cache_dir, dtype="float16")
+
+
+def joined(parts: Sequence[ImageFeatures]) -> ImageFeatures:
+    """The photographs of all parts, one after the other."""
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.join(part)
+    return whole
