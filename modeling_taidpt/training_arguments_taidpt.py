@@ -211,7 +211,8 @@ class TaiDptTrainingArguments(TrainingArguments):
             self.lr_scheduler_type = EPOCH_COSINE
         self._check_options()
         on_cpu = self.use_cpu or not torch.accelerator.is_available()
-        if self.bf16 and on_cpu and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        knows = torch.backends.mkldnn.is_available()  # other builds of torch cannot tell
+        if self.bf16 and on_cpu and knows and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             logger.warning(
                 "This CPU has no bfloat16 units: `bf16=True` is many times slower than fp32 here, leave it out."
             )
