@@ -467,14 +467,18 @@ def _tokens(name: str) -> tuple[bytes, ...]:
 
 def _split(captions: list[str]) -> list[bytes]:
     """Lower-case captions and split them into words and punctuation, a separator token after each caption."""
+    if not all(map(str.isascii, captions)):  # only these captions pay for what other scripts need
+        captions = [caption if caption.isascii() else _compose(caption) for caption in captions]
     text = f" {_SEPARATOR} ".join(captions) + f" {_SEPARATOR}"
     if text.count(_SEPARATOR) != len(captions):
         text = f" {_SEPARATOR} ".join(caption.replace(_SEPARATOR, " ") for caption in captions) + f" {_SEPARATOR}"
-    text = text.lower()
-    if not text.isascii():
-        text = unicodedata.normalize("NFC", text).translate(_UNICODE_TABLE)
-    encoded = text.encode("utf-8", "surrogatepass").translate(_BYTE_TABLE)
+    encoded = text.lower().encode("utf-8", "surrogatepass").translate(_BYTE_TABLE)
     return encoded.replace(b"--", b",").replace(b",", b" , ").split()
+
+
+def _compose(caption: str) -> str:
+    """Lower-case, compose accents and bring punctuation of other scripts to the plain one."""
+    return unicodedata.normalize("NFC", caption.lower()).translate(_UNICODE_TABLE)
 
 
 def _expand_forms(table: Sequence[_Class], ignored: frozenset[str]) -> Iterable[tuple[int, int, tuple[bytes, ...]]]:
