@@ -1,0 +1,169 @@
+"""Figures of the tables of training: learned prompts scored plain and as the checkpoint ships."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_taidpt import TaiDptModel, mean_average_precision, paired_bootstrap, read_captions
+from modeling_taidpt.adaptation import fit_caption_bank, score_features
+from modeling_taidpt.class_balance import frequency_groups
+from modeling_taidpt.evaluation import BRANCHES
+from modeling_taidpt.image_features import ImageFeatures
+
+SCORINGS = {"plain": 40.0, "shipped": 5.0}  # spatial scale; the second with the caption bank
+BANK_CAPTIONS = 6000
+GROUPS = ("head", "middle", "tail")
+
+
+@dataclass
+class Figures:
+    """What one model reaches.
+
+    Attributes:
+        scores (`dict`): `(scoring, part, branch)` to scores `(images, known classes)`.
+        maps (`dict`): the same to mAP in percent.
+        groups (`dict`): part to mAP of the head, middle and tail classes, as shipped.
+        caption_map (`float`): mAP on held-out captions; NaN for what was not learned.
+    """
+
+    scores: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
+    maps: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    caption_map: float = float("nan")
+
+    def mean(self, scoring: str = "shipped") -> float:
+        """Mean over the parts of the merged mAP, what rows are chosen by."""
+        return float(
+            np.mean([value for (way, _, branch), value in self.maps.items() if (way, branch) == (scoring, "merged")])
+        )
+
+
+class Scorer:
+    """Scores models on the same base and the same photographs.
+
+    Args:
+        base ([`TaiDptModel`]): encodes the captions of the bank.
+        parts (`Mapping[str, ImageFeatures]`): photographs by name.
+        captions (`str`): corpus of the bank.
+        counts (`np.ndarray` of shape `(classes,)`): captions that name each class, for head, middle and tail.
+    """
+
+    def __init__(
+        self, base: TaiDptModel, parts: Mapping[str, ImageFeatures], captions: str, counts: np.ndarray
+    ) -> None:
+        """Make the bank as `package_embedded.py` does."""
+        self.parts, self.groups = parts, frequency_groups(counts)
+        texts = read_captions(captions).captions
+        drawn = np.random.default_rng(0).permutation(len(texts))[:BANK_CAPTIONS]
+        fit_caption_bank(base, [texts[index] for index in drawn])
+        self.bank = (base.caption_bank.clone(), base.caption_bank_log_weights.clone())
+
+    @torch.no_grad()
+    def __call__(self, model: TaiDptModel, folder: Path | None = None) -> Figures:
+        """The figures of a model; `folder` is that of its training."""
+        found = Figures()
+        model.set_score_statistics(None)
+        for scoring, scale in SCORINGS.items():
+            model.config.image_spatial_scale = scale
+            model.set_caption_bank(None)
+            if scoring == "shipped":
+                model.set_caption_bank(*self.bank)
+            for part, photographs in self.parts.items():
+                outputs = score_features(model, photographs)
+                known = (photographs.labels != 0).all(axis=0)  # (classes,)
+                present = photographs.labels[:, known] > 0  # (images, known classes)
+                branches = (outputs.logits_global, outputs.logits_local, outputs.logits)
+                for branch, values in zip(BRANCHES, branches, strict=True):
+                    key, scores = (scoring, part, branch), values.numpy()[:, known]  # (images, known classes)
+                    measured = mean_average_precision(scores, present)
+                    found.scores[key], found.maps[key] = scores, measured["map"]
+                found.groups[part] = self._groups(measured["per_class"], np.flatnonzero(known))
+        if folder is not None:
+            results = json.loads((folder / "all_results.json").read_text(encoding="utf-8"))
+            found.caption_map = results["caption_map"]
+        return found
+
+    def _groups(self, per_class: np.ndarray, columns: np.ndarray) -> dict[str, float]:
+        values = dict(zip(columns.tolist(), per_class.tolist(), strict=True))
+        shown = {group: [values[c] for c in members.tolist() if c in values] for group, members in self.groups.items()}
+        return {group: float(np.nanmean(known)) if known else float("nan") for group, known in shown.items()}
+
+
+def selection_table(figures: Mapping[str, Sequence[Figures]], parts: Sequence[str]) -> str:
+    """Markdown: merged mAP, mean over the seeds, plain and as shipped, by group of the first part's classes.
+
+    Args:
+        figures (`Mapping`): figures of every seed by row.
+        parts (`Sequence[str]`): names of the parts; head, middle and tail are of the first.
+
+    Returns:
+        `str`: the table, its last column the distance of the seeds from their mean.
+    """
+    heads = [f"plain: {' / '.join(parts)}", f"as shipped: {' / '.join(parts)}", "mean", "seeds ±"]
+    lines = ["| row | " + " | ".join([*heads, "head / middle / tail", "held-out captions"]) + " |", "|---" * 7 + "|"]
+    for name, runs in figures.items():
+        cells = []
+        for scoring in SCORINGS:
+            means = [np.mean([run.maps[scoring, part, "merged"] for run in runs]) for part in parts]
+            cells.append(" / ".join(f"{value:.1f}" for value in means))
+        means = [run.mean() for run in runs]
+        cells += [f"{np.mean(means):.2f}", f"{(max(means) - min(means)) / 2:.2f}" if len(means) > 1 else ""]
+        cells.append(" / ".join(f"{np.mean([run.groups[parts[0]][group] for run in runs]):.1f}" for group in GROUPS))
+        caption_map = np.mean([run.caption_map for run in runs])
+        cells.append("" if np.isnan(caption_map) else f"{caption_map:.1f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def gains_table(
+    figures: Mapping[str, Sequence[Figures]],
+    parts: Mapping[str, ImageFeatures],
+    others: Sequence[str],
+    num_resamples: int = 2000,
+) -> str:
+    """Markdown: mAP of every branch as shipped, and gains of the merged score over some rows.
+
+    Intervals are of a paired bootstrap over the photographs; ends are means over the seeds. A row of one seed is
+    compared with every seed of the other, and both ways of scoring are compared like with like.
+
+    Args:
+        figures (`Mapping`): figures of every seed by row.
+        parts (`Mapping[str, ImageFeatures]`): the photographs that were scored.
+        others (`Sequence[str]`): rows that the gains are over.
+        num_resamples (`int`, *optional*, defaults to 2000): resamples.
+
+    Returns:
+        `str`: one line per part, row and way of scoring.
+    """
+    head = ["part", "row", "scores", *BRANCHES, *(f"over {other}" for other in others)]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for part, photographs in parts.items():
+        known = (photographs.labels != 0).all(axis=0)  # (classes,)
+        present = (photographs.labels[:, known] > 0).astype(np.int64)  # (images, known classes)
+        for name, runs in figures.items():
+            for scoring in SCORINGS:
+                key = (scoring, part, "merged")
+                cells = [f"{np.mean([run.maps[scoring, part, branch] for run in runs]):.1f}" for branch in BRANCHES]
+                for other in others:
+                    if other == name:
+                        cells.append("")
+                        continue
+                    count = max(len(runs), len(figures[other]))
+                    pairs = [(runs[i % len(runs)], figures[other][i % len(figures[other])]) for i in range(count)]
+                    gains = [
+                        paired_bootstrap(run.scores[key], base.scores[key], present, num_resamples)
+                        for run, base in pairs
+                    ]
+                    value, low, high = (np.mean([gain[k] for gain in gains]) for k in ("difference", "low", "high"))
+                    cells.append(f"{value:+.1f} [{low:+.1f}, {high:+.1f}]")
+                lines.append(f"| {part} | {name} | {scoring} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+__all__ = ["BANK_CAPTIONS", "SCORINGS", "Figures", "Scorer", "gains_table", "selection_table"]
