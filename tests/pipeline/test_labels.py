@@ -1,0 +1,91 @@
+"""The pipeline with labels that the model did not learn: scores, warnings, what is kept."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from transformers.utils import logging as transformers_logging
+
+from modeling_taidpt import TaiDptModel
+
+from ..conftest import make_clip
+from .conftest import LABELS, assert_same, new_pipe, picture
+
+
+@pytest.fixture
+def warned():
+    """The warnings of the pipeline, as a list that fills."""
+    messages: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+    logger = transformers_logging.get_logger("modeling_taidpt.pipelines.multi_label_image_classification")
+    previous = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    yield messages
+    logger.removeHandler(handler)
+    logger.setLevel(previous)
+
+
+def test_candidate_labels_equal_a_model_for_them(model, processor, tokenizer):
+    pipe = new_pipe(model, processor, tokenizer)
+    wanted = ["zebra", "dog", "hot air balloon"]
+    expected = new_pipe(model.with_labels(wanted, tokenizer=tokenizer), processor)(picture(), return_heatmaps=True)
+    for labels in (wanted, tuple(wanted), "zebra, dog,hot air balloon,", ["zebra", "dog", "hot air balloon", "zebra"]):
+        assert_same(pipe(picture(), candidate_labels=labels, return_heatmaps=True), expected, tolerance=1e-7)
+    assert [entry["label"] for entry in pipe(picture(), candidate_labels=wanted, top_k=1)] == [expected[0]["label"]]
+    batched = pipe([picture(), picture(seed=1)], candidate_labels=wanted, batch_size=2)
+    assert_same(batched[0], [{k: v for k, v in entry.items() if k != "heatmap"} for entry in expected])
+    assert {entry["label"] for entry in pipe(picture())} == set(LABELS)  # the model's own labels are back
+
+
+def test_models_for_candidate_labels_are_kept(model, processor, tokenizer, monkeypatch):
+    asked = []
+    original = TaiDptModel.with_labels
+
+    def count(self, labels, **kwargs):
+        asked.append(tuple(labels))
+        return original(self, labels, **kwargs)
+
+    monkeypatch.setattr(TaiDptModel, "with_labels", count)
+    pipe = new_pipe(model, processor, tokenizer)
+    for _ in range(3):
+        pipe(picture(), candidate_labels="zebra,cow")
+        pipe(picture(), candidate_labels="tram")
+    assert asked == [("zebra", "cow"), ("tram",)]
+    for number in range(4):
+        pipe(picture(), candidate_labels=f"tram {number}")
+    assert len(pipe._relabelled) <= 4
+
+
+def test_labels_that_were_not_learned_are_named_once(model, processor, tokenizer, warned):
+    pipe = new_pipe(model, processor, tokenizer)
+    pipe([picture(), picture()])
+    assert warned == []
+    pipe(picture(), candidate_labels="zebra, dog")
+    pipe(picture(), candidate_labels="zebra, dog")
+    pipe([picture(), picture()], candidate_labels="dog, zebra")
+    assert len(warned) == 1 and "'zebra' (shared)" in warned[0] and "'dog'" not in warned[0]
+    pipe(picture(), candidate_labels=[f"thing {number}" for number in range(14)])
+    assert len(warned) == 2
+    assert "'thing 9' (shared) and 4 more" in warned[1] and "thing 10" not in warned[1]
+
+
+def test_own_labels_that_were_not_learned_are_named(processor, tokenizer, warned):
+    pipe = new_pipe(TaiDptModel.zero_shot(make_clip(), labels=LABELS, tokenizer=tokenizer), processor)
+    pipe(picture())
+    pipe(picture())
+    assert len(warned) == 1 and "'dog' (template)" in warned[0]
+
+
+def test_rare_words_are_named_once(model, processor, tokenizer, warned, monkeypatch):
+    def rare_words(self, labels):
+        return {label: ["okapi"] for label in labels if "okapi" in label}
+
+    monkeypatch.setattr(TaiDptModel, "rare_words", rare_words, raising=False)
+    pipe = new_pipe(model, processor, tokenizer)
+    for _ in range(2):
+        pipe(picture(), candidate_labels="baby okapi, dog")
+    rare = [message for message in warned if "fewer than 20 times" in message]
+    assert len(rare) == 1 and "'baby okapi' (okapi)" in rare[0] and "'dog'" not in rare[0]

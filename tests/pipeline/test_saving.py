@@ -1,0 +1,74 @@
+"""Building, saving and loading the pipeline."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+import modeling_taidpt
+from modeling_taidpt.pipelines import TASK, MultiLabelImageClassificationPipeline
+
+from .conftest import assert_same, new_pipe, picture
+
+
+@pytest.fixture(scope="module")
+def checkpoint(model, processor, tokenizer, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in (model, processor, tokenizer):
+        part.save_pretrained(folder)
+    return folder
+
+
+def test_from_a_folder_with_and_without_tokenizer(checkpoint, pipe, tmp_path):
+    loaded = pipeline(TASK, model=str(checkpoint), device="cpu")
+    assert loaded.tokenizer is not None
+    assert_same(loaded(picture()), pipe(picture()))
+    candidates = "zebra, traffic light"
+    assert_same(loaded(picture(), candidate_labels=candidates), pipe(picture(), candidate_labels=candidates))
+    for file in ("model.safetensors", "config.json", "preprocessor_config.json"):
+        (tmp_path / file).write_bytes((checkpoint / file).read_bytes())
+    bare = pipeline(TASK, model=str(tmp_path), device="cpu")
+    assert_same(bare(picture()), pipe(picture()))
+    assert_same(bare(picture(), candidate_labels=candidates), pipe(picture(), candidate_labels=candidates))
+
+
+def test_the_task_alone_uses_the_default_checkpoint(checkpoint, pipe, monkeypatch):
+    entry = PIPELINE_REGISTRY.supported_tasks[TASK]
+    assert entry["default"]["model"][0] == modeling_taidpt.DEFAULT_CHECKPOINT
+    monkeypatch.setitem(entry, "default", {"model": (str(checkpoint), "main")})
+    assert_same(pipeline(TASK, device="cpu")(picture()), pipe(picture()))
+
+
+def test_saving_and_loading(pipe, model, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    assert not hasattr(model.config, "custom_pipelines")  # transformers would ask for trust_remote_code
+    stored = json.loads((tmp_path / "config.json").read_text())
+    module = "multi_label_image_classification"
+    assert stored["custom_pipelines"][TASK] == {
+        "impl": f"{module}.MultiLabelImageClassificationPipeline",
+        "pt": ["AutoModelForImageClassification"],
+        "type": "image",
+    }  # and no path of this machine
+    for name in (module, "image_reading", "heatmaps"):  # flat siblings travel with it
+        assert "modeling_taidpt import" not in (tmp_path / f"{name}.py").read_text()
+    loaded = pipeline(TASK, model=str(tmp_path), device="cpu")  # the installed class: no trust_remote_code asked
+    assert type(loaded) is MultiLabelImageClassificationPipeline
+    assert_same(loaded(picture(), return_heatmaps=True), pipe(picture(), return_heatmaps=True))
+
+
+def test_a_missing_image_processor_is_one_sentence(model, checkpoint, tmp_path):
+    with pytest.raises(ValueError, match="image processor"):
+        pipeline(TASK, model=model, device="cpu")
+    for file in ("model.safetensors", "config.json"):
+        (tmp_path / file).write_bytes((checkpoint / file).read_bytes())
+    with pytest.raises(ValueError, match=rf"No image processor was found for '{tmp_path}'"):
+        pipeline(TASK, model=str(tmp_path), device="cpu")
+
+
+def test_a_model_in_training_is_set_to_eval(model, processor):
+    model.train()
+    new_pipe(model, processor)
+    assert not model.training
