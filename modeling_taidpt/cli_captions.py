@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .cli_common import DEFAULT_MODEL, JsonOption, make_table, print_json, stdout, working
+from .cli_common import DEFAULT_MODEL, JsonOption, find_source, make_table, print_json, stdout, working
 
 OUTPUT_SUFFIXES = (".jsonl", ".parquet")
 
@@ -138,7 +138,7 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
         names, labeler = read_labels(source)
         synonyms = [[name] for name in names] if labeler is None else labeler.synonyms
         return [{"name": name, "synonyms": words} for name, words in zip(names, synonyms, strict=True)]
-    from .hub import is_prompts_config, resolve_source
+    from .hub import is_prompts_config
     from .hub_errors import plain_errors
 
     with plain_errors(source):
@@ -146,7 +146,7 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
 
         from . import api  # noqa: F401  (registers the configuration)
 
-        config = AutoConfig.from_pretrained(resolve_source(source))
+        config = AutoConfig.from_pretrained(find_source(source))
         if not is_prompts_config(config):
             raise ValueError(
                 f"{source!r} is a `{config.model_type}` checkpoint, not a `taidpt` one: it has no labels."

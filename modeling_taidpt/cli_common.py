@@ -22,6 +22,7 @@ from .json_values import json_value
 
 DEFAULT_MODEL = Path(DEFAULT_CHECKPOINT).name  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
+VIEWS = "What the model sees (by default as the checkpoint says)"
 
 ThresholdOption = Annotated[
     str | None,
@@ -37,6 +38,23 @@ OwnLabelsOption = Annotated[
     typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
 ]
 TopKOption = Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option("--image-size", min=1, help="Shorter side in pixels that the model sees.", rich_help_panel=VIEWS),
+]
+CenterCropOption = Annotated[
+    bool | None,
+    typer.Option("--center-crop/--no-center-crop", help="Its middle, or the whole image.", rich_help_panel=VIEWS),
+]
+FlipOption = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.", rich_help_panel=VIEWS)
+]
+MultiCropOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--multi-crop/--no-multi-crop", help="See larger images in overlapping windows.", rich_help_panel=VIEWS
+    ),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...; by default what is there.")
 ]
@@ -150,25 +168,71 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
     from transformers import pipeline
 
     from . import api  # noqa: F401  (registers the pipeline)
-    from .hub import resolve_source
     from .hub_errors import plain_errors
     from .pipelines import TASK
 
     make: Any = pipeline  # its type lists the tasks that transformers knows
     with plain_errors(name), without_loading_bar():
-        return make(TASK, model=resolve_source(name), **({} if device is None else {"device": device}))
+        return make(TASK, model=find_source(name), **({} if device is None else {"device": device}))
+
+
+def load_model(name: str, device: str | None = None) -> Any:
+    """A checkpoint, from a folder or Hub repository.
+
+    Args:
+        name (`str`): folder or repository.
+        device (`str`, *optional*): where it runs.
+
+    Returns:
+        [`TaiDptModel`].
+
+    Raises:
+        ValueError, OSError: the checkpoint cannot be loaded; one sentence that names it.
+    """
+    from .api import TaiDptModel
+
+    source = find_source(name)
+    with without_loading_bar():
+        model = TaiDptModel.from_pretrained(source)
+    return model if device is None else model.to(device)
+
+
+def find_source(name: str) -> str:
+    """The folder of what ships with the package, by its name; else the name, of what is there or can be fetched.
+
+    Args:
+        name (`str`): folder or Hub repository.
+
+    Returns:
+        `str`: for `from_pretrained`.
+
+    Raises:
+        OSError: it is not in the cache and the Hub cannot be reached; one sentence.
+    """
+    from .hub import resolve_source
+    from .hub_errors import require_answer
+
+    source = resolve_source(name)
+    require_answer(source)
+    return source
 
 
 __all__ = [
     "BAD_INPUT_CODE",
     "DEFAULT_MODEL",
     "INTERRUPTED_CODE",
+    "CenterCropOption",
     "DeviceOption",
+    "FlipOption",
+    "ImageSizeOption",
     "JsonOption",
     "ModelOption",
+    "MultiCropOption",
     "OwnLabelsOption",
     "ThresholdOption",
     "TopKOption",
+    "find_source",
+    "load_model",
     "load_tagger",
     "make_table",
     "one_sentence",

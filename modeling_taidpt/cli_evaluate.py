@@ -12,12 +12,12 @@ from .cli_common import (
     DEFAULT_MODEL,
     DeviceOption,
     JsonOption,
+    load_model,
     make_table,
     print_json,
     read_settings,
     say,
     stdout,
-    without_loading_bar,
     working,
 )
 
@@ -114,7 +114,7 @@ def _evaluate(
     output: Path | None,
     options: dict[str, Any],
 ) -> dict[str, Any]:
-    from .evaluation import baseline_models, evaluate_scores, score_images
+    from .evaluation import baseline_models, evaluate_scores, score_images, with_classes
     from .evaluation_report import write_report
     from .image_dataset import UNKNOWN, class_names_of, image_label_matrix
 
@@ -127,7 +127,7 @@ def _evaluate(
     runs: dict[str, Any] = {}
     others: dict[str, Any] = {}
     for name in dict.fromkeys([*names, *compare]):
-        model = _load_model(name, classes, options["strict"], options["device"])
+        model = with_classes(load_model(name, options["device"]), classes, options["strict"])
         several = {name: model}
         if name == names[0] and baselines:
             several |= baseline_models(model, baselines, captions, seed=options["seed"])
@@ -138,16 +138,6 @@ def _evaluate(
     if output is not None:
         write_report(output, figures, runs | others, labels)
     return figures
-
-
-def _load_model(name: str, classes: list[str], strict: bool, device: str | None) -> Any:
-    from .api import TaiDptModel
-    from .evaluation import with_classes
-    from .hub import resolve_source
-
-    with without_loading_bar():
-        model = TaiDptModel.from_pretrained(resolve_source(name))
-    return with_classes(model if device is None else model.to(device), classes, strict)
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from .cli_common import (
     JsonOption,
     ModelOption,
     OwnLabelsOption,
+    load_model,
     print_json,
     stdout,
     without_loading_bar,
@@ -103,7 +104,7 @@ def export(
 
     names = None if labels is None else read_labels(labels)[0]
     with working(as_json):
-        loaded = _load(model)
+        loaded = load_model(model)
         loaded = loaded if names is None else loaded.with_labels(names)
         from .export import export_onnx, export_torch
 
@@ -139,20 +140,12 @@ def push(
     options: dict[str, Any] = {"private": private, "revision": revision, "commit_message": message}
     options = {name: value for name, value in options.items() if value is not None}
     with working(as_json):
-        commit = _load(model).push_to_hub(repository, prompts_only=prompts_only, create_pr=create_pr, **options)
+        commit = load_model(model).push_to_hub(repository, prompts_only=prompts_only, create_pr=create_pr, **options)
     url = commit.pr_url or commit.commit_url
     if as_json:
         print_json({"repository": repository, "url": url, "commit": commit.oid})
     else:
         stdout().print(f"Pushed: {url}")
-
-
-def _load(model: str) -> Any:
-    from .api import TaiDptModel
-    from .hub import resolve_source
-
-    with without_loading_bar():
-        return TaiDptModel.from_pretrained(resolve_source(model))
 
 
 __all__ = ["convert", "export", "push"]

@@ -13,9 +13,13 @@ import typer
 from .cli_common import (
     BAD_INPUT_CODE,
     DEFAULT_MODEL,
+    CenterCropOption,
     DeviceOption,
+    FlipOption,
+    ImageSizeOption,
     JsonOption,
     ModelOption,
+    MultiCropOption,
     OwnLabelsOption,
     ThresholdOption,
     TopKOption,
@@ -36,6 +40,10 @@ def predict(
     labels: OwnLabelsOption = None,
     top_k: TopKOption = 5,
     threshold: ThresholdOption = None,
+    image_size: ImageSizeOption = None,
+    center_crop: CenterCropOption = None,
+    flip: FlipOption = None,
+    multi_crop: MultiCropOption = None,
     save_figure: Annotated[
         Path | None,
         typer.Option(
@@ -55,12 +63,14 @@ def predict(
     - `taidpt predict photo.jpg`
     - `taidpt predict photo.jpg --labels "cup, spoon, newspaper"`
     - `taidpt predict photo.jpg --threshold auto`
+    - `taidpt predict photo.jpg --image-size 256 --no-center-crop --flip`
     - `taidpt predict photo.jpg --save-figure photo_tags.png`
     - `taidpt predict *.jpg --model runs/pets --threshold 0.5 --json > tags.json`
     """
     from .label_files import read_labels
 
     options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
+    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json), _warnings(labels is not None):

@@ -9,12 +9,17 @@ import typer
 
 from .cli_common import (
     DEFAULT_MODEL,
+    CenterCropOption,
     DeviceOption,
+    FlipOption,
+    ImageSizeOption,
     JsonOption,
     ModelOption,
+    MultiCropOption,
     OwnLabelsOption,
     ThresholdOption,
     TopKOption,
+    find_source,
     load_tagger,
     print_json,
     read_threshold,
@@ -33,6 +38,10 @@ def tag(
     labels: OwnLabelsOption = None,
     top_k: TopKOption = 0,
     threshold: ThresholdOption = None,
+    image_size: ImageSizeOption = None,
+    center_crop: CenterCropOption = None,
+    flip: FlipOption = None,
+    multi_crop: MultiCropOption = None,
     image_column: Annotated[str, typer.Option(help="Column of the images in Parquet files.")] = "image",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 32,
     num_workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
@@ -52,19 +61,20 @@ def tag(
 
     - `taidpt tag photos --output tags`
     - `taidpt tag list.txt --output tags --labels labels.txt --top-k 5`
+    - `taidpt tag photos --output tags --image-size 256 --no-center-crop --flip`
     - `taidpt tag shards/*.tar --output tags --part 3/16`
     - `taidpt tag photos --output tags --engine ray`
     """
-    from .hub import resolve_source
     from .label_files import read_labels
     from .tagging import tag_images
 
     options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
+    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json):
         # Every worker of Ray loads the model by its name; here it is loaded once, so that a wrong one is said at once.
-        tagger = resolve_source(model) if engine == "ray" else load_tagger(model, device)
+        tagger = find_source(model) if engine == "ray" else load_tagger(model, device)
         report = tag_images(
             sources,
             output,

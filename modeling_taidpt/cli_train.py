@@ -11,6 +11,7 @@ import typer
 from .cli_common import (
     DEFAULT_MODEL,
     JsonOption,
+    find_source,
     make_table,
     print_json,
     read_settings,
@@ -171,8 +172,11 @@ def _train(
     from .training_setup import find_recipe, set_up_training
 
     name, protocol, data_root = recipe
+    if base:
+        find_source(base)
     recipe_found = find_recipe(name, base or DEFAULT_MODEL, protocol)
     base, labels = base or recipe_found.get("base", DEFAULT_MODEL), labels or recipe_found.get("labels")
+    find_source(base)
     if labels is None:
         raise ValueError(f"The recipe {name!r} names no labels: give --labels.")
     if captions is None and not recipe_found.get("data"):

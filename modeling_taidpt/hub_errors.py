@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from huggingface_hub import constants
+from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -17,16 +17,21 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils import get_session, validate_repo_id
 from safetensors import SafetensorError
+from transformers.utils import CONFIG_NAME
+
+ANSWER_TIMEOUT = 5.0  # seconds
 
 
-def explain(name: str, error: BaseException, revision: str | None = None) -> str:
+def explain(name: str, error: BaseException, revision: str | None = None, writing: bool = False) -> str:
     """One sentence for an error of reading or writing a repository.
 
     Args:
         name (`str`): folder or repository.
         error (`BaseException`): what transformers or huggingface_hub raised.
         revision (`str`, *optional*): the revision that was asked for.
+        writing (`bool`, *optional*, defaults to `False`): whether something was to be written there.
 
     Returns:
         `str`: what was wrong and what to do.
@@ -53,10 +58,7 @@ def explain(name: str, error: BaseException, revision: str | None = None) -> str
         return f"{name!r} is neither a folder nor the name of a repository, as 'org/model': check the path."
     unanswered = caused_by(HTTPError) and not caused_by(HfHubHTTPError)  # whichever client the Hub's library has
     if unanswered or caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled):
-        return (
-            f"{name!r} is not in the cache and {constants.ENDPOINT} cannot be reached: check the network, and whether "
-            "HF_HUB_OFFLINE is set."
-        )
+        return _no_connection(None if writing else name)
     if caused_by(HfHubHTTPError):
         response = next(cause.response for cause in causes if isinstance(cause, HfHubHTTPError))
         if response.status_code in (401, 403):
@@ -65,6 +67,35 @@ def explain(name: str, error: BaseException, revision: str | None = None) -> str
                 "`token=` that may do this."
             )
     return _one_line(error) + "."
+
+
+def require_answer(name: str) -> None:
+    """Says at once that a repository cannot be had: the Hub's library tries for half a minute.
+
+    Args:
+        name (`str`): folder or repository; it is looked for in the cache at its usual place.
+
+    Raises:
+        OSError: it is not in the cache, and the Hub gives no answer or HF_HUB_OFFLINE is set; one sentence.
+    """
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return  # no repository; reading it says what it is
+    if os.path.exists(name) or isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_TIMEOUT)
+    except (HTTPError, OfflineModeIsEnabled) as error:
+        raise PlainError(_no_connection(name)) from error
+
+
+def _no_connection(wanted: str | None) -> str:
+    """That the Hub cannot be reached, and what was wanted of it if not to write there."""
+    absent = f"{wanted!r} is not in the cache and " if wanted else ""
+    if constants.is_offline_mode():
+        return f"{absent}{constants.ENDPOINT} cannot be reached while HF_HUB_OFFLINE is set: unset it to use the Hub."
+    return f"{absent}{constants.ENDPOINT} cannot be reached: check the network connection."
 
 
 @contextlib.contextmanager
@@ -103,4 +134,4 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split()).rstrip(".") or type(error).__name__
 
 
-__all__ = ["PlainError", "explain", "plain_errors"]
+__all__ = ["PlainError", "explain", "plain_errors", "require_answer"]

@@ -302,7 +302,7 @@ def push_folder(
             delete_patterns=WEIGHT_PATTERNS,
         )
     except (HTTPError, OSError) as error:
-        raise PlainError(f"Nothing was pushed to {repo_id!r}: {explain(repo_id, error, revision)}") from error
+        raise PlainError(f"Nothing was pushed to {repo_id!r}: {explain(repo_id, error, revision, True)}") from error
 
 
 def _edited_on_the_hub(api: HfApi, repo_id: str, revision: str | None) -> bool:

@@ -69,6 +69,10 @@ def tag_images(
     top_k: int | None = None,
     threshold: float | str | None = None,
     candidate_labels: Sequence[str] | str | None = None,
+    image_size: int | None = None,
+    center_crop: bool | None = None,
+    flip: bool | None = None,
+    multi_crop: bool | None = None,
     image_column: str = "image",
     batch_size: int = 32,
     num_workers: int | None = None,
@@ -92,6 +96,10 @@ def tag_images(
         top_k (`int`, *optional*): labels kept for each image; all by default.
         threshold (`float` or `str`, *optional*): least score of a label that is kept; as in the pipeline.
         candidate_labels (`list[str]`, *optional*): other labels than the model's own.
+        image_size (`int`, *optional*): shorter side in pixels that the model sees; as in the pipeline.
+        center_crop (`bool`, *optional*): `False` shows the model the whole image; as in the pipeline.
+        flip (`bool`, *optional*): averages with the mirror image; as in the pipeline.
+        multi_crop (`bool`, *optional*): sees larger images in overlapping windows; as in the pipeline.
         image_column (`str`, *optional*, defaults to `"image"`): column of a data set or Parquet file.
         batch_size (`int`, *optional*, defaults to 32): images in a forward pass.
         num_workers (`int`, *optional*): processes that decode images, per engine worker; one per further processor,
@@ -118,6 +126,7 @@ def tag_images(
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"`part` is {part}: give (machine, machines) with 0 <= machine < machines.")
     options = {"top_k": top_k, "threshold": threshold, "candidate_labels": candidate_labels}
+    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
     items = open_images(source, image_column)
     settings = {"model": _model_name(model), "shard_size": shard_size, "image_column": image_column, **options}
     folder = _open_output(Path(output_dir), settings)

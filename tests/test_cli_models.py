@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from huggingface_hub.errors import HTTPError as ConnectError
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import pipeline
 
 from modeling_taidpt import TaiDptModel
+from modeling_taidpt.pipelines import TASK
 
 from .conftest import make_clip
 from .test_cli import CAT, IMAGES, fails, run
+
+LABELLED = Dataset.from_dict(
+    {"image": [CAT], "labels": [[0]]}, Features({"image": Value("string"), "labels": List(ClassLabel(names=["cat"]))})
+)
 
 
 @pytest.fixture
@@ -88,3 +97,46 @@ def test_demo_serves_the_model_that_is_named(checkpoint, monkeypatch):
     assert list(served["tagger"].model.config.id2label.values()) == ["dog", "cat"]
     assert (served["server_name"], served["server_port"]) == ("127.0.0.1", 7861)
     assert "'nowhere'" in fails("demo", "--model", "nowhere")
+
+
+@pytest.mark.parametrize("command", [["predict", CAT], ["evaluate", IMAGES], ["push", "org/none"]], ids=lambda c: c[0])
+def test_without_network_the_hub_is_asked_once(command, monkeypatch):
+    asked = []
+
+    class Session:
+        def head(self, address, timeout):
+            asked.append(address)
+            raise ConnectError("no route")
+
+    monkeypatch.setattr("modeling_taidpt.hub_errors.get_session", Session)
+    monkeypatch.setattr("modeling_taidpt.hub_errors.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("modeling_taidpt.data.load_images", lambda *arguments, **options: LABELLED)
+    model = ["org/target"] if command[0] == "push" else ["--model", "org/none"]
+    said = fails(*command, *model)
+    assert (
+        said == "taidpt: 'org/none' is not in the cache and https://huggingface.co cannot be reached: check the "
+        "network connection."
+    )
+    assert asked == ["https://huggingface.co"]
+
+
+def test_offline_mode_is_named(checkpoint):
+    assert "while HF_HUB_OFFLINE is set" in fails("push", checkpoint, "org/model")
+    assert "while HF_HUB_OFFLINE is set" in fails("predict", CAT, "--model", "org/none")
+
+
+def test_predict_and_tag_see_the_same_views(checkpoint, tmp_path):
+    views = ["--image-size", "40", "--no-center-crop", "--flip", "--multi-crop"]
+    options = ["--model", checkpoint, "--json"]
+    rows = json.loads(run("predict", CAT, *views, *options).stdout)
+    scores = {entry["label"]: entry["score"] for entry in rows[0]["labels"]}
+    tagger = pipeline(TASK, model=str(checkpoint))
+    seen = tagger(CAT, image_size=40, center_crop=False, flip=True, multi_crop=True)
+    assert scores == pytest.approx({entry["label"]: entry["score"] for entry in seen}, abs=1e-6)
+    assert scores != pytest.approx({entry["label"]: entry["score"] for entry in tagger(CAT)}, abs=1e-6)
+    (tmp_path / "list.txt").write_text(CAT)
+    tag = ["tag", tmp_path / "list.txt", "--output", tmp_path / "tags", "--num-workers", "0", *options]
+    assert run(*tag, *views).exit_code == 0
+    (row,) = pq.read_table(tmp_path / "tags").to_pylist()
+    assert dict(zip(row["labels"], row["scores"], strict=True)) == pytest.approx(scores, abs=1e-6)
+    assert "holds the output of another run, with `image_size` 40" in fails(*tag)
