@@ -195,7 +195,9 @@ def test_round_trip_is_exact(clip, options, tmp_path, pixel_values):
         for (name, old), (_, new) in zip(model.state_dict().items(), loaded.state_dict().items(), strict=True):
             assert torch.equal(old, new), name
         with torch.no_grad():
-            assert torch.equal(loaded(pixel_values=pixel_values).logits, model(pixel_values=pixel_values).logits)
+            ours, theirs = model(pixel_values=pixel_values).logits, loaded(pixel_values=pixel_values).logits
+        # the same weights; where a file is mapped in memory decides how a product of few rows is rounded
+        torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=1e-6)
     config = AutoConfig.from_pretrained(tmp_path)
     assert isinstance(config, TaiDptConfig)
     assert config.score_scale == [1.0, 2.0, 3.0]
