@@ -61,3 +61,8 @@ def make_clip(attn_implementation: str = "sdpa", seed: int = 0) -> CLIPModel:
 @pytest.fixture
 def clip() -> CLIPModel:
     return make_clip()
+
+
+def assert_same_scores(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    """The scores of equal weights. Where a file is mapped in memory decides how products of few rows are rounded."""
+    torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)
