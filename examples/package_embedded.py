@@ -4,7 +4,8 @@
         --photographs coco_train voc2012 --recipe examples/recipes/embedded.json \
         --output modeling_taidpt/assets/taidpt-coco80
 
-It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`.
+It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`;
+with `--memory`, global image features are mapped to so many of those that name a label.
 Scale and bias of the probabilities are fitted on the selection part (file names with CRC32 mod 5 = 0) of the first
 folder of photographs, where all labels are known; the thresholds on that of all folders. No folder that results are
 reported on may stand there.
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 from embedded_base.labelled import encode_labelled
+from embedded_base.training_rows import Corpora, with_memory
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import TaiDptModel, read_captions
@@ -40,14 +42,20 @@ class Arguments:
     spatial_scale: float = field(default=5.0, metadata={"help": "Sharpness of the local score over an image's cells."})
     max_captions: int = field(default=6000, metadata={"help": "Captions drawn for the bank."})
     bank: int = field(default=256, metadata={"help": "Clusters of the bank."})
+    memory: int = field(default=0, metadata={"help": "Captions of the caption memory; none by default."})
+    memory_scale: float = field(default=20.0, metadata={"help": "Sharpness of the mapping to the memory."})
     cache: str | None = field(default=None, metadata={"help": "Folder for image features."})
 
 
 def fit_scores(model: TaiDptModel, arguments: Arguments) -> dict[str, float]:
-    """Standardisation, probabilities and thresholds; returns calibration error and F1 before and after."""
+    """Memory, standardisation, probabilities, thresholds; returns calibration error and F1 before and after."""
     model.config.image_spatial_scale = arguments.spatial_scale
     model.set_score_statistics(None)
     captions = read_captions(arguments.captions).captions
+    model.set_caption_memory(None)
+    if arguments.memory:
+        features = Corpora(model.config.labels, captions).encode(model)
+        with_memory(model, {"size": arguments.memory, "scale": arguments.memory_scale}, features, seed=0)
     drawn = np.random.default_rng(0).permutation(len(captions))[: arguments.max_captions]
     fit_caption_bank(model, [captions[index] for index in drawn], arguments.bank)
     parts = [encode_labelled(model, folder, True, arguments.cache) for folder in arguments.photographs]

@@ -210,7 +210,16 @@ def test_package_embedded_makes_a_complete_checkpoint(base, tmp_path, monkeypatc
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(RECIPE))
     command = ["package", "--model", str(_zero_shot(base, tmp_path)), "--base", str(base)]
-    command += ["--captions", str(tmp_path / "captions.txt"), "--photographs", str(folder), "--bank", "3"]
+    command += [
+        "--captions",
+        str(tmp_path / "captions.txt"),
+        "--photographs",
+        str(folder),
+        "--bank",
+        "3",
+        "--memory",
+        "5",
+    ]
     command += ["--recipe", str(recipe), "--output", str(tmp_path / "shipped")]
     monkeypatch.setattr("sys.argv", command)
     importlib.import_module("package_embedded").main()
@@ -218,6 +227,7 @@ def test_package_embedded_makes_a_complete_checkpoint(base, tmp_path, monkeypatc
     loaded = TaiDptModel.from_pretrained(tmp_path / "shipped")
     assert loaded.config.labels == LABELS and loaded.config.recommended_recipe == RECIPE
     assert loaded.config.image_standardization == "captions" and loaded.caption_bank.shape == (3, 24)
+    assert loaded.caption_memory.shape == (5, 24) and loaded.config.caption_memory_scale == 20
     assert loaded.config.image_spatial_scale == 5 and len(loaded.config.score_thresholds) == 3
     assert loaded.config.score_calibration == "6 labelled images; thresholds on 6 labelled images"
     stored = json.loads((tmp_path / "shipped" / "config.json").read_text())

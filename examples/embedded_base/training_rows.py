@@ -95,12 +95,19 @@ BALANCE = RECIPE | {
     "doubtful labels, 0.05 left out": _training(noise_filter=0.05),
     "doubtful labels, 0.2 left out": _training(noise_filter=0.2),
 }
+MEMORY = {"size": 4096, "scale": 20, "weight": 1.0}
 TOGETHER = RECIPE | {
-    f"caption memory, sharpness {scale}, share {weight}": Row(
-        prompts=BASELINE, memory={"size": 4096, "scale": scale, "weight": weight}
-    )
-    for scale in (20, 40)
-    for weight in (0.5, 1.0)
+    **{
+        f"caption memory, sharpness {scale}, share {weight}": Row(
+            prompts=BASELINE, memory={"size": 4096, "scale": scale, "weight": weight}
+        )
+        for scale in (10, 20, 40)
+        for weight in (0.5, 1.0)
+    },
+    "800 steps": _training(max_steps=800),
+    "800 steps, caption memory": Row(prompts="800 steps", memory=MEMORY),
+    "4 prototypes, 400 steps": _training(prototypes_per_class=4),
+    "4 prototypes, caption memory": Row(prompts="4 prototypes, 400 steps", memory=MEMORY),
 }
 TABLES = {"options": OPTIONS, "together": TOGETHER, "captions": CAPTIONS, "balance": BALANCE}
 
