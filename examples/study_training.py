@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from embedded_base.labelled import encode_labelled, read_labelled
-from embedded_base.training_report import Scorer, gains_table, selection_table
+from embedded_base.training_report import BASELINES, Scorer, gains_table, selection_table
 from embedded_base.training_rows import BASELINE, TABLES, Corpora, learn, with_memory
 from transformers import HfArgumentParser
 from transformers.utils import logging
@@ -78,8 +78,8 @@ def main() -> None:
     selection = None if arguments.test else True
     parts = {Path(folder).name: encode_labelled(base, folder, selection, arguments.cache) for folder in folders}
     scorer = Scorer(base, parts, arguments.captions, corpora.named.sum(axis=0))
-    names = ("template", "templates", "prototypes")
-    figures = {name: [scorer(model)] for name, model in baseline_models(base, names, arguments.captions).items()}
+    baselines = baseline_models(base, list(BASELINES), arguments.captions)
+    figures = {BASELINES[name]: [scorer(model)] for name, model in baselines.items()}
     for name, row in table.items():
         figures[name] = []
         for seed in arguments.seeds:
@@ -95,7 +95,7 @@ def main() -> None:
     print()
     print(selection_table(figures, list(parts)))
     if arguments.test:
-        others = [*names[1:], *([BASELINE] if BASELINE in table else [])]
+        others = [*list(BASELINES.values())[1:], *([BASELINE] if BASELINE in table else [])]
         print(f"\n{gains_table(figures, parts, others)}")
 
 

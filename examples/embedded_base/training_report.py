@@ -16,6 +16,7 @@ from modeling_taidpt.class_balance import frequency_groups
 from modeling_taidpt.evaluation import BRANCHES
 from modeling_taidpt.image_features import ImageFeatures
 
+BASELINES = {"template": "1 template", "templates": "80 templates", "prototypes": "caption prototypes"}
 SCORINGS = {"plain": 40.0, "shipped": 5.0}  # spatial scale; the second with the caption bank
 COMPARISONS = {  # how a row is scored, and the rows that it is compared with
     "plain": ("plain", "plain"),
@@ -171,4 +172,4 @@ def gains_table(
     return "\n".join(lines)
 
 
-__all__ = ["BANK_CAPTIONS", "SCORINGS", "Figures", "Scorer", "gains_table", "selection_table"]
+__all__ = ["BANK_CAPTIONS", "BASELINES", "SCORINGS", "Figures", "Scorer", "gains_table", "selection_table"]

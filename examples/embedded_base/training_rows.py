@@ -82,7 +82,7 @@ OPTIONS = RECIPE | {
     "shared context": Row(model={"class_specific_context": False}),
 }
 CAPTIONS = {
-    "templates": Row(corpus="templates"),
+    "template sentences": Row(corpus="templates"),
     "made captions": Row(corpus="made"),
     "made captions, real co-occurrence": Row(corpus="made, co-occurrence"),
     "real captions": Row(),
