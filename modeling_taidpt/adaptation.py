@@ -205,7 +205,8 @@ def overall_f1(
 
 
 def _rounded(value: float | list[float]) -> float | list[float]:
-    return [round(each, 4) for each in value] if isinstance(value, list) else round(value, 4)
+    """Six significant digits: a threshold of a rare class may be far below 0.0001."""
+    return [float(f"{each:.6g}") for each in value] if isinstance(value, list) else float(f"{value:.6g}")
 
 
 def _caption_features(model: TaiDptModel, captions: Sequence[str] | CaptionFeatures) -> CaptionFeatures:
@@ -236,6 +237,8 @@ def _labelled(
     model: TaiDptModel, images: Any, labels: Any, image_processor: Any
 ) -> tuple[ImageFeatures, torch.Tensor, torch.Tensor]:
     """Features, which labels are present and which are known `(images, classes)`."""
+    if labels is None and isinstance(images, (list, tuple)) and not (images and isinstance(images[0], dict)):
+        raise ValueError("The images have no labels: give `labels`, for each image the names of what it shows.")
     features = _image_features(model, images, labels, image_processor)
     given = torch.from_numpy(np.asarray(features.labels)).long()  # (images, classes)
     known = given != 0 if (given < 0).any() else torch.ones_like(given, dtype=torch.bool)  # (images, classes)

@@ -228,8 +228,9 @@ class Siglip2ImageSide(SiglipImageSide):
         patches = pixel_values[..., : height * side, : width * side].unflatten(3, (width, side))
         patches = patches.unflatten(2, (height, side))  # (batch, 3, height, side, width, side)
         patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)  # (batch, patches, side * side * 3)
-        shapes = torch.tensor([[height, width]] * len(patches), device=patches.device)  # (batch, 2)
-        return self.tower.embeddings(patches, shapes)  # (batch, patches, width)
+        # One shape for the batch, whose positions are added to every image; made so that export keeps the size free.
+        grid = torch.stack([torch.full((), side, device=patches.device) for side in (height, width)])  # (2,)
+        return self.tower.embeddings(patches, grid[None])  # (batch, patches, width)
 
 
 TEXT_SIDES: dict[str, type[TextSide]] = {

@@ -1,7 +1,8 @@
 """Logits to probabilities, and probabilities to labels.
 
 - Scale and bias (Platt 1999, "Probabilistic Outputs for Support Vector Machines", without its label smoothing), for
-  the model or per class. Classes with few positives are held to the model's fit: a Gaussian prior around it.
+  the model or per class. Classes with few positives are held to the model's fit: a Gaussian prior around it. Scales
+  stay finite where the scores tell all labels apart, and positive, so that no fit turns the order of labels around.
 - Without labels: a bias that makes the mean probability of unlabelled images what the classes' shares should be.
 - Thresholds that maximise F1, for the model or per class, shrunk towards the model's in the same way.
 
@@ -11,7 +12,12 @@ Everything here works on tensors; [`calibrate`] and its relatives do it for a mo
 from __future__ import annotations
 
 import torch
+from transformers.utils import logging
 
+logger = logging.get_logger(__name__)
+
+RIDGE = 0.01  # weight, in pairs, of the squared factor: without it a fit to separable labels has no end
+MIN_SLOPE = 0.01  # per deviation of the scores
 BISECTIONS = 60  # halvings of [-50, 50]: exact in fp64
 MAX_LOGIT = 50.0
 
@@ -36,14 +42,19 @@ def fit_score_calibration(
 
     Returns:
         `tuple[float, float]` or `tuple[list[float], list[float]]`: scale and bias, for `config.score_scale` and
-        `config.score_bias`.
+        `config.score_bias`. Every scale is positive: where present labels do not score higher than absent ones, the
+        probability is nearly their share, and a warning says so.
 
     Raises:
-        ValueError: the shapes differ, or the known labels are all equal.
+        ValueError: the shapes differ, the known labels are all equal, or `prior_strength` is not positive.
     """
     logits, labels, known = _check(logits, labels, known)
+    if per_class and not prior_strength > 0:
+        raise ValueError(f"`prior_strength` is {prior_strength}: give a number above 0.")
     seen = logits[known]  # (pairs,)
-    mean, spread = seen.mean(), seen.std().clamp(min=1e-12)
+    mean, spread = seen.mean(), seen.std()
+    if spread < 1e-6 * max(1.0, float(mean.abs())):  # equal but for rounding
+        spread = torch.ones_like(spread)
     standard = (logits - mean) / spread  # (samples, classes)
     shared = _fit_logistic(standard[known], labels[known])  # (2,)
     parameters = shared if not per_class else _fit_classes(standard, labels, known, shared, prior_strength)
@@ -53,18 +64,24 @@ def fit_score_calibration(
 
 
 def _fit_logistic(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Factor and offset `(2,)` of a logistic regression on scores `(pairs,)`, by LBFGS."""
+    """Factor, at least `MIN_SLOPE`, and offset `(2,)` of a logistic regression on scores `(pairs,)`, by LBFGS."""
     parameters = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([parameters], max_iter=200, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimizer.zero_grad()
         loss = torch.nn.functional.binary_cross_entropy_with_logits(parameters[0] * scores + parameters[1], labels)
+        loss = loss + RIDGE / (2 * len(scores)) * parameters[0].square()
         loss.backward()
         return loss
 
     optimizer.step(closure)
-    return parameters.detach()
+    found = parameters.detach()
+    if found[0] < MIN_SLOPE:
+        logger.warning("Present labels do not score higher than absent ones here: probabilities say little.")
+        offset = match_prevalence(MIN_SLOPE * scores[:, None], float(labels.mean()))
+        found = torch.tensor([MIN_SLOPE, offset], dtype=torch.float64)
+    return found
 
 
 def _fit_classes(
@@ -74,29 +91,40 @@ def _fit_classes(
     design = torch.stack([scores, torch.ones_like(scores)], dim=-1)  # (samples, classes, 2)
     weights = known.double()  # (samples, classes)
     prior = strength * torch.eye(2, dtype=torch.float64)  # (2, 2)
-    found = shared.repeat(scores.shape[1], 1)  # (classes, 2)
 
     def value(parameters: torch.Tensor) -> torch.Tensor:
         logits = (design * parameters).sum(dim=-1)  # (samples, classes)
         losses = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, weights, reduction="none")
         return losses.sum(dim=0) + strength / 2 * (parameters - shared).square().sum(dim=1)  # (classes,)
 
-    for _ in range(50):
-        probabilities = (design * found).sum(dim=-1).sigmoid()  # (samples, classes)
-        slope = ((probabilities - labels) * weights)[..., None] * design  # (samples, classes, 2)
-        gradient = slope.sum(dim=0) + strength * (found - shared)  # (classes, 2)
-        curvature = probabilities * (1 - probabilities) * weights  # (samples, classes)
-        hessian = torch.einsum("sc,scp,scq->cpq", curvature, design, design) + prior  # (classes, 2, 2)
-        step = torch.linalg.solve(hessian, gradient[..., None])[..., 0]  # (classes, 2)
-        size, before = torch.ones(len(found), 1, dtype=torch.float64), value(found)  # (classes, 1), (classes,)
-        for _ in range(20):  # halved where the full step would climb
-            worse = value(found - size * step) > before + 1e-12  # (classes,)
-            if not worse.any():
+    def minimise(found: torch.Tensor, free: torch.Tensor) -> torch.Tensor:
+        """Parameters `(classes, 2)` that are found from these; where `free` is 0 they stay."""
+        for _ in range(50):
+            probabilities = (design * found).sum(dim=-1).sigmoid()  # (samples, classes)
+            slope = ((probabilities - labels) * weights)[..., None] * design  # (samples, classes, 2)
+            gradient = (slope.sum(dim=0) + strength * (found - shared)) * free  # (classes, 2)
+            curvature = probabilities * (1 - probabilities) * weights  # (samples, classes)
+            hessian = torch.einsum("sc,scp,scq->cpq", curvature, design, design) + prior  # (classes, 2, 2)
+            hessian = hessian * free[:, :, None] * free[:, None] + torch.diag_embed(1 - free)  # (classes, 2, 2)
+            step = torch.linalg.solve(hessian, gradient[..., None])[..., 0]  # (classes, 2)
+            size, before = torch.ones(len(found), 1, dtype=torch.float64), value(found)  # (classes, 1), (classes,)
+            for _ in range(20):  # halved where the full step would climb
+                worse = value(found - size * step) > before + 1e-12  # (classes,)
+                if not worse.any():
+                    break
+                size[worse] /= 2
+            found = found - size * step
+            if step.abs().max() < 1e-9:
                 break
-            size[worse] /= 2
-        found = found - size * step
-        if step.abs().max() < 1e-9:
-            break
+        return found
+
+    free = torch.ones(scores.shape[1], 2, dtype=torch.float64)  # (classes, 2)
+    found = minimise(shared.repeat(len(free), 1), free)  # (classes, 2)
+    if (found[:, 0] < MIN_SLOPE).any():
+        free[:, 0] = (found[:, 0] >= MIN_SLOPE).double()
+        found[:, 0].clamp_(min=MIN_SLOPE)
+        found = minimise(found, free)
+        found[:, 0].clamp_(min=MIN_SLOPE)
     return found.T  # (2, classes)
 
 
@@ -152,7 +180,7 @@ def fit_thresholds(
 
     Returns:
         `float` or `list[float]`: for `config.score_thresholds`. Each lies halfway (in logits) between the lowest
-        probability that counts as present and the next one below.
+        probability that counts as present and the next one below, or half a logit below it where there is none.
 
     Raises:
         ValueError: the shapes differ, or the known labels are all equal.
@@ -172,14 +200,14 @@ def fit_thresholds(
 
 
 def _best_cut(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Where to cut logits `(pairs,)` for the best F1: between the lowest one that is kept and the next below."""
+    """Where to cut logits `(pairs,)` for the best F1: halfway from the lowest one that is kept to the next below."""
     ranked, order = logits.sort(descending=True)  # (pairs,)
     hits = labels[order].cumsum(dim=0)  # (pairs,)
     kept = torch.arange(1, len(ranked) + 1, dtype=torch.float64)  # (pairs,)
     f1 = 2 * hits / (kept + labels.sum())  # (pairs,)
     f1[:-1][ranked[:-1] == ranked[1:]] = -1  # equal scores stay together
     last = int(f1.argmax())
-    below = ranked[last + 1] if last + 1 < len(ranked) else ranked[last]
+    below = ranked[last + 1] if last + 1 < len(ranked) else ranked[last] - 1
     return float(ranked[last] + below) / 2
 
 

@@ -150,19 +150,21 @@ def export_torch(
 
 def _capture(scorer: ImageScorer, processor: Any) -> torch.export.ExportedProgram:
     """Captures the computation, with a free number of images and, for ViTs, a free size."""
-    vision: Any = scorer.model.config.clip_config.vision_config
+    config: Any = scorer.model.config
     dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if vision.model_type == "clip_vision_model":
+    if config.clip_config.model_type != "clip_resnet":
         # a size that no position embedding was made for, so that nothing is fixed to one
-        height, width = 2 * vision.image_size, 3 * vision.image_size
+        height, width = 2 * config.image_size, 3 * config.image_size
         dimensions |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     else:
-        blank = Image.new("RGB", (vision.image_size, vision.image_size))
+        blank = Image.new("RGB", (config.image_size, config.image_size))
         height, width = processor(images=blank, return_tensors="pt")["pixel_values"].shape[-2:]
     pixels = torch.zeros(2, 3, height, width)
     # Position embeddings are interpolated under tracing at every size, their own included; an exported program with
     # a branch for that size would refuse it.
-    with torch.no_grad(), mock.patch("torch.jit.is_tracing", return_value=True), _quiet():
+    # SigLIP 2's own checks of the sizes have no ONNX operator; `pixel_values` cannot fail them.
+    checks = mock.patch("transformers.models.siglip2.modeling_siglip2.torch_compilable_check", create=True)
+    with torch.no_grad(), mock.patch("torch.jit.is_tracing", return_value=True), checks, _quiet():
         return torch.export.export(scorer, (pixels,), dynamic_shapes={"pixel_values": dimensions})
 
 

@@ -35,7 +35,12 @@ def center_over_classes(scores: torch.Tensor) -> torch.Tensor:
 def zscore_over_classes(scores: torch.Tensor) -> torch.Tensor:
     """Z-scores each image over its classes, with n - 1; `(images, classes)` to the same shape."""
     deviation = scores.std(dim=1, keepdim=True) if scores.shape[1] > 1 else torch.ones_like(scores)  # (images, 1)
-    return center_over_classes(scores) / deviation.clamp(min=MIN_DEVIATION)
+    return center_over_classes(scores) / _usable(deviation)
+
+
+def _usable(deviation: torch.Tensor) -> torch.Tensor:
+    """Deviations of any shape; 1 where the scores are equal but for rounding."""
+    return torch.where(deviation > MIN_DEVIATION, deviation, torch.ones_like(deviation))
 
 
 def class_statistics(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -45,14 +50,15 @@ def class_statistics(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         scores (`torch.Tensor` of shape `(samples, classes)`): of one branch.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: `(classes,)` each.
+        `tuple[torch.Tensor, torch.Tensor]`: `(classes,)` each; the deviation of a class whose scores are all equal is
+        taken as 1.
 
     Raises:
         ValueError: there are fewer than two samples.
     """
     if scores.ndim != 2 or len(scores) < 2:
         raise ValueError(f"The scores have the shape {tuple(scores.shape)}: (samples, classes), two samples at least.")
-    return scores.mean(dim=0), scores.std(dim=0).clamp(min=MIN_DEVIATION)
+    return scores.mean(dim=0), _usable(scores.std(dim=0))
 
 
 def two_step_zscore(scores: torch.Tensor) -> torch.Tensor:
@@ -160,8 +166,10 @@ class StandardizationMixin:
             source (`str`, *optional*): what they were taken from, for the card.
 
         Raises:
-            ValueError: there are fewer than two samples.
+            ValueError: there are fewer than two samples, or one branch alone is given.
         """
+        if (logits_global is None) != (logits_local is None):
+            raise ValueError("Give the scores of both branches, `logits_global` and `logits_local`, or none.")
         if logits_global is None or logits_local is None:
             self.config.score_statistics = None
             return

@@ -58,10 +58,10 @@ def processor_for(
     Raises:
         ValueError: the processor has no size of its own, and none is given.
     """
-    crops = bool(getattr(processor, "do_center_crop", False))
-    if image_size is None and center_crop in (None, crops):
+    crops, size = bool(getattr(processor, "do_center_crop", False)), dict(processor.size or {})
+    squeezes = bool(getattr(processor, "do_resize", False)) and not crops and {"height", "width"} <= set(size)
+    if image_size is None and center_crop in (None, crops) and not (center_crop is False and squeezes):
         return ProcessorView(processor, {})
-    size = dict(processor.size)
     short = image_size or (processor.crop_size["height"] if crops else size.get("shortest_edge") or size.get("height"))
     if short is None:
         raise ValueError(f"A `{type(processor).__name__}` resizes to {size}: give `image_size`, the shorter side.")

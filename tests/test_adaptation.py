@@ -17,6 +17,7 @@ from modeling_taidpt.adaptation import (
     calibrate_without_labels,
     fit_caption_bank,
     fit_score_statistics,
+    fit_score_thresholds,
     probabilities,
 )
 from modeling_taidpt.image_features import ImageFeatures
@@ -110,6 +111,23 @@ def test_captions_and_unlabelled_images(model, images):
     assert probabilities(model.config, logits).mean(dim=0).tolist() == pytest.approx([0.1, 0.2, 0.3], abs=1e-3)
     with pytest.raises(ValueError, match="There are no captions"):
         fit_caption_bank(model, [])
+
+
+def test_one_labelled_image_is_enough_not_to_fail(model, images, tmp_path):
+    with torch.no_grad():
+        best = LABELS[int(model(pixel_values=_pixels(model, images[:1])).logits.argmax())]
+    figures = calibrate(model, images[:1], [[best]], per_class=True)
+    assert figures["f1"] == 100
+    assert all(0 < value < 1e4 for value in model.config.score_scale)
+    with pytest.raises(ValueError, match="have no labels: give `labels`"):
+        calibrate(model, images)
+
+
+def test_thresholds_of_rare_classes_keep_their_digits(model, images):
+    model.config.score_bias = -14.0  # probabilities of about a millionth
+    names = [["dog"], ["cat"], [], [], ["dog"], [], ["horse"], []]
+    fit_score_thresholds(model, images, names)
+    assert all(1e-7 < threshold < 1e-5 for threshold in model.config.score_thresholds)
 
 
 def test_photographs_of_other_categories_are_partial_labels(tmp_path, monkeypatch):

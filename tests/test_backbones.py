@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from datasets import Dataset
+from PIL import Image
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import (
     AltCLIPConfig,
@@ -17,9 +20,10 @@ from transformers import (
     Siglip2Model,
     SiglipConfig,
     SiglipModel,
+    pipeline,
 )
 
-from modeling_taidpt import CaptionFeatures, TaiDptModel
+from modeling_taidpt import CaptionFeatures, TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments
 
 LABELS = ["dog", "traffic light", "cat"]
 CAPTIONS = ["a dog at a traffic light", "a cat", "the cat and the dog see a cat"]
@@ -299,21 +303,16 @@ def test_clear_errors(tmp_path):
         model(pixel_values=torch.randn(1, 16, 192))
 
 
-@pytest.mark.parametrize("name", ["siglip", "siglip2", "altclip"])
+@pytest.mark.parametrize("name", FAMILIES)
 def test_training_saving_and_the_pipeline(name, tmp_path):
-    import numpy as np
-    from datasets import Dataset
-    from PIL import Image
-    from transformers import pipeline
-
-    from modeling_taidpt import TaiDptTrainer, TaiDptTrainingArguments
-
     clip, tokenizer = make(name)
-    model = TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=2)
+    clip.save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    model = TaiDptModel.from_clip(str(tmp_path / "base"), LABELS, num_context_tokens=2)
     before = model.prompt_learner.global_context.detach().clone()
     args = TaiDptTrainingArguments(
         str(tmp_path / "run"),
-        max_steps=2,
+        max_steps=3,
         learning_rate=1e-2,
         per_device_train_batch_size=2,
         eval_strategy="no",
@@ -329,8 +328,48 @@ def test_training_saving_and_the_pipeline(name, tmp_path):
     trainer.train()
     assert not torch.equal(model.prompt_learner.global_context, before)
     trainer.save_model()
-    tagger = pipeline("multi-label-image-classification", model=str(tmp_path / "run"), device="cpu")
+    model.save_pretrained(tmp_path / "prompts", prompts_only=True)
+    model.bake().save_pretrained(tmp_path / "baked")
+    size = {folder: (tmp_path / folder / "model.safetensors").stat().st_size for folder in ("run", "prompts", "baked")}
+    assert size["prompts"] < 0.1 * size["run"] and size["baked"] < 0.7 * size["run"]
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 40, 3), dtype=np.uint8))
-    results = tagger(image, return_heatmaps=True, center_crop=False)
-    assert {result["label"] for result in results} == set(LABELS)
-    assert all(result["heatmap"].shape == (48, 40) and np.isfinite(result["heatmap"]).all() for result in results)
+    scores = []
+    for folder in ("run", "prompts", "baked"):
+        tagger = pipeline("multi-label-image-classification", model=str(tmp_path / folder), device="cpu")
+        results = tagger(image, return_heatmaps=True, center_crop=False)
+        assert all(result["heatmap"].shape == (48, 40) and np.isfinite(result["heatmap"]).all() for result in results)
+        scores.append({result["label"]: result["score"] for result in results})
+    assert scores[0] == pytest.approx({label: scores[1][label] for label in LABELS}, abs=1e-6)
+    assert scores[0] == pytest.approx({label: scores[2][label] for label in LABELS}, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("siglip2", "torch"),
+        ("chinese_clip", "torch"),
+        *(pytest.param(name, "onnx", marks=pytest.mark.slow) for name in FAMILIES),
+    ],
+)
+def test_exports_take_any_number_and_size_of_images(name, kind, tmp_path):
+    from modeling_taidpt.export import export_onnx, export_torch
+
+    clip, tokenizer = make(name)
+    model = TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=2)
+    file = (export_torch if kind == "torch" else export_onnx)(model, tmp_path, heatmaps=True)
+    if kind == "torch":
+        program = torch.export.load(file).module()
+    else:
+        onnxruntime = pytest.importorskip("onnxruntime")
+        session = onnxruntime.InferenceSession(file)
+
+        def program(pixels):
+            return [torch.from_numpy(value) for value in session.run(None, {"pixel_values": pixels.numpy()})]
+
+    for shape in ((1, 3, 32, 32), (3, 3, 40, 64)):
+        pixels = torch.randn(shape)
+        with torch.no_grad():
+            expected = model(pixel_values=pixels, interpolate_pos_encoding=True)
+            probabilities, similarity = program(pixels)
+        torch.testing.assert_close(probabilities, expected.logits.sigmoid(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(similarity, expected.similarity_map, rtol=1e-4, atol=1e-5)

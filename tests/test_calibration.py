@@ -53,6 +53,52 @@ def test_classes_with_few_positives_are_held_to_the_model():
     assert bias[1] < between[1] < shared[1] < between[0] < bias[0]
 
 
+def sigmoid(scale, logits, bias):
+    return torch.sigmoid(torch.tensor(scale) * logits + torch.tensor(bias))
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_a_fit_never_turns_the_order_of_labels_around(per_class, caplog):
+    logits = torch.tensor([[0.1, 0.9, 0.3], [0.7, 0.2, 0.8], [0.4, 0.6, 0.5]])
+    labels = (logits < 0.35).long()  # present labels score lowest
+    scale, bias = fit_score_calibration(logits, labels, per_class)
+    assert all(0 < value < 1 for value in np.atleast_1d(scale))
+    assert sigmoid(scale, logits, bias).mean().item() == pytest.approx(labels.double().mean().item(), abs=0.02)
+    assert "do not score higher" in caplog.text
+
+
+@pytest.mark.parametrize("per_class", [False, True])
+def test_separable_and_constant_scores_give_finite_probabilities(per_class):
+    logits = torch.tensor([[1.0, -1.0, 2.0], [-0.5, 0.4, -2.0]])
+    scale, bias = fit_score_calibration(logits, (logits > 0).long(), per_class)
+    probabilities = sigmoid(scale, logits, bias)
+    assert torch.equal(probabilities > 0.5, logits > 0)
+    assert probabilities.min() > 1e-6 and probabilities.max() < 1 - 1e-6  # a fit without end would reach 0 and 1
+    rounding = 1e-7 * torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+    labels = torch.tensor([[1, 0], [0, 0]])
+    scale, bias = fit_score_calibration(0.3 + rounding, labels, per_class, prior_strength=1e-3)
+    assert max(np.atleast_1d(scale)) < 0.02
+    expected = labels.double().mean(dim=0).tolist() if per_class else [0.25, 0.25]
+    assert sigmoid(scale, 0.3 + rounding, bias)[0].tolist() == pytest.approx(expected, abs=0.01)
+
+
+def test_classes_that_are_never_or_always_present():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(40, 3, generator=generator)
+    labels = (torch.rand(40, 3, generator=generator) < torch.sigmoid(2 * logits)).long()
+    labels[:, 1], labels[:, 2] = 0, 1
+    scale, bias = fit_score_calibration(logits, labels, per_class=True)
+    assert all(value > 0 for value in scale)
+    probabilities = sigmoid(scale, logits, bias)
+    means = probabilities.mean(dim=0).tolist()
+    assert means[1] < 0.2 < 0.8 < means[2]  # towards what was seen, held to the model
+    thresholds = fit_thresholds(probabilities, labels, per_class=True, prior_strength=0)
+    assert (probabilities[:, 2] >= thresholds[2]).all()  # all of them are right
+    assert thresholds[1] == pytest.approx(0.5)  # nothing weighs: no class has a say in it
+    with pytest.raises(ValueError, match="give a number above 0"):
+        fit_score_calibration(logits, labels, per_class=True, prior_strength=0)
+
+
 def test_bias_gives_the_wanted_share():
     logits = torch.tensor([[0.0, 3.0], [1.0, -1.0], [-2.0, 0.5]])
     bias = match_prevalence(logits, torch.tensor([0.1, 0.7]), scale=2.0)

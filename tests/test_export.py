@@ -26,6 +26,7 @@ from modeling_taidpt import (
 )
 from modeling_taidpt import export as export_module
 from modeling_taidpt.export import export_onnx, export_torch
+from modeling_taidpt.image_evaluation import find_image_processor
 
 from .conftest import ROOT, make_clip
 
@@ -94,6 +95,35 @@ def test_quantised_weights_are_smaller_and_close(model, exported):
     for ours, theirs in zip(expected(model, pixels), run_onnx(exported / "model_quantized.onnx", pixels), strict=True):
         np.testing.assert_allclose(theirs, ours, atol=0.05)
         assert not np.array_equal(theirs, ours)
+
+
+@pytest.mark.parametrize(("step", "statistics"), [("center", False), ("zscore", True), ("captions", True)])
+def test_standardised_scores_are_those_of_the_pipeline(step, statistics, tmp_path):
+    model, generator = make_model(), torch.Generator().manual_seed(2)
+    model.config.score_thresholds = [0.2, 0.5, 0.4]
+    if step == "captions":
+        model.set_caption_bank(torch.nn.functional.normalize(torch.randn(5, 24, generator=generator), dim=1))
+    model.config.image_standardization = step
+    if statistics:
+        model.set_score_statistics(*torch.randn(2, 6, len(LABELS), generator=generator), source="6 images")
+    processor = find_image_processor(model.config)
+    tagger = pipeline("multi-label-image-classification", model=model, image_processor=processor)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
+    scores = {result["label"]: result["score"] for result in tagger(picture)}
+    plain = {result["label"]: result["score"] for result in tagger(picture, standardize=False)}
+    assert all(abs(scores[label] - plain[label]) > 1e-3 for label in LABELS)
+    pixels = processor(images=picture, return_tensors="pt")["pixel_values"]
+    if step == "captions":
+        found = run_onnx(export_onnx(model, tmp_path), pixels)[0]
+    else:
+        found = torch.export.load(export_torch(model, tmp_path)).module()(pixels)[0].detach().numpy()
+    np.testing.assert_allclose(found[0], [scores[label] for label in LABELS], atol=1e-5)
+    # the thresholds beside it choose what `threshold="auto"` does
+    table = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))
+    chosen = {
+        label for label, score, least in zip(LABELS, found[0], table["thresholds"], strict=True) if score >= least
+    }
+    assert chosen == {result["label"] for result in tagger(picture, threshold="auto")}
 
 
 def test_torch_program_of_a_pool_with_positions(tmp_path):

@@ -55,6 +55,18 @@ def test_two_steps_are_those_of_sparc():
         two_step_zscore(SCORES[:1])
 
 
+@torch.no_grad()
+def test_a_class_whose_scores_are_equal_is_shifted_and_not_blown_up(model, features):
+    pooled, dense, _ = features
+    model.set_score_statistics(torch.full((4, 3), 0.2), torch.full((4, 3), 0.1))  # as of one image four times
+    plain = model(image_embeds=pooled, dense_embeds=dense, standardize=False)
+    found = model(image_embeds=pooled, dense_embeds=dense)
+    assert torch.allclose(found.logits_global, plain.logits_global - 0.2, atol=1e-5)
+    assert torch.allclose(found.logits_local, plain.logits_local - 0.1, atol=1e-5)
+    with pytest.raises(ValueError, match="both branches"):
+        model.set_score_statistics(plain.logits_global)
+
+
 def test_partition_is_the_logarithm_of_a_mean_of_exponentials():
     image, bank = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.1], [-0.2, 0.9]])
     found = caption_partition(image, bank, torch.tensor([0.25, 0.75]).log(), temperature=10.0)

@@ -76,6 +76,7 @@ SQUARE = {"size": {"height": SIDE, "width": SIDE}, "do_center_crop": False}
             (48, 48),
             (48, 48),
         ),
+        (75, 50, {"center_crop": False}, SQUARE, (32, 48), (32, 48)),  # SigLIP's squeezes images into a square
         (75, 50, {"image_size": 48, "center_crop": False, "multi_crop": True, "flip": True}, {}, (48, 72), (48, 72)),
     ],
 )
