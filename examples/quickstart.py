@@ -1,4 +1,6 @@
-"""The main job in one go: label captions, learn prompts on the embedded base, tag photographs, print a table.
+"""The main job in one go: captions are labelled, prompts learned on the embedded base, photographs tagged.
+
+On the photographs, whose labels nobody gives, scores are made probabilities first.
 
 python examples/quickstart.py [--recipe paper] [--labels FILE] [--captions FILE] [--images FILE ...]
 """
@@ -10,7 +12,13 @@ from pathlib import Path
 
 from transformers import HfArgumentParser, pipeline
 
-from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments
+from modeling_taidpt import (
+    DEFAULT_CHECKPOINT,
+    TaiDptModel,
+    TaiDptTrainer,
+    TaiDptTrainingArguments,
+    calibrate_without_labels,
+)
 
 HERE = Path(__file__).parent
 
@@ -45,6 +53,8 @@ def main() -> None:
 
     trainer = TaiDptTrainer(model=model, args=training, train_dataset=arguments.captions)
     figures = trainer.train().metrics
+    # Scores of a new model only rank labels. Photographs without labels are enough to make them probabilities.
+    calibrate_without_labels(model, arguments.images, captions=trainer.eval_dataset)
     trainer.save_model(arguments.output)
     print(f"\nheld-out captions, mAP: template {figures['zero_shot_caption_map']:.1f}", end=", ")
     print(f"learned {figures['caption_map']:.1f}; saved to {arguments.output}\n")

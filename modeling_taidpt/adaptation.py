@@ -166,20 +166,32 @@ def calibrate_on_captions(
 
 
 def calibrate_without_labels(
-    model: TaiDptModel, images: Any, prevalence: torch.Tensor | float, image_processor: Any = None
+    model: TaiDptModel,
+    images: Any,
+    prevalence: torch.Tensor | float | None = None,
+    image_processor: Any = None,
+    captions: Sequence[str] | CaptionFeatures | None = None,
 ) -> None:
     """Moves the bias so that unlabelled images show as many labels as expected; scale and thresholds stay.
 
     Args:
-        model ([`TaiDptModel`]): calibrated on captions before ([`calibrate_on_captions`]), whose scale is kept.
+        model ([`TaiDptModel`]): with `captions` any; else calibrated on captions before, whose scale is kept.
         images (`Dataset`, [`ImageFeatures`] or `list`): as in [`calibrate`], without labels.
         prevalence (`torch.Tensor` of shape `(classes,)` or `float`): share of images that show each class, or one
-            share over all (image, class) pairs, as the mean of the labels of captions.
+            share over all (image, class) pairs, as the mean of the labels of captions, which is the default.
         image_processor (*optional*): the model's own by default.
+        captions (`Sequence[str]` or [`CaptionFeatures`], *optional*): first fits scale and thresholds on these, as
+            [`calibrate_on_captions`].
 
     Raises:
-        ValueError: a share is not between 0 and 1.
+        ValueError: a share is not between 0 and 1, or there is neither a share nor captions.
     """
+    if captions is not None:
+        captions = _caption_features(model, captions)
+        calibrate_on_captions(model, captions)
+        prevalence = float(np.asarray(captions.labels).mean()) if prevalence is None else prevalence
+    if prevalence is None:
+        raise ValueError("How many labels images show is not known: give `prevalence` or `captions`.")
     features = _image_features(model, images, None, image_processor)
     logits = score_features(model, features).logits  # (images, classes)
     config = model.config

@@ -14,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .cli_calibrate import calibrate
 from .cli_captions import classes, label
 from .cli_common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
 from .cli_demo import demo
@@ -23,7 +24,7 @@ from .cli_predict import predict
 from .cli_tag import tag
 from .cli_train import train
 
-COMMANDS = (predict, tag, label, train, evaluate, convert, export, push, demo, classes)
+COMMANDS = (predict, tag, label, train, calibrate, evaluate, convert, export, push, demo, classes)
 
 BAD_INPUT = (ValueError, OSError, TypeError, ImportError)
 

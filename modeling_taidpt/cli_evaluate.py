@@ -46,6 +46,13 @@ def evaluate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for metrics.json, a CSV of the classes and plots.")
     ] = None,
+    update_card: Annotated[
+        bool, typer.Option("--update-card", help="Note the mAP in the card of the model, which must be a folder.")
+    ] = False,
+    dataset_name: Annotated[
+        str | None,
+        typer.Option("--dataset-name", help="What the card calls the images, instead of the folder's name."),
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option("--dataset", help="voc, coco, nuswide, folder or hub; else told by the files."),
@@ -70,9 +77,13 @@ def evaluate(
 
     - `taidpt evaluate photos --output report`
     - `taidpt evaluate photos --model runs/a --compare runs/b --baseline template --output report`
+    - `taidpt evaluate photos --model runs/pets --baseline template --update-card`
     - `taidpt evaluate VOC2007 --model runs/seed0 --model runs/seed1 --model runs/seed2 --data split=test`
     """
     names = models or [DEFAULT_MODEL]
+    for name in names if update_card else ():
+        if not (Path(name) / "config.json").is_file():
+            raise ValueError(f"--update-card writes into the model's folder, and {name!r} is none: save it in one.")
     with working(as_json):
         figures = _evaluate(
             _load(images, dataset, settings or [], names),
@@ -83,6 +94,8 @@ def evaluate(
             output,
             {"strict": strict, "resamples": resamples, "seed": seed, "batch_size": batch_size, "device": device},
         )
+        for name in names if update_card else ():
+            _update_card(name, figures, images, dataset_name, settings or [])
     if as_json:
         print_json(figures)
         return
@@ -138,6 +151,26 @@ def _evaluate(
     if output is not None:
         write_report(output, figures, runs | others, labels)
     return figures
+
+
+def _update_card(name: str, figures: dict[str, Any], images: str, title: str | None, settings: list[str]) -> None:
+    """Notes the merged mAP of a model in its folder: report and card."""
+    from .model_card import record_in_folder
+
+    on_the_hub = not Path(images).is_dir()
+    called = " ".join([images if on_the_hub else Path(images).resolve().name, *settings])
+    template = figures["models"].get("template")
+    record_in_folder(
+        Path(name),
+        {
+            "dataset_name": title or f"{called}, {figures['images']} images, {figures['classes']} classes",
+            "dataset_type": images if on_the_hub else "images",
+            "metric_name": "mAP, merged score",
+            "metric_type": "mean_average_precision",
+            "metric_value": round(figures["models"][name]["map"]["merged"], 2),
+            "baseline": None if template is None else round(template["map"]["merged"], 2),
+        },
+    )
 
 
 def _print_figures(figures: dict[str, Any]) -> None:

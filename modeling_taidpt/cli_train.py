@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from .cli_calibrate import fit_probabilities, read_calibration_images
 from .cli_common import (
     DEFAULT_MODEL,
     JsonOption,
@@ -71,6 +72,10 @@ def train(
     eval_captions: Annotated[
         str | None, typer.Option("--eval-captions", help="File of held-out captions, instead of a share.")
     ] = None,
+    calibrate_images: Annotated[
+        str | None,
+        typer.Option("--calibrate-images", help="Images to make scores probabilities on, with labels or without."),
+    ] = None,
     learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
     epochs: Annotated[float | None, typer.Option("--epochs", min=0)] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of epochs.")] = None,
@@ -112,6 +117,7 @@ def train(
     **Examples**
 
     - `taidpt train --labels labels.txt --captions corpus.txt --output runs/pets`
+    - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --calibrate-images photos`
     - `taidpt train -l coco80 -c captions.jsonl -o runs/coco --base openai/clip-vit-base-patch16 --recipe paper`
     - `taidpt train --recipe voc2007 --base RN50 --data-root data --output runs/voc2007`
     - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --set learning_rate=1e-3 --set save_steps=100 --resume`
@@ -134,7 +140,15 @@ def train(
         settings or [], "--set", "learning_rate=1e-3"
     )
     with working(as_json):
-        result = _train(labels, captions, output, base, (recipe, protocol, data_root), eval_captions, chosen, resume)
+        result = _train(
+            labels,
+            captions,
+            output,
+            base,
+            (recipe, protocol, data_root),
+            {"eval_captions": eval_captions, "calibrate_images": calibrate_images, "resume": resume},
+            chosen,
+        )
     if as_json:
         print_json(result)
         return
@@ -143,6 +157,8 @@ def train(
         if name in result["metrics"]:
             table.add_row(title, f"{result['metrics'][name]:.2f}")
     stdout().print(table)
+    if calibrate_images is None:
+        stdout().print(f"Its scores only rank labels until they are fitted: taidpt calibrate {output} photos -c FILE")
     stdout().print(f"The model is in {output}. Try it: taidpt predict photo.jpg --model {output}")
 
 
@@ -152,11 +168,11 @@ def _train(
     output: Path,
     base: str | None,
     recipe: tuple[str, str, Path],
-    eval_captions: str | None,
+    options: dict[str, Any],
     settings: dict[str, Any],
-    resume: bool,
 ) -> dict[str, Any]:
-    """Trains and saves; returns what there is to report."""
+    """Trains, calibrates if wanted, and saves; returns what there is to report."""
+    eval_captions = options["eval_captions"]
     for path in filter(None, (captions, eval_captions)):
         if not Path(path).is_file():
             raise FileNotFoundError(f"There is no caption file {path!r}: check the path.")
@@ -187,9 +203,13 @@ def _train(
     settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
     with without_loading_bar():
         model, arguments = set_up_training(base, names, output, recipe_found, settings)
+    images = options["calibrate_images"] and read_calibration_images(options["calibrate_images"], names)
     trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
     try:
-        metrics = trainer.train(resume_from_checkpoint=resume or None).metrics
+        metrics = trainer.train(resume_from_checkpoint=options["resume"] or None).metrics
+        if images:
+            held_out = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
+            metrics |= fit_probabilities(trainer.model, images, held_out)
         with staged_folder(output) as staged, without_loading_bar():
             trainer.save_model(str(staged))
     except KeyboardInterrupt:

@@ -68,6 +68,14 @@ def load_captions(data: Any, loader: str = "file", **options: Any) -> Dataset:
     return _call(CAPTION_LOADERS, loader, data, options)
 
 
+def is_labelled(data: str | Path) -> bool:
+    """Whether a folder holds labelled images that [`load_images`] reads."""
+    try:
+        return Path(data).is_dir() and bool(_kind(data))
+    except ValueError:
+        return False
+
+
 def _call(loaders: Mapping[str, Callable[..., Dataset]], name: str, data: Any, options: dict[str, Any]) -> Dataset:
     if name not in loaders:
         raise ValueError(f"There is no loader {name!r}: choose one of {', '.join(loaders)}.")
@@ -103,4 +111,4 @@ def _kind(data: Any) -> str:
     )
 
 
-__all__ = ["CAPTION_LOADERS", "IMAGE_LOADERS", "load_captions", "load_images"]
+__all__ = ["CAPTION_LOADERS", "IMAGE_LOADERS", "is_labelled", "load_captions", "load_images"]

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from .hub import clip_image_processor, find_image_processor
 from .partial_labels import label_matrix
+from .pipelines.image_reading import ImageEntry, read_image
 
 
 class ImageCollator:
@@ -59,14 +58,11 @@ class ImageCollator:
 
 
 def open_image(picture: Any) -> Image.Image:
-    """Opens a picture, its bytes, its path, or what `datasets` stores of it: RGB, turned as its EXIF data say."""
-    if isinstance(picture, Mapping):  # as `datasets` stores a picture that it does not decode
-        picture = picture["bytes"] if picture.get("bytes") is not None else picture["path"]
-    if isinstance(picture, bytes):
-        picture = io.BytesIO(picture)
-    if isinstance(picture, (str, Path, io.BytesIO)):
-        picture = Image.open(picture)
-    return ImageOps.exif_transpose(picture).convert("RGB")
+    """Opens a picture, its bytes, its path, or what `datasets` stores of it: RGB, turned as its EXIF data say.
+
+    As the pipeline does; a `ValueError` says what cannot be read, and why.
+    """
+    return read_image(ImageEntry(picture))
 
 
 __all__ = ["ImageCollator", "clip_image_processor", "find_image_processor", "open_image"]

@@ -113,6 +113,61 @@ def write_card(model: TaiDptModel, folder: Path, name: str, **metadata: Any) -> 
     _write(folder / CARD_NAME, str(rendered))
 
 
+def record_in_folder(folder: Path, figure: dict[str, Any]) -> None:
+    """Notes a measured figure in the report and the card of a saved model.
+
+    Of a card that was edited only the header changes; another is rendered anew.
+
+    Args:
+        folder (`Path`): holds the model.
+        figure (`dict`): as of [`add_evaluation`].
+    """
+    config = TaiDptConfig.from_pretrained(folder)
+    report = add_evaluation(_read_report(folder / REPORT_NAME) or {"labels": config.labels}, figure)
+    _write(folder / REPORT_NAME, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    if has_edited_card(folder):
+        card = ModelCard.load(folder / CARD_NAME)
+        result = _result(figure)
+        others = [entry for entry in card.data.eval_results or [] if not result.is_equal_except_value(entry)]
+        card.data.eval_results = [*others, result]
+        card.data.model_name = card.data.get("model_name") or folder.resolve().name
+        _write(folder / CARD_NAME, str(card))
+    else:
+        refresh_card(folder)
+
+
+def refresh_card(folder: Path) -> None:
+    """Renders the card of a saved model anew, from what stands beside it; a card that was edited stays.
+
+    Licence, language and tags of the earlier card are kept.
+    """
+    if has_edited_card(folder):
+        return
+    config, metadata = TaiDptConfig.from_pretrained(folder), {}
+    if (folder / CARD_NAME).is_file():
+        earlier = ModelCard.load(folder / CARD_NAME).data
+        metadata = {name: earlier.get(name) for name in ("license", "language", "tags") if earlier.get(name)}
+    report = _read_report(folder / REPORT_NAME)
+    card = render_card(config, report, folder.resolve().name, prompts_only=config.prompts_only, **metadata)
+    _write(folder / CARD_NAME, str(card))
+
+
+def add_evaluation(report: dict[str, Any], figure: dict[str, Any]) -> dict[str, Any]:
+    """A training report with one more measured figure; one of the same metric and data is replaced.
+
+    Args:
+        report (`dict`): the report.
+        figure (`dict`): `dataset_name`, `dataset_type`, `metric_name`, `metric_type`, `metric_value` and, if wanted,
+            `baseline`, the template's figure.
+
+    Returns:
+        `dict`: a new report.
+    """
+    same = ("dataset_name", "dataset_type", "metric_name", "metric_type")
+    kept = [entry for entry in report.get("evaluations", []) if any(entry[key] != figure[key] for key in same)]
+    return {**report, "evaluations": [*kept, figure]}
+
+
 def add_tags(folder: Path, tags: list[str]) -> None:
     """Adds tags to the card in a folder."""
     card = ModelCard.load(folder / CARD_NAME)
@@ -134,9 +189,14 @@ def known_report(model: TaiDptModel) -> dict[str, Any] | None:
     path = find_optional_file(source, REPORT_NAME) if source else None
     if path is None or not _holds_same_model(source, model):
         return None
+    return _read_report(Path(path))
+
+
+def _read_report(path: Path) -> dict[str, Any] | None:
+    """A stored report; `None` where there is none that can be read."""
     try:
-        report = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError:
+        report = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
         return None
     return report if isinstance(report, dict) else None
 
@@ -180,6 +240,8 @@ def _figures(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _result(figure: dict[str, Any]) -> EvalResult:
     arguments = {name: value for name, value in figure.items() if name != "baseline"}
+    if arguments["dataset_type"] == "images":  # figures of one type would share the name of the first
+        arguments["dataset_type"] = re.sub(r"\W+", "-", arguments["dataset_name"].lower()).strip("-") or "images"
     return EvalResult("image-classification", task_name="Multi-label image classification", **arguments)
 
 
@@ -195,10 +257,13 @@ def _cell(label: str) -> str:
 
 __all__ = [
     "MARK",
+    "add_evaluation",
     "add_tags",
     "card_folder",
     "has_edited_card",
     "known_report",
+    "record_in_folder",
+    "refresh_card",
     "render_card",
     "write_card",
 ]

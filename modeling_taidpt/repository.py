@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import json
 import re
 import shutil
 import sys
@@ -15,13 +16,23 @@ from typing import TYPE_CHECKING, Any
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HTTPError
 from transformers.dynamic_module_utils import get_relative_import_files
-from transformers.utils import logging
+from transformers.utils import CONFIG_NAME, logging
 
-from .atomic import staged_folder
+from .atomic import staged_file, staged_folder
 from .configuration_taidpt import TaiDptConfig
 from .hub import find_image_processor, resolve_source, sample_weights
 from .hub_errors import PlainError, explain
-from .model_card import CARD_NAME, REPORT_NAME, add_tags, card_folder, has_edited_card, known_report, write_card
+from .model_card import (
+    CARD_NAME,
+    REPORT_NAME,
+    add_evaluation,
+    add_tags,
+    card_folder,
+    has_edited_card,
+    known_report,
+    refresh_card,
+    write_card,
+)
 from .word_counts import find_word_counts
 
 if TYPE_CHECKING:
@@ -48,6 +59,7 @@ WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?"
 WEIGHT_PATTERNS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 HANDLER = "handler.py"
+CALIBRATION = ("score_scale", "score_bias", "score_thresholds", "score_calibration")
 
 
 class RepositoryMixin(_Base):
@@ -159,6 +171,7 @@ class RepositoryMixin(_Base):
         metric_name: str = "mAP, merged score",
         metric_type: str = "mean_average_precision",
         dataset_type: str = "images",
+        baseline: float | None = None,
     ) -> None:
         """Notes a measured figure, which the model card then shows.
 
@@ -169,11 +182,16 @@ class RepositoryMixin(_Base):
             metric_type (`str`, *optional*, defaults to `"mean_average_precision"`): its identifier.
             dataset_type (`str`, *optional*, defaults to `"images"`): identifier of the data set, on the Hub if it
                 stands there.
+            baseline (`float`, *optional*): the same figure of "a photo of a {}." on the same CLIP.
         """
-        report = self.training_report = dict(known_report(self) or {"labels": self.config.labels})
-        figure = {"dataset_name": dataset_name, "metric_value": float(metric_value), "metric_name": metric_name}
-        figure |= {"metric_type": metric_type, "dataset_type": dataset_type}
-        report["evaluations"] = [*report.get("evaluations", []), figure]
+        report = known_report(self) or {"labels": self.config.labels}
+        figure: dict[str, Any] = {
+            "dataset_name": dataset_name,
+            "metric_value": float(metric_value),
+            "metric_name": metric_name,
+        }
+        figure |= {"metric_type": metric_type, "dataset_type": dataset_type, "baseline": baseline}
+        self.training_report = add_evaluation(report, figure)
 
     def _prompts(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """What is not of the CLIP."""
@@ -216,6 +234,20 @@ class RepositoryMixin(_Base):
         counts = find_word_counts(sources, self.config.word_counts)
         if counts is not None:
             shutil.copyfile(counts, folder / str(self.config.word_counts))
+
+
+def store_calibration(folder: Path, config: TaiDptConfig) -> None:
+    """Writes what was fitted to the scores of a saved model into its configuration, and says so in its card.
+
+    Args:
+        folder (`Path`): holds the model.
+        config ([`TaiDptConfig`]): the fitted one.
+    """
+    path = folder / CONFIG_NAME
+    stored = json.loads(path.read_text(encoding="utf-8")) | {name: getattr(config, name) for name in CALIBRATION}
+    with staged_file(path) as staged:
+        staged.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    refresh_card(folder)
 
 
 def _set(config: TaiDptConfig, values: dict[str, Any]) -> None:
@@ -321,4 +353,12 @@ def _drop_old_weights(folder: Path, staging: Path) -> None:
             old.unlink()
 
 
-__all__ = ["AUTO_MAP", "CUSTOM_PIPELINES", "RepositoryMixin", "copy_code", "is_remote_code", "push_folder"]
+__all__ = [
+    "AUTO_MAP",
+    "CUSTOM_PIPELINES",
+    "RepositoryMixin",
+    "copy_code",
+    "is_remote_code",
+    "push_folder",
+    "store_calibration",
+]

@@ -59,6 +59,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._relabelled: OrderedDict[tuple[int, tuple[str, ...]], torch.nn.Module] = OrderedDict()
         self._checked_labels: set[str] = set()
+        self._warned_about_scores = False
         super().__init__(*args, **kwargs)
         if self.image_processor is None:
             name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
@@ -181,6 +182,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
                 raise ValueError(f"`threshold` is {threshold!r}: give a number from 0 to 1, 'auto', or None.")
             postprocess["threshold"] = float(threshold)
+            self._warn_about_scores()
         if candidate_labels is not None:
             forward["model"] = postprocess["model"] = self._model_for(_split_labels(candidate_labels))
         if return_heatmaps is not None:
@@ -279,6 +281,16 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         while len(self._relabelled) > KEPT_LABEL_SETS:
             self._relabelled.popitem(last=False)
         return self._relabelled[key]
+
+    def _warn_about_scores(self) -> None:
+        """Warns, once, that a threshold means little where no probabilities were fitted."""
+        if self._warned_about_scores or getattr(self.model.config, "score_calibration", "unknown") is not None:
+            return
+        self._warned_about_scores = True
+        logger.warning(
+            "The scores of this checkpoint only rank labels, a threshold means nothing for them: fit probabilities "
+            "on a few images, with or without labels (`taidpt calibrate`, `modeling_taidpt.calibrate`)."
+        )
 
     def _warn_about_labels(self, model: Any) -> None:
         """Warns, once for every label, that no prompt was learned for it or that its words are rare."""

@@ -8,11 +8,13 @@ import shutil
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, evaluate_scores, match_labels, with_classes, write_report
 from modeling_taidpt.evaluation_plots import class_mean_precision, precision_recall
 from modeling_taidpt.json_values import json_value
+from modeling_taidpt.model_card import MARK
 
 from .test_cli import IMAGES, fails, run
 
@@ -165,3 +167,29 @@ def test_with_classes_keeps_what_was_learned():
     other = with_classes(model, ["sofa", "comet"])
     assert other.config.labels == ["couch", "comet"]
     assert other.config.label_origin == {"couch": "learned", "comet": "template"}
+
+
+def test_evaluate_notes_its_figure_in_the_card(photographs, tmp_path):
+    model = tmp_path / "pets"
+    TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT).with_labels(["cat", "cup", "person"]).save_pretrained(model)
+    assert "never evaluated" in (model / "README.md").read_text()
+    command = ["evaluate", photographs, "--model", model, "--baseline", "template", "--resamples", "0", "--json"]
+    for _ in range(2):  # the second time it is replaced
+        result = run(*command, "--update-card")
+        assert result.exit_code == 0, result.stderr
+    card, figures = ModelCard.load(model / "README.md"), json.loads(result.stdout)["models"]
+    (found,) = card.data.eval_results
+    assert found.metric_value == round(figures[str(model)]["map"]["merged"], 2)
+    assert found.dataset_name == f"{photographs.name}, 3 images, 4 classes"
+    assert "never evaluated" not in card.text
+    assert f"| {round(figures['template']['map']['merged'], 2)} |" in card.text  # the template beside it
+    # an edited card keeps its words, and what is saved or pushed next keeps the figure
+    (model / "README.md").write_text(str(card).replace(MARK, "") + "My words.\n")
+    assert run(*command, "--update-card", "--dataset-name", "Three photographs").exit_code == 0
+    card = ModelCard.load(model / "README.md")
+    assert [entry.dataset_name for entry in card.data.eval_results][1] == "Three photographs"
+    assert "My words." in card.text
+    (model / "README.md").unlink()
+    TaiDptModel.from_pretrained(model).save_pretrained(tmp_path / "copy")
+    assert len(ModelCard.load(tmp_path / "copy" / "README.md").data.eval_results) == 2
+    assert "'taidpt-coco80' is none" in fails("evaluate", photographs, "--update-card")

@@ -89,3 +89,15 @@ def test_rare_words_are_named_once(model, processor, tokenizer, warned, monkeypa
         pipe(picture(), candidate_labels="baby okapi, dog")
     rare = [message for message in warned if "fewer than 20 times" in message]
     assert len(rare) == 1 and "'baby okapi' (okapi)" in rare[0] and "'dog'" not in rare[0]
+
+
+def test_a_threshold_for_scores_that_only_rank_is_told_once(model, processor, warned, monkeypatch):
+    pipe = new_pipe(model, processor)
+    pipe(picture(), top_k=1)
+    assert warned == []
+    for _ in range(2):
+        pipe(picture(), threshold=0.5)
+    assert len(warned) == 1 and "only rank labels" in warned[0]
+    monkeypatch.setattr(model.config, "score_calibration", "40 labelled images")
+    new_pipe(model, processor)(picture(), threshold=0.5)
+    assert len(warned) == 1
