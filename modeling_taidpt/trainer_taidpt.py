@@ -61,6 +61,10 @@ class TaiDptTrainer(Trainer):
     learned prompts and of "a photo of a {}."), `template_cosine` (mean cosine between the learned and the template's
     class embeddings) and, with evaluation images, `image_map` and `zero_shot_image_map`.
 
+    What is not listed here, from `model_init` to `preprocess_logits_for_metrics`, is as in
+    [`~transformers.Trainer`]; `compute_loss_func` replaces the loss on the scores, `compute_metrics` adds to the
+    figures.
+
     Args:
         model ([`TaiDptModel`]): made by [`TaiDptModel.from_clip`].
         args ([`TaiDptTrainingArguments`], *optional*): the paper's recipe by default.
@@ -72,9 +76,6 @@ class TaiDptTrainer(Trainer):
         eval_dataset (same, or a `dict` of them, *optional*): held-out captions; a share of `train_dataset` by
             default (`args.validation_size`). Of images none are held out by default.
         processing_class (`PreTrainedTokenizerBase` or processor, *optional*): the tokenizer; the model's by default.
-        model_init, compute_loss_func, compute_metrics, callbacks, optimizers, optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics: as in [`~transformers.Trainer`]. `compute_loss_func` replaces the loss on
-            the scores, `compute_metrics` adds to the figures.
         labeler (`Callable`, *optional*): finds the classes that captions name; by default the synonyms of a published
             class table where the model's labels are its classes, else the labels' own names.
         image_eval_dataset (`Dataset`, *optional*): rows of `image` or `pixel_values`, and `labels` (multi-hot, indices

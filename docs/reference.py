@@ -1,0 +1,46 @@
+"""Docstrings for the reference: the form of transformers, as mkdocstrings reads it.
+
+There `name (`int`, *optional*, defaults to 16): text` says what the signature says too, and [`TaiDptModel`] is a link.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import griffe
+
+PACKAGE = "modeling_taidpt"
+ARGUMENT = re.compile(r"^(\s+)((?:\*{0,2}\w+, )*\*{0,2}\w+) \([^\n]*?\):", re.MULTILINE)
+RESULT = re.compile(r"^(\s+)\[?`~?([^`\n]+)`\]?: ", re.MULTILINE)
+LINK = re.compile(r"\[`(~?)([\w.]+)`\]")
+
+
+class HouseStyle(griffe.Extension):
+    """Rewrites docstrings of the package when they are loaded."""
+
+    def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: Any) -> None:
+        """All modules of the package are known: rewrite their docstrings, link the names that are public."""
+        if pkg.name != PACKAGE:
+            return
+        pkg.set_member("pipelines", loader.load("pipelines"))  # stands beside the package, is installed inside it
+        self._rewrite(pkg, pkg)
+
+    def _rewrite(self, thing: griffe.Object, package: griffe.Module) -> None:
+        if thing.docstring is not None:
+            text = RESULT.sub(r"\1\2: ", ARGUMENT.sub(r"\1\2:", thing.docstring.value))
+            thing.docstring.value = LINK.sub(lambda match: _link(match, package), text)
+        for member in thing.members.values():
+            if not member.is_alias:
+                self._rewrite(member, package)
+
+
+def _link(match: re.Match[str], package: griffe.Module) -> str:
+    """`[`X`]` as a link where X, or the method X.m of a class, is public and of the package; else its name alone."""
+    short, path = match.groups()
+    shown = path.rpartition(".")[2] if short else path
+    name, _, member = path.partition(".")
+    public = name in package["api"].members and name in {str(entry) for entry in package["api"].exports or ()}
+    if public and (not member or member in package["api"][name].all_members):
+        return f"[`{shown}`][{PACKAGE}.{path}]"
+    return f"`{shown}`"
