@@ -4,7 +4,8 @@
         --text runs/coco2014 --use_recipe few_shot --shots 4 --output_dir runs/few
 
 `--use_recipe` is few_shot, partial_labels (with `--known_labels 0.1` or a `--partial_label_file`) or linear_head
-(on the prompts of `--text`). Folders are those that `load_images` knows. Every training argument works.
+(on the prompts of `--text`). Folders are those that `load_images` knows. Of several, each may annotate other classes:
+what a folder does not annotate is unknown, which partial_labels can use. Every training argument works.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
+from datasets import concatenate_datasets
 from transformers import HfArgumentParser, set_seed
 
 from modeling_taidpt import (
@@ -22,6 +24,7 @@ from modeling_taidpt import (
     TaiDptModel,
     TaiDptTrainer,
     TaiDptTrainingArguments,
+    align_classes,
     load_images,
     mean_average_precision,
     predict_scores,
@@ -36,8 +39,8 @@ WEIGHTS = {"few_shot": FEW_SHOT_WEIGHT, "partial_labels": PARTIAL_LABEL_WEIGHT} 
 class DataArguments:
     """What to learn from, and on what."""
 
-    images: str = field(metadata={"help": "Folder of labelled images, or a data set on the Hub."})
-    split: str | None = field(default=None, metadata={"help": "Its split."})
+    images: list[str] = field(metadata={"help": "Folders of labelled images, or data sets on the Hub."})
+    split: list[str] | None = field(default=None, metadata={"help": "Their splits, one each."})
     test: str | None = field(default=None, metadata={"help": "Labelled images to measure on when all is learned."})
     test_split: str | None = field(default=None, metadata={"help": "Their split."})
     text: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Prompts learned from text; gives the labels."})
@@ -62,8 +65,12 @@ def parse(command: list[str]) -> tuple[DataArguments, TaiDptTrainingArguments]:
 
 def main(command: list[str] | None = None) -> dict[str, float]:
     data, args = parse(sys.argv[1:] if command is None else command)
-    images = load_images(data.images, **({"split": data.split} if data.split else {}))
+    if data.split is not None and len(data.split) != len(data.images):
+        raise SystemExit(f"There are {len(data.images)} folders and {len(data.split)} splits: give one each.")
+    options = [{}] * len(data.images) if data.split is None else [{"split": name} for name in data.split]
+    parts = [load_images(folder, **option) for folder, option in zip(data.images, options, strict=True)]
     text = TaiDptModel.from_pretrained(data.text)
+    images = concatenate_datasets([align_classes(part, text.config.labels) for part in parts])
     set_seed(args.seed)
     if data.use_recipe == "linear_head":
         model = text.with_linear_head()

@@ -14,7 +14,7 @@ from .adaptation import (
 from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
-from .caption_labels import default_labeler
+from .caption_labels import default_labeler, match_labels
 from .captions import CaptionLabeler, load_class_table, suggest_synonyms
 from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
 from .convert_openai import convert_openai_checkpoint, convert_openai_clip
@@ -26,10 +26,10 @@ from .data_folder import load_image_dataset, load_image_folder
 from .data_nuswide import load_nuswide
 from .data_voc import load_voc
 from .ensemble import ScoreEnsemble, predict_scores, read_scores
-from .evaluation import baseline_models, evaluate_scores, match_labels, score_images, with_classes
+from .evaluation import baseline_models, evaluate_scores, score_images, with_classes
 from .evaluation_report import write_report
 from .few_shot import FewShotSample, sample_few_shot
-from .image_dataset import class_names_of, image_label_matrix
+from .image_dataset import align_classes, class_names_of, image_label_matrix, partial_label_matrix
 from .image_features import ImageFeatures
 from .label_files import read_labels
 from .label_mixes import ensemble_prompts, with_hypernyms, with_negative_prompts
@@ -86,6 +86,7 @@ __all__ = [
     "TaiDptOutput",
     "TaiDptTrainer",
     "TaiDptTrainingArguments",
+    "align_classes",
     "average_precision",
     "baseline_models",
     "bootstrap_map",
@@ -137,6 +138,7 @@ __all__ = [
     "metric_path",
     "multilabel_f1",
     "paired_bootstrap",
+    "partial_label_matrix",
     "plot_reliability",
     "predict_scores",
     "read_captions",

@@ -87,20 +87,39 @@ def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "lab
     Raises:
         ValueError: If a label is missing; it is named.
     """
-    by_name = {compact_name(name): column for column, name in enumerate(names)}
-    columns = [by_name.get(compact_name(label)) for label in labels]
-    if None in columns:
-        for preset in PRESETS:  # labels such as "airplane" for the table's "aeroplane"
-            ours, theirs = preset_columns(labels, preset), preset_columns(names, preset)
-            if ours is not None and theirs is not None and set(ours) <= set(theirs):
-                return [theirs.index(column) for column in ours]
-    missing = [label for label, column in zip(labels, columns, strict=True) if column is None]
+    matched = match_labels(labels, names)
+    missing = [label for label, name in zip(labels, matched, strict=True) if name is None]
     if missing:
         raise ValueError(
             f"The {owner} has no class {missing[0]!r} ({len(missing)} of the model's {len(labels)} labels are "
             "missing): name its classes as the model's labels."
         )
-    return [column for column in columns if column is not None]
+    places = {name: column for column, name in enumerate(names)}
+    return [places[name] for name in matched if name is not None]
+
+
+def match_labels(names: Sequence[str], labels: Sequence[str]) -> list[str | None]:
+    """Which label of a model is meant by each class of a data set.
+
+    Spelling aside ("dining table", "diningtable"), the names must be equal, or be synonyms in a published class table
+    ("aeroplane", "airplane"). No label serves two classes.
+
+    Args:
+        names (`Sequence[str]`): classes of the data set.
+        labels (`Sequence[str]`): labels of the model.
+
+    Returns:
+        `list[str | None]`: a label for each class, `None` where the model has none.
+    """
+    free = {compact_name(label): label for label in labels}
+    found = [free.pop(compact_name(name), None) for name in names]
+    for preset in PRESETS:
+        for entry in load_class_table(preset):
+            words = {compact_name(word) for word in (entry["name"], *entry["synonyms"])}
+            for place, name in enumerate(names):
+                if found[place] is None and compact_name(name) in words:
+                    found[place] = next((free.pop(word) for word in sorted(words & free.keys())), None)
+    return found
 
 
 def compact_name(name: str) -> str:
@@ -161,6 +180,7 @@ __all__ = [
     "default_labeler",
     "label_captions",
     "match_columns",
+    "match_labels",
     "multi_hot",
     "preset_columns",
 ]

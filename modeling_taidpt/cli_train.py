@@ -184,13 +184,15 @@ def _train(
         read_labels(labels)  # what is wrong with them is said before torch is loaded
     from .api import TaiDptTrainer
     from .atomic import staged_folder
-    from .recipes import load_recipe_captions
+    from .recipes import load_recipe_captions, without_captions
     from .training_setup import find_recipe, set_up_training
 
     name, protocol, data_root = recipe
     if base:
         find_source(base)
     recipe_found = find_recipe(name, base or DEFAULT_MODEL, protocol)
+    if captions is not None:
+        recipe_found = without_captions(recipe_found)
     base, labels = base or recipe_found.get("base", DEFAULT_MODEL), labels or recipe_found.get("labels")
     find_source(base)
     if labels is None:

@@ -9,11 +9,11 @@ from typing import Any
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 
 from .caption_corpus import read_rows
-from .image_dataset import IMAGE, IMAGE_ID, LABELS, build_image_dataset, require_one_split
+from .image_dataset import IMAGE, IMAGE_ID, LABELS, UNKNOWN, build_image_dataset, require_one_split
 
 LABEL_FILES = ("labels.json", "labels.jsonl", "labels.csv", "metadata.jsonl", "metadata.csv")
 LABEL_SEPARATOR = ";"
-_NO_CLASSES = ("file_name", "labels", "image_id", "split")
+_NO_CLASSES = ("file_name", "labels", "image_id", "split", "unknown")
 
 
 def load_image_folder(
@@ -32,6 +32,9 @@ def load_image_folder(
       or `{"categories": [names], "images": [rows]}`.
     - CSV: `labels`, names with ";" between; or one column per class with 0 and 1.
 
+    Classes of which nobody knows whether an image shows them stand in `unknown`, written as `labels`; in a column per
+    class they are left blank, or are 0 where the file says -1 for absent. See [`partial_label_matrix`].
+
     Args:
         folder (`str` or `Path`): holds the images.
         label_file (`str` or `Path`, *optional*): `labels.json`, `labels.jsonl`, `labels.csv`, `metadata.jsonl` or
@@ -43,7 +46,7 @@ def load_image_folder(
         skip_missing (`bool`, *optional*, defaults to `False`): leaves out images that are not on disk.
 
     Returns:
-        `Dataset`: `image`, `labels`, `image_id`, in the order of the file.
+        `Dataset`: `image`, `labels`, `image_id`, and `unknown` where the file has it, in the order of the file.
 
     Raises:
         FileNotFoundError: If the label file or an image is missing.
@@ -54,7 +57,7 @@ def load_image_folder(
     rows, listed = _read_label_file(path)
     if split is not None:
         rows = [row for row in rows if row.get("split") == split]
-    names, labels = _class_lists(rows, path, class_names or listed)
+    names, labels, unknown = _class_lists(rows, path, class_names or listed)
     for number, row in enumerate(rows):
         for column in ("file_name", id_column):
             if row.get(column) in (None, ""):
@@ -63,7 +66,7 @@ def load_image_folder(
     root = inner if inner.is_dir() and rows and (inner / rows[0]["file_name"]).is_file() else folder
     files = [root / row["file_name"] for row in rows]
     what = f"the split {split!r} of {str(path)!r}" if split else repr(str(path))
-    return build_image_dataset(files, labels, [row[id_column] for row in rows], names, what, skip_missing)
+    return build_image_dataset(files, labels, [row[id_column] for row in rows], names, what, skip_missing, unknown)
 
 
 def _find_label_file(folder: Path) -> Path:
@@ -86,37 +89,56 @@ def _read_label_file(path: Path) -> tuple[list[Mapping[str, Any]], list[str] | N
             )
     if path.suffix.lower() in (".csv", ".tsv") and rows and "labels" not in rows[0]:
         listed = [name for name in rows[0] if name not in _NO_CLASSES]
-        rows = [dict(row, labels=_named_by_columns(row, listed, number, path)) for number, row in enumerate(rows)]
+        rows = _named_by_columns(rows, listed, path)
     return rows, listed
 
 
-def _named_by_columns(row: Mapping[str, Any], names: list[str], number: int, path: Path) -> list[str]:
-    wrong = [name for name in names if row[name] not in ("0", "1")]
-    if wrong or not names:
-        what = f"holds {row[wrong[0]]!r} for {wrong[0]!r}" if wrong else "has no labels"
-        raise ValueError(f"Row {number} of {str(path)!r} {what}: give a column 'labels', or 0 and 1 per class.")
-    return [name for name in names if row[name] == "1"]
+def _named_by_columns(rows: Sequence[Mapping[str, Any]], names: list[str], path: Path) -> list[Mapping[str, Any]]:
+    """Rows of a column per class, with the lists `labels` and, if any is unknown, `unknown`."""
+    unknown = {"", "0"} if any(row[name] == "-1" for row in rows for name in names) else {""}
+    for number, row in enumerate(rows):
+        wrong = [name for name in names if row[name] not in ("", "-1", "0", "1")]
+        if wrong or not names:
+            what = f"holds {row[wrong[0]]!r} for {wrong[0]!r}" if wrong else "has no labels"
+            raise ValueError(
+                f"Row {number} of {str(path)!r} {what}: give a column 'labels', or 0 and 1 per class, blank where "
+                "unknown."
+            )
+    return [
+        {
+            **row,
+            LABELS: [name for name in names if row[name] == "1"],
+            UNKNOWN: [name for name in names if row[name] in unknown],
+        }
+        for row in rows
+    ]
 
 
 def _class_lists(
     rows: Sequence[Mapping[str, Any]], path: Path, names: Sequence[str] | None
-) -> tuple[list[str], list[list[int]]]:
-    """The classes, and for each row the indices of those present."""
-    values = []
-    for number, row in enumerate(rows):
-        value = row.get("labels")
-        if isinstance(value, str):
-            value = [name.strip() for name in value.split(LABEL_SEPARATOR) if name.strip()]
-        if not isinstance(value, (list, tuple)):
-            raise ValueError(
-                f"Row {number} of {str(path)!r} has no list 'labels': give one, empty where nothing is shown."
-            )
-        values.append(value)
+) -> tuple[list[str], list[list[int]], list[list[int]] | None]:
+    """The classes, and for each row the indices of those present and of those unknown (`None` if none is)."""
+    columns = [[_as_list(row, number, path) for number, row in enumerate(rows)]]
+    if any(row.get(UNKNOWN) for row in rows):
+        columns.append([_as_list({LABELS: row.get(UNKNOWN) or []}, number, path) for number, row in enumerate(rows)])
     if names is None:
-        names = sorted({name for value in values for name in value if isinstance(name, str)})
-    return list(names), [
-        class_indices(value, names, f"row {number} of {str(path)!r}") for number, value in enumerate(values)
+        names = sorted({name for values in columns for value in values for name in value if isinstance(name, str)})
+    indices = [
+        [class_indices(value, names, f"row {number} of {str(path)!r}") for number, value in enumerate(values)]
+        for values in columns
     ]
+    return list(names), indices[0], indices[1] if len(indices) > 1 else None
+
+
+def _as_list(row: Mapping[str, Any], number: int, path: Path) -> Sequence[Any]:
+    value = row.get(LABELS)
+    if isinstance(value, str):
+        value = [name.strip() for name in value.split(LABEL_SEPARATOR) if name.strip()]
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(
+            f"Row {number} of {str(path)!r} has no list 'labels': give one, empty where nothing is shown."
+        )
+    return value
 
 
 def class_indices(value: Sequence[Any], names: Sequence[str], where: str) -> list[int]:
@@ -149,6 +171,7 @@ def load_image_dataset(
     label_column: str = "labels",
     id_column: str | None = None,
     class_names: Sequence[str] | None = None,
+    unknown_column: str = UNKNOWN,
     **arguments: Any,
 ) -> Dataset:
     """Brings any data set with images and lists of labels into the form of the loaders here; no image is decoded.
@@ -157,13 +180,16 @@ def load_image_dataset(
         data (`Dataset` or `str`): a data set, or a Hub repository or folder for [`~datasets.load_dataset`].
         image_column (`str`, *optional*, defaults to `"image"`): column of the images.
         label_column (`str`, *optional*, defaults to `"labels"`): column of lists of `ClassLabel`s, names or indices,
-            or of rows of 0 and 1 per class; `"objects.category"` reaches into a column of objects.
+            or of rows of 0 and 1 per class; `"objects.category"` reaches into a column of objects. In rows with -1
+            for absent classes, 0 says unknown.
         id_column (`str`, *optional*): what becomes `image_id`; the number of the row by default.
         class_names (`Sequence[str]`, *optional*): the classes where the data set does not say them.
+        unknown_column (`str`, *optional*, defaults to `"unknown"`): lists of the classes that are neither present nor
+            absent, where there is such a column; see [`partial_label_matrix`].
         **arguments: for [`~datasets.load_dataset`], as `split="test"` (needed where there are several) and `revision`.
 
     Returns:
-        `Dataset`: `image`, `labels`, `image_id`, in the order of the data set.
+        `Dataset`: `image`, `labels`, `image_id`, and `unknown` where some are, in the order of the data set.
 
     Raises:
         TypeError: If it is a dictionary of splits, or a stream.
@@ -188,15 +214,17 @@ def load_image_dataset(
         feature = getattr(feature, "feature", feature)[key]
     feature = getattr(feature, "feature", feature)
     names = class_names or (feature.names if isinstance(feature, ClassLabel) else None) or _used_names(values, source)
-    labels = _indices(values, list(names), isinstance(feature, ClassLabel), source)
+    labels, unknown = _indices(values, list(names), isinstance(feature, ClassLabel), source)
+    if unknown is None and unknown_column in dataset.column_names:
+        values = dataset.select_columns([unknown_column])[unknown_column]
+        unknown = _indices(values, list(names), are_indices=True, source=source)[0]
     ids = list(range(len(dataset))) if id_column is None else dataset.select_columns([id_column])[id_column]
-    features = Features(
-        {
-            LABELS: List(ClassLabel(names=list(names))),
-            IMAGE_ID: Value("string" if isinstance(ids[0], str) else "int64"),
-        }
-    )
-    answers = Dataset.from_dict({LABELS: labels, IMAGE_ID: list(ids)}, features=features)
+    classes = List(ClassLabel(names=list(names)))
+    features = {LABELS: classes, IMAGE_ID: Value("string" if isinstance(ids[0], str) else "int64")}
+    columns: dict[str, list] = {LABELS: labels, IMAGE_ID: list(ids)}
+    if unknown is not None:
+        features[UNKNOWN], columns[UNKNOWN] = classes, unknown
+    answers = Dataset.from_dict(columns, features=Features(features))
     images = (
         dataset.select_columns([image_column]).rename_column(image_column, IMAGE)
         if image_column != IMAGE
@@ -214,12 +242,21 @@ def _used_names(values: Sequence[Any], source: str) -> list[str]:
     return names
 
 
-def _indices(values: Sequence[Any], names: list[str], are_indices: bool, source: str) -> list[list[int]]:
-    """Indices of the classes present; rows of 0 and 1 for every class are read as such."""
+def _indices(
+    values: Sequence[Any], names: list[str], are_indices: bool, source: str
+) -> tuple[list[list[int]], list[list[int]] | None]:
+    """Indices of the classes present, and of those unknown (`None` if the values know none).
+
+    Rows of 0 and 1 for every class are read as such, and rows with -1 for absent classes too.
+    """
     rows = [[] if row is None else list(row) if isinstance(row, (list, tuple)) else [row] for row in values]
-    if not are_indices and all(len(row) == len(names) and all(entry in (0, 1) for entry in row) for row in rows):
-        return [[column for column, entry in enumerate(row) if entry] for row in rows]
-    return [sorted(set(class_indices(row, names, f"row {number} of {source}"))) for number, row in enumerate(rows)]
+    if not are_indices and all(len(row) == len(names) and all(entry in (-1, 0, 1) for entry in row) for row in rows):
+        one, zero = (
+            [[place for place, entry in enumerate(row) if entry == value] for row in rows] for value in (1, 0)
+        )
+        return one, zero if any(-1 in row for row in rows) else None
+    indices = [class_indices(row, names, f"row {number} of {source}") for number, row in enumerate(rows)]
+    return [sorted(set(row)) for row in indices], None
 
 
 __all__ = ["LABEL_FILES", "class_indices", "load_image_dataset", "load_image_folder"]

@@ -11,8 +11,7 @@ from transformers.utils import logging
 
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
-from .caption_labels import compact_name, default_labeler
-from .captions import PRESETS, load_class_table
+from .caption_labels import default_labeler, match_labels
 from .image_features import ImageFeatures, collate_images
 from .metrics import bootstrap_map, mean_average_precision, multilabel_f1, paired_bootstrap
 from .modeling_taidpt import TaiDptModel
@@ -25,30 +24,6 @@ BASELINES = ("template", "templates", "brackets", "prototypes")
 TOP_K = 3  # labels per image in F1, as in the tables of the field
 
 Scores = Mapping[str, np.ndarray]  # by branch, each (images, classes)
-
-
-def match_labels(names: Sequence[str], labels: Sequence[str]) -> list[str | None]:
-    """Which label of a model is meant by each class of a data set.
-
-    Spelling aside ("dining table", "diningtable"), the names must be equal, or be synonyms in a published class table
-    ("aeroplane", "airplane"). No label serves two classes.
-
-    Args:
-        names (`Sequence[str]`): classes of the data set.
-        labels (`Sequence[str]`): labels of the model.
-
-    Returns:
-        `list[str | None]`: a label for each class, `None` where the model has none.
-    """
-    free = {compact_name(label): label for label in labels}
-    found = [free.pop(compact_name(name), None) for name in names]
-    for preset in PRESETS:
-        for entry in load_class_table(preset):
-            words = {compact_name(word) for word in (entry["name"], *entry["synonyms"])}
-            for place, name in enumerate(names):
-                if found[place] is None and compact_name(name) in words:
-                    found[place] = next((free.pop(word) for word in sorted(words & free.keys())), None)
-    return found
 
 
 def with_classes(model: TaiDptModel, names: Sequence[str], strict: bool = False) -> TaiDptModel:
@@ -273,7 +248,6 @@ __all__ = [
     "BRANCHES",
     "baseline_models",
     "evaluate_scores",
-    "match_labels",
     "score_images",
     "with_classes",
 ]

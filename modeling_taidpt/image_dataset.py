@@ -21,7 +21,7 @@ from datasets import (
 )
 from transformers.utils import logging
 
-from .caption_labels import match_columns, multi_hot
+from .caption_labels import match_columns, match_labels, multi_hot
 
 logger = logging.get_logger(__name__)
 
@@ -149,9 +149,71 @@ def image_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, co
         return multi_hot(values, labels)  # (images, classes)
     matrix = np.zeros((len(dataset), len(names)), dtype=np.uint8)  # (images, data set's classes)
     for row, present in enumerate(values):
-        matrix[row, present] = 1
+        matrix[row, present or []] = 1  # data sets put together may lack the column in some rows
     columns = range(len(names)) if labels is None else match_columns(names, labels, "data set")
     return np.ascontiguousarray(matrix[:, list(columns)])  # (images, classes)
+
+
+def partial_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, column: str = LABELS) -> np.ndarray:
+    """The labels of a data set with a column `unknown` as partial labels.
+
+    Args:
+        dataset (`Dataset`): with a column of labels and maybe one `unknown`; no image is decoded.
+        labels (`Sequence[str]`, *optional*): the labels of a model; the data set's own by default.
+        column (`str`, *optional*, defaults to `"labels"`): column of the classes that are present.
+
+    Returns:
+        `np.ndarray` of shape `(images, classes)`: int8; 1 present, -1 absent, 0 unknown.
+
+    Raises:
+        ValueError: If the data set does not say its classes and no labels are given, or it lacks one of the labels.
+    """
+    present = image_label_matrix(dataset, labels, column) == 1  # (images, classes)
+    partial = np.where(present, 1, -1).astype(np.int8)  # (images, classes)
+    if UNKNOWN in dataset.column_names:
+        partial[(image_label_matrix(dataset, labels, UNKNOWN) == 1) & ~present] = 0
+    return partial
+
+
+def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """Brings a data set to another list of classes; those that it does not annotate are unknown, not absent.
+
+    So data sets of different classes can be learned from together: VOC2012 annotates 20 of COCO's 80 classes.
+
+        datasets.concatenate_datasets([align_classes(load_images(folder), labels) for folder in folders])
+
+    Args:
+        dataset (`Dataset`): labels are `ClassLabel`s, as from [`load_images`]; classes are matched by name or by the
+            synonyms of a published class table, and those that are not in the list are left out.
+        class_names (`Sequence[str]`): the classes in their order, as the labels of a model.
+
+    Returns:
+        `Dataset`: `image`, `labels` and `unknown`, indices into `class_names`, of the same rows; no image is decoded.
+
+    Raises:
+        ValueError: If the data set does not say its classes, or has none of the list.
+    """
+    names = class_names_of(dataset)
+    if names is None:
+        raise ValueError(f"The column {LABELS!r} does not say its classes: read the data with `load_images`.")
+    matched = match_labels(names, class_names)
+    places = {name: place for place, name in enumerate(class_names)}
+    columns = {index: places[label] for index, label in enumerate(matched) if label is not None}
+    if not columns:
+        raise ValueError(
+            f"The data set annotates none of the {len(class_names)} classes ({', '.join(class_names[:3])} ...), but "
+            f"{', '.join(names[:3])} ...: give the names that it uses."
+        )
+    missing = sorted(set(places.values()) - set(columns.values()))
+    labels = dataset.select_columns([LABELS])[LABELS]
+    unknown = dataset.select_columns([UNKNOWN])[UNKNOWN] if UNKNOWN in dataset.column_names else [None] * len(dataset)
+    answers = {
+        LABELS: [sorted(columns[index] for index in row or () if index in columns) for row in labels],
+        UNKNOWN: [sorted(missing + [columns[index] for index in row or () if index in columns]) for row in unknown],
+    }
+    classes = List(ClassLabel(names=list(class_names)))
+    aligned = Dataset.from_dict(answers, features=Features({LABELS: classes, UNKNOWN: classes}))
+    return concatenate_datasets([dataset.select_columns([IMAGE]), aligned], axis=1)
 
 
 def with_multi_hot_labels(dataset: Any, labels: Sequence[str], column: str = LABELS) -> Any:
@@ -189,9 +251,11 @@ __all__ = [
     "IMAGE_ID",
     "LABELS",
     "UNKNOWN",
+    "align_classes",
     "build_image_dataset",
     "class_names_of",
     "image_label_matrix",
+    "partial_label_matrix",
     "read_lines",
     "require_file",
     "require_one_split",

@@ -19,7 +19,7 @@ from .feature_cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, wri
 from .feature_shards import IMAGE_COLUMNS
 from .fingerprints import image_fingerprint
 from .hub import find_image_processor
-from .image_dataset import class_names_of, image_label_matrix
+from .image_dataset import UNKNOWN, class_names_of, image_label_matrix, partial_label_matrix
 from .image_evaluation import open_image
 from .partial_labels import label_matrix
 
@@ -65,7 +65,8 @@ class ImageFeatures(KeptFeatures):
             image_processor (*optional*): an image processor of transformers; the model's own by default.
             image_column (`str`, *optional*, defaults to `"image"`): column of the pictures.
             label_column (`str`, *optional*, defaults to `"labels"`): column of the labels: multi-hot rows, indices or
-                names, or rows of -1, 0 and 1; `None` where there are none (all labels are then 0).
+                names, or rows of -1, 0 and 1; `None` where there are none (all labels are then 0). With a column
+                `unknown` beside it, labels are partial; see [`partial_label_matrix`].
             cache_dir (`str`, *optional*): `taidpt_image_features` in the cache of `datasets` by default.
             dtype (`str`, *optional*, defaults to `"float32"`): precision in the cache.
             batch_size (`int`, *optional*, defaults to 32): images encoded at a time.
@@ -110,6 +111,8 @@ class ImageFeatures(KeptFeatures):
             columns = ", ".join(pictures.columns)
             raise ValueError(f"The images have no column {label_column!r} but {columns}: name that of the labels.")
         if class_names_of(dataset, label_column) is not None:
+            if UNKNOWN in dataset.column_names:
+                return partial_label_matrix(dataset, labels, label_column)  # (images, classes)
             return image_label_matrix(dataset, labels, label_column).astype(np.int8)  # (images, classes)
         return label_matrix(pictures.column(label_column), labels, "the images")  # (images, classes)
 

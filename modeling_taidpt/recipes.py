@@ -111,6 +111,19 @@ def load_recipe_captions(recipe: Mapping[str, Any], root: str | Path = ".", **op
     return load_captions(**_arguments(recipe, "captions", Path(root), options))
 
 
+def without_captions(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe for other captions than its own: without these, and without the column that holds their labels.
+
+    Args:
+        recipe (`Mapping`): of [`read_recipe`].
+    """
+    if "captions" not in (recipe.get("data") or {}):
+        return dict(recipe)
+    data = {part: entry for part, entry in recipe["data"].items() if part != "captions"}
+    training = {name: value for name, value in recipe["training"].items() if name != "label_column"}
+    return {**recipe, "data": data, "training": training}
+
+
 def load_recipe_images(recipe: Mapping[str, Any], root: str | Path = ".", **options: Any) -> Dataset:
     """Reads the test images of a recipe.
 
@@ -141,4 +154,11 @@ def _arguments(recipe: Mapping[str, Any], part: str, root: Path, options: Mappin
     return {"data": data, **entry, **options}
 
 
-__all__ = ["PROTOCOLS", "load_recipe_captions", "load_recipe_images", "read_recipe", "recipe_names"]
+__all__ = [
+    "PROTOCOLS",
+    "load_recipe_captions",
+    "load_recipe_images",
+    "read_recipe",
+    "recipe_names",
+    "without_captions",
+]

@@ -15,6 +15,10 @@ NLTK_DATA = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
 _PARTS_OF_SPEECH = {"J": "a", "V": "v", "N": "n", "R": "r"}
 
 
+class MissingNltkDataError(LookupError, FileNotFoundError):
+    """NLTK's tokeniser, tagger or WordNet is not on this machine."""
+
+
 @contextmanager
 def _nltk_errors() -> Iterator[None]:
     """Turn a missing nltk or missing NLTK data into an error of one sentence that says what to run."""
@@ -27,7 +31,7 @@ def _nltk_errors() -> Iterator[None]:
     except LookupError as error:
         if isinstance(error, KeyError | IndexError):
             raise
-        raise LookupError(
+        raise MissingNltkDataError(
             f"NLTK's data is missing: run `python -m nltk.downloader {' '.join(NLTK_DATA)}`, or set NLTK_DATA to the "
             "folder that holds it, or use method='forms', which needs none."
         ) from error

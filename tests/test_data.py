@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, concatenate_datasets
 from datasets import Image as ImageFeature
 from PIL import Image
 
 from modeling_taidpt import (
+    align_classes,
     average_precision,
     image_label_matrix,
     load_class_table,
@@ -21,6 +22,7 @@ from modeling_taidpt import (
     load_images,
     load_nuswide,
     load_voc,
+    partial_label_matrix,
 )
 
 VOC = [entry["name"] for entry in load_class_table("voc20")]
@@ -304,6 +306,58 @@ def test_any_data_set(labels, feature, options):
     assert isinstance(dataset.features["image"], ImageFeature)
     assert dataset[2]["image"].getpixel((0, 0)) == (2, 0, 0)
     assert dataset["image_id"][:] == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("labels.csv", "file_name,dog,cat\na.png,1,0\nb.png,,1\n"),
+        ("labels.csv", "file_name,dog,cat\na.png,1,-1\nb.png,0,1\n"),
+        ("labels.csv", "file_name,labels,unknown\na.png,dog,\nb.png,cat,dog\n"),
+        (
+            "labels.jsonl",
+            '{"file_name": "a.png", "labels": ["dog"]}\n'
+            + '{"file_name": "b.png", "labels": ["cat"], "unknown": ["dog"]}\n',
+        ),
+    ],
+)
+def test_unknown_labels_of_a_folder(tmp_path, name, text):
+    for image in ("a.png", "b.png"):
+        write_image(tmp_path / image)
+    (tmp_path / name).write_text(text)
+    dataset = load_images(tmp_path)
+    assert names_of(dataset, "unknown") == [[], ["dog"]]
+    assert partial_label_matrix(dataset, ["dog", "cat"]).tolist() == [[1, -1], [0, 1]]
+
+
+def test_unknown_labels_of_any_data_set():
+    rows = hub_rows([[1, -1, 0], [-1, 1, 1]])
+    dataset = load_image_dataset(rows, "picture", "tags", class_names=["dog", "cat", "bus"])
+    assert names_of(dataset, "unknown") == [["bus"], []]
+    assert partial_label_matrix(dataset).tolist() == [[1, -1, 0], [-1, 1, 1]]
+    again = load_image_dataset(dataset)  # the column of the loaders is read as well
+    assert partial_label_matrix(again).tolist() == partial_label_matrix(dataset).tolist()
+
+
+def test_classes_that_a_data_set_does_not_annotate_are_unknown(tmp_path):
+    """VOC annotates 20 of COCO's 80 classes; the other 60 are not absent from its photographs."""
+    labels = [entry["name"] for entry in load_class_table("coco80")]
+    original = load_images(write_voc(tmp_path), difficult="unknown")
+    voc = align_classes(original, labels)
+    matrix = partial_label_matrix(voc, labels)  # (3, 80)
+    dog, person = labels.index("dog"), labels.index("person")
+    assert [np.flatnonzero(row == 1).tolist() for row in matrix] == [[person], [dog], []]
+    assert (matrix == 0).sum(axis=1).tolist() == [60 + 1, 60, 60]  # the difficult dog of the first image
+    assert matrix[:, dog].tolist() == [0, 1, -1]
+    write_coco(tmp_path / "coco")
+    joined = concatenate_datasets([voc, align_classes(load_images(tmp_path / "coco"), labels)])
+    assert partial_label_matrix(joined)[:3].tolist() == matrix.tolist()
+    assert (partial_label_matrix(joined)[3:] == 0).sum(axis=1).tolist() == [78] * 3  # the file has two categories
+    assert joined[1]["image"].size == (6, 4)
+    fewer = partial_label_matrix(align_classes(original, ["dog", "zebra"]))
+    assert fewer.tolist() == [[0, 0], [1, 0], [-1, 0]]
+    with pytest.raises(ValueError, match=r"annotates none of the 1 classes \(zebra \.\.\.\), but aeroplane"):
+        align_classes(original, ["zebra"])
 
 
 def test_any_data_set_from_a_repository_or_folder(tmp_path):
