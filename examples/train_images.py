@@ -102,4 +102,7 @@ def main(command: list[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (ValueError, OSError) as error:  # bad input: one sentence, no traceback
+        raise SystemExit(str(error)) from error

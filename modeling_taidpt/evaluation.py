@@ -60,10 +60,10 @@ def score_images(
     cache_dir: str | None = None,
     progress: bool = True,
 ) -> Any:
-    """Scores images with models on the same CLIP; the images are encoded once and kept on disk.
+    """Scores images with models on the same CLIP; the images are encoded once for each way to pool, and kept on disk.
 
     Args:
-        models ([`TaiDptModel`] or `Mapping`): one, or several by name, with the same CLIP and way to pool.
+        models ([`TaiDptModel`] or `Mapping`): one, or several by name, with the same CLIP.
         dataset (`Dataset`): rows of `image`; see [`ImageFeatures.encode`].
         image_processor (*optional*): the model's own by default.
         batch_size (`int`, *optional*, defaults to 32): images encoded at a time.
@@ -78,17 +78,23 @@ def score_images(
         ValueError: an image cannot be read; its row is named.
     """
     several = models if isinstance(models, Mapping) else {"": models}
-    first = next(iter(several.values()))
-    features = ImageFeatures.encode(
-        first,
-        dataset,
-        image_processor,
-        label_column=None,
-        cache_dir=cache_dir,
-        batch_size=batch_size,
-        progress=progress,
-    )
-    scores = {name: _score_features(model, features, batch_size) for name, model in several.items()}
+    features: dict[bool, ImageFeatures] = {}  # by the way to pool
+    for model in several.values():
+        way = model.config.pool_with_positions
+        if way not in features:
+            features[way] = ImageFeatures.encode(
+                model,
+                dataset,
+                image_processor,
+                label_column=None,
+                cache_dir=cache_dir,
+                batch_size=batch_size,
+                progress=progress,
+            )
+    scores = {
+        name: _score_features(model, features[model.config.pool_with_positions], batch_size)
+        for name, model in several.items()
+    }
     return scores if isinstance(models, Mapping) else scores[""]
 
 
@@ -115,6 +121,8 @@ def baseline_models(
     seed: int = 0,
 ) -> dict[str, TaiDptModel]:
     """Baselines without learning, with the CLIP and labels of a model.
+
+    Those of templates are CLIP's own: an attention pool adds its positional embedding, which TaI-DPT leaves out.
 
     Args:
         model ([`TaiDptModel`]): gives both.
@@ -144,6 +152,8 @@ def baseline_models(
             models[name] = model.with_class_embeddings(_prototypes(model, captions, max_captions, seed))
         else:
             raise ValueError(f"There is no baseline {name!r}: choose of {', '.join(BASELINES)}.")
+        if name != "prototypes" and getattr(model.clip.config.vision_config, "use_positions", False):
+            models[name].config.pool_with_positions = True
     return models
 
 

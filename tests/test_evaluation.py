@@ -8,14 +8,27 @@ import shutil
 
 import numpy as np
 import pytest
+from datasets import Dataset, Features
+from datasets import Image as ImageFeature
 from huggingface_hub import ModelCard
 from PIL import Image
 
-from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, evaluate_scores, match_labels, with_classes, write_report
+from modeling_taidpt import (
+    DEFAULT_CHECKPOINT,
+    TaiDptModel,
+    baseline_models,
+    evaluate_scores,
+    load_templates,
+    match_labels,
+    score_images,
+    with_classes,
+    write_report,
+)
 from modeling_taidpt.evaluation_plots import class_mean_precision, precision_recall
 from modeling_taidpt.json_values import json_value
 from modeling_taidpt.model_card import MARK
 
+from .test_checkpoints import make_resnet
 from .test_cli import IMAGES, fails, run
 
 
@@ -24,6 +37,28 @@ def test_labels_are_matched_by_name_and_by_the_synonyms_of_the_tables():
     names = ["aeroplane", "diningtable", "dog", "sofa", "tvmonitor", "Person", "horse"]
     assert match_labels(names, labels) == ["airplane", "dining table", "dog", "couch", "tv", "person", None]
     assert match_labels(["dog", "puppy"], ["dog"]) == ["dog", None]  # no label serves two classes
+
+
+def test_baselines_pool_as_clip_does_and_learned_prompts_as_the_paper(tmp_path):
+    """The zero-shot CLIP of the paper pools with positions, TaI-DPT without: one evaluation needs both."""
+    clip = make_resnet()
+    model = TaiDptModel.from_clip(clip, ["dog", "cat"], num_context_tokens=2)
+    models = {"learned": model, **baseline_models(model, ["templates", "brackets"])}
+    generator = np.random.default_rng(0)
+    pictures = [Image.fromarray(generator.integers(0, 255, (40, 40, 3), dtype=np.uint8)) for _ in range(3)]
+    rows = Dataset.from_dict({"image": pictures}, features=Features({"image": ImageFeature()}))
+    scores = score_images(models, rows, cache_dir=str(tmp_path), progress=False)
+    for name, templates in (("templates", ("imagenet", None)), ("brackets", ("coarse", "fine"))):
+        direct = TaiDptModel.zero_shot(clip, ["dog", "cat"], templates[0], local_templates=templates[1])
+        expected = score_images(direct, rows, cache_dir=str(tmp_path), progress=False)
+        np.testing.assert_allclose(scores[name]["merged"], expected["merged"], atol=1e-5)
+    learned = score_images(model, rows, cache_dir=str(tmp_path / "alone"), progress=False)
+    np.testing.assert_allclose(scores["learned"]["global"], learned["global"], atol=1e-6)
+    assert [entry.config.pool_with_positions for entry in models.values()] == [False, True, True]
+    unplaced = model.with_class_embeddings(model.encode_templates(load_templates("imagenet")))
+    without = score_images(unplaced, rows, cache_dir=str(tmp_path), progress=False)
+    assert not np.allclose(scores["templates"]["global"], without["global"], atol=1e-3)
+    np.testing.assert_allclose(scores["templates"]["local"], without["local"], atol=1e-5)
 
 
 @pytest.fixture
