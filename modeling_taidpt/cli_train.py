@@ -81,7 +81,9 @@ def train(
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Captions per step.")] = None,
     seed: Annotated[int | None, typer.Option("--seed")] = None,
-    loss: Annotated[str | None, typer.Option(help="ranking, bce, focal, asl.", rich_help_panel=ABLATIONS)] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="ranking, bce, focal, asl, soft_ce.", rich_help_panel=ABLATIONS)
+    ] = None,
     max_captions: Annotated[
         int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=ABLATIONS)
     ] = None,
