@@ -259,6 +259,19 @@ def text_length(clip_config: Any) -> int:
     return text_config.max_position_embeddings - reserved
 
 
+def keep_scalars_whole(model: nn.Module) -> None:
+    """Makes buffers of frozen parameters without a dimension (a CLIP's `logit_scale`): FSDP cannot shard them.
+
+    Args:
+        model (`nn.Module`): is changed; its state dict keeps its names and values.
+    """
+    for module in model.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0 and not parameter.requires_grad:
+                delattr(module, name)
+                module.register_buffer(name, parameter.data)
+
+
 __all__ = [
     "IMAGE_SIDES",
     "MODEL_CLASSES",
@@ -266,6 +279,7 @@ __all__ = [
     "ImageSide",
     "TextSide",
     "image_side",
+    "keep_scalars_whole",
     "text_length",
     "text_side",
 ]

@@ -51,6 +51,10 @@ class EncodingMixin:
             self._tokenizer = found
         return found
 
+    def get_input_embeddings(self) -> torch.nn.Module | None:
+        """The token embedding of the text tower; `None` of a baked model, which has none."""
+        return None if self.config.baked else text_side(self.clip).token_embedding
+
     def _require_text_tower(self) -> None:
         if self.config.baked:
             raise ValueError(

@@ -25,6 +25,7 @@ from transformers.trainer_utils import EvalPrediction, TrainOutput, sort_checkpo
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from .atomic import staged_file
+from .backbones import keep_scalars_whole
 from .caption_labels import default_labeler
 from .class_balance import class_counts, describe_counts
 from .data_captions import warn_of_overlap
@@ -149,6 +150,9 @@ class TaiDptTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
             preprocess_logits_for_metrics=preprocess_logits_for_metrics,
         )
+        if self.is_fsdp_enabled:
+            keep_scalars_whole(self.model)
+            self._zero_shot_model()  # while the CLIP is whole
         self.loss_is_scaled_for_ga = compute_loss_func is not None  # otherwise the loss is a mean over its batch
         self.loss_function = get_loss(args.loss)
         # First, so that the report reaches TensorBoard and others before they close.
@@ -367,7 +371,10 @@ class TaiDptTrainer(Trainer):
     @torch.no_grad()
     def template_cosine(self) -> float:
         """Mean cosine between the learned class embeddings of both branches and those of "a photo of a {}."."""
-        learned = torch.stack(self.model.eval().encode_classes())  # (2, classes, dim)
+        blank = torch.ones(1, self.model.config.embedding_dim, device=self.args.device)  # (1, dim)
+        caption = {"caption_embeds": blank, "token_embeds": blank[None], "attention_mask": blank[:, :1]}
+        # through the forward pass, before which FSDP gathers the parameters
+        learned = torch.stack(self.model.eval()(**caption, return_class_embeddings=True).class_embeddings)
         template = self._zero_shot_model().class_embeddings_global  # (classes, dim)
         return float((learned.float() * template.float()).sum(dim=-1).mean())
 
@@ -531,7 +538,12 @@ class TaiDptTrainer(Trainer):
                 f"{ {k: tuple(v.shape) for k, v in prompts.items()} }, the model "
                 f"{ {k: tuple(v) for k, v in expected.items()} }."
             )
-        model.load_state_dict(prompts, strict=False)
+        if self.is_fsdp_enabled:  # every process takes its part of them
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+            set_model_state_dict(model, prompts, options=StateDictOptions(full_state_dict=True, strict=False))
+        else:
+            model.load_state_dict(prompts, strict=False)
 
     def _load_best_model(self) -> None:
         logger.info(f"The best checkpoint is {self.state.best_model_checkpoint} ({self.state.best_metric:.4f}).")

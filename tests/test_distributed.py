@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def run(launcher: list[str], output: Path, batch_size: int) -> dict:
-    command = [*launcher, "-m", "tests.distributed_run", str(output), str(batch_size)]
+def run(launcher: list[str], output: Path, batch_size: int, *options: str) -> dict:
+    command = [*launcher, "-m", "tests.distributed_run", str(output), str(batch_size), *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -31,12 +31,15 @@ def run(launcher: list[str], output: Path, batch_size: int) -> dict:
 def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
     one = run([sys.executable], tmp_path / "one", 16)
     two = run(LAUNCHER, tmp_path / "two", 8)
-    assert (one["processes"], two["processes"]) == (1, 2)
-    for name, expected in one["contexts"].items():
-        torch.testing.assert_close(two["contexts"][name], expected, atol=1e-5, rtol=1e-5)
-    # 23 held-out captions in batches of 4: the last ones are padded, and must count once
-    for name in ("caption_map", "zero_shot_caption_map"):
-        assert two[name] == pytest.approx(one[name], abs=1e-4)
+    sharded = run(LAUNCHER, tmp_path / "sharded", 8, "fsdp")
+    assert (one["processes"], two["processes"], sharded["processes"]) == (1, 2, 2)
+    assert (two["model"], sharded["model"]) == ("TaiDptModel", "FSDPTaiDptModel")
+    for several in (two, sharded):
+        for name, expected in one["contexts"].items():
+            torch.testing.assert_close(several["contexts"][name], expected, atol=1e-5, rtol=1e-5)
+        # 23 held-out captions in batches of 4: the last ones are padded, and must count once
+        for name in ("caption_map", "zero_shot_caption_map"):
+            assert several[name] == pytest.approx(one[name], abs=1e-4)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed_zero2", "DEEPSPEED")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,12 +84,15 @@ def test_padding_to_few_shapes_changes_nothing(plain, problem, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_compiled_step_follows_the_same_curve(plain, problem):
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])  # graphs and their gradients; machine code of them too
+def test_a_compiled_step_follows_the_same_curve(plain, problem, backend):
+    if backend == "inductor" and not any(map(shutil.which, ("g++", "clang++"))):
+        pytest.skip("inductor needs a C++ compiler")
     clip, batch, contexts = problem
     kept = plain.keep_captions(plain.make_model(clip, CLASSES, contexts), batch)
     eager = curve(plain.make_model(clip, CLASSES, contexts), lambda model: model(**kept).loss, steps=5)
     model = plain.make_model(clip, CLASSES, contexts)
-    compiled = torch.compile(model, backend="aot_eager")  # graphs and their gradients, without a C++ compiler
+    compiled = torch.compile(model, backend=backend)
     assert curve(model, lambda _: compiled(**kept).loss, steps=5) == pytest.approx(eager, rel=1e-4)
 
 
