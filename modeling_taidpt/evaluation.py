@@ -11,7 +11,7 @@ from transformers.utils import logging
 
 from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures
-from .caption_labels import default_labeler, match_labels
+from .caption_labels import default_labeler, label_captions, match_labels
 from .image_features import ImageFeatures, collate_images
 from .metrics import bootstrap_map, mean_average_precision, multilabel_f1, paired_bootstrap
 from .modeling_taidpt import TaiDptModel
@@ -161,7 +161,8 @@ def _prototypes(model: TaiDptModel, captions: Any, max_captions: int, seed: int)
     if captions is None:
         raise ValueError("The baseline 'prototypes' is made of captions: give a corpus.")
     texts = read_captions(captions).captions
-    labels = default_labeler(model.config.labels, model.config.class_names)(texts)  # (captions, classes)
+    labeler = default_labeler(model.config.labels, model.config.class_names)
+    labels = label_captions(labeler, texts, model.config.labels)  # (captions, classes)
     named = np.flatnonzero(labels.any(axis=1))
     if not len(named):
         raise ValueError(f"None of the {len(texts)} captions names one of the {labels.shape[1]} classes.")

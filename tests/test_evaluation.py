@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from datasets import Dataset, Features
 from datasets import Image as ImageFeature
 from huggingface_hub import ModelCard
@@ -228,3 +229,12 @@ def test_evaluate_notes_its_figure_in_the_card(photographs, tmp_path):
     TaiDptModel.from_pretrained(model).save_pretrained(tmp_path / "copy")
     assert len(ModelCard.load(tmp_path / "copy" / "README.md").data.eval_results) == 2
     assert "'taidpt-coco80' is none" in fails("evaluate", photographs, "--update-card")
+
+
+def test_prototypes_of_some_labels_of_a_table_are_those_of_their_captions():
+    """Labels of COCO get its synonyms, and the columns of its other classes are left out."""
+    model = TaiDptModel.from_clip(make_resnet(), ["cat", "dog"], num_context_tokens=2)
+    captions = ["A puppy sleeps.", "A cat plays.", "The bus is late."]
+    prototypes = baseline_models(model, ["prototypes"], captions)["prototypes"].class_embeddings_global
+    expected = model.encode_texts([captions[1], captions[0]])  # (classes, dim)
+    torch.testing.assert_close(prototypes, torch.nn.functional.normalize(expected, dim=-1), atol=1e-3, rtol=0)
