@@ -84,6 +84,9 @@ def train(
     loss: Annotated[
         str | None, typer.Option(help="ranking, bce, focal, asl, soft_ce.", rich_help_panel=ABLATIONS)
     ] = None,
+    loss_on: Annotated[
+        str | None, typer.Option(help="both, global, local or merged scores.", rich_help_panel=ABLATIONS)
+    ] = None,
     max_captions: Annotated[
         int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=ABLATIONS)
     ] = None,
@@ -131,6 +134,7 @@ def train(
         "per_device_train_batch_size": batch_size,
         "seed": seed,
         "loss": loss,
+        "loss_on": loss_on,
         "max_captions": max_captions,
         "num_context_tokens": context_tokens,
         "class_specific_context": class_specific,

@@ -89,7 +89,7 @@ def test_protocols_of_coco_by_command(data, tmp_path, caplog):
     ("recipe", "options", "shape"),
     [
         ("voc2007", ["--loss", "soft_ce", "--context-tokens", "4", "--class-specific"], (20, 4, 32)),
-        ("voc2007", ["--max-captions", "12", "--set", "loss_on=local", "--local-weight", "1"], (16, 32)),
+        ("voc2007", ["--max-captions", "12", "--loss-on", "local", "--local-weight", "1"], (16, 32)),
         ("nuswide", ["--captions", "captions.txt"], (16, 32)),  # the recipe's own come labelled, these do not
     ],
 )
