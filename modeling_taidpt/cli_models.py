@@ -86,6 +86,10 @@ def export(
     quantize: Annotated[
         bool, typer.Option("--quantize", help="ONNX: also write int8 weights, which cost accuracy.")
     ] = False,
+    eval_images: Annotated[
+        str | None,
+        typer.Option("--eval-images", help="Labelled images, as for evaluate: says what int8 weights cost on them."),
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Export a model for use without this package: image in, probabilities out.
@@ -96,25 +100,45 @@ def export(
 
     - `taidpt export --output tagger-onnx`
     - `taidpt export --model runs/pets --format torch --heatmaps --output tagger`
+    - `taidpt export --quantize --eval-images photos --output tagger-onnx`
     - `taidpt export --labels "cup, spoon, newspaper" --quantize --output tagger-onnx`
     """
     if quantize and export_format is not ExportFormat.onnx:
         raise ValueError("--quantize is for --format onnx only.")
+    if eval_images is not None and not quantize:
+        raise ValueError("--eval-images measures what --quantize costs: give both.")
     from .label_files import read_labels
 
     names = None if labels is None else read_labels(labels)[0]
+    figures: dict[str, float] = {}
     with working(as_json):
+        data = None
+        if eval_images is not None:
+            from .data import load_images
+
+            data = load_images(eval_images)
         loaded = load_model(model)
         loaded = loaded if names is None else loaded.with_labels(names)
         from .export import export_onnx, export_torch
 
         if export_format is ExportFormat.onnx:
             path = export_onnx(loaded, output, heatmaps=heatmaps, quantize=quantize)
+            if data is not None:
+                from .export_evaluation import measure_quantization
+
+                figures = measure_quantization(output, data, loaded.config.labels)
         else:
             path = export_torch(loaded, output, heatmaps=heatmaps)
     if as_json:
-        print_json({"model": str(path), "format": export_format.value, "labels": loaded.config.labels})
+        print_json({"model": str(path), "format": export_format.value, "labels": loaded.config.labels, **figures})
     else:
+        if figures:
+            change = figures["map_int8"] - figures["map"]
+            stdout().print(
+                f"mAP in %, {figures['images']} images, {figures['classes']} classes: {figures['map']:.2f} before, "
+                f"{figures['map_int8']:.2f} with int8 weights ({change:+.2f}); largest difference of a score "
+                f"{figures['largest_difference']:.1e}."
+            )
         stdout().print(f"The exported model is {path}; labels and preprocessing stand beside it.")
 
 

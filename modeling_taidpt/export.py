@@ -88,7 +88,7 @@ def export_onnx(
         output (`str`): folder; files of an earlier export there are replaced, other files stay.
         heatmaps (`bool`, *optional*, defaults to `False`): adds the output `similarity_map`.
         quantize (`bool`, *optional*, defaults to `False`): also writes `model_quantized.onnx`, with int8 weights and
-            activations quantised as they come. It costs accuracy: measure it on your images (`examples/export.py`).
+            activations quantised as they come. It costs accuracy: `measure_quantization` says how much on your images.
         opset (`int`, *optional*, defaults to 20): version of the ONNX operators, 18 or later.
         image_processor (`BaseImageProcessor`, *optional*): the one beside the checkpoint by default, else CLIP's.
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, List, Value
 from huggingface_hub.errors import HTTPError as ConnectError
+from onnxruntime import InferenceSession
 from PIL import Image
 from safetensors.torch import load_file
-from transformers import pipeline
+from sklearn.metrics import average_precision_score
+from transformers import AutoImageProcessor, pipeline
 
 from modeling_taidpt import TaiDptModel
 from modeling_taidpt.pipelines import TASK
@@ -39,6 +41,30 @@ def test_export_writes_a_program_that_gives_probabilities(checkpoint, tmp_path):
     assert report["labels"] == ["dog", "cat"] and report["format"] == "torch"
     program = torch.export.load(report["model"]).module()
     assert program(torch.zeros(2, 3, 32, 32))[0].shape == (2, 2)
+
+
+def test_export_says_what_int8_weights_cost(checkpoint, tmp_path):
+    for module in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="needs the extra [onnx]")
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for name in ("cat.jpg", "coffee.jpg", "astronaut.jpg"):
+        (photographs / name).write_bytes((IMAGES / name).read_bytes())
+    (photographs / "labels.csv").write_text("file_name,labels\ncat.jpg,cat\ncoffee.jpg,cup\nastronaut.jpg,dog;cat\n")
+    options = ["--model", checkpoint, "--quantize", "--eval-images", photographs, "--output", tmp_path / "out"]
+    report = json.loads(run("export", *options, "--json").stdout)
+    assert (report["images"], report["classes"]) == (3, 2)  # a cup is no label of this model
+    truth = [[0, 1], [0, 0], [1, 1]]
+    for key, name in (("map", "model.onnx"), ("map_int8", "model_quantized.onnx")):
+        session = InferenceSession(tmp_path / "out" / name)
+        processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+        pictures = [
+            Image.open(photographs / file).convert("RGB") for file in ("cat.jpg", "coffee.jpg", "astronaut.jpg")
+        ]
+        pixels = processor(images=pictures, return_tensors="np")["pixel_values"]
+        scores = session.run(["probabilities"], {"pixel_values": pixels.astype("float32")})[0]
+        assert report[key] == pytest.approx(100 * average_precision_score(truth, scores))
+    assert 0 < report["largest_difference"] < 0.2
 
 
 def test_convert_reads_published_prompts(tmp_path):
@@ -73,6 +99,8 @@ def test_predict_saves_figures(checkpoint, tmp_path):
         (["export", "--model", "./none", "--output", "OUT"], "neither a folder nor the name of a repository"),
         (["export", "--labels", "dog,dog", "--output", "OUT"], "'dog' stands twice"),
         (["export", "--format", "torch", "--quantize", "--output", "OUT"], "--quantize is for --format onnx"),
+        (["export", "--eval-images", "photos", "--output", "OUT"], "give both"),
+        (["export", "--quantize", "--eval-images", "./none", "--output", "OUT"], "'./none' does not exist"),
         (["push", "./none", "org/model"], "neither a folder nor the name of a repository"),
         (["push", "MODEL", "org/model"], "Nothing was pushed to 'org/model'"),
         (["push", "MODEL", "a/b/c"], "'a/b/c'"),
