@@ -27,8 +27,6 @@ TIMES = ("", " at night", " in the morning")  # with the templates, enough capti
 CAPTIONS = [f"A {name} {verb} {place}{when}." for name in PETS for verb in VERBS for place in PLACES for when in TIMES]
 GIVEN = {  # what a page takes for granted: data of the reader's
     "accuracy.md": {"captions": CAPTIONS},
-    "dense_features.md": {"labels": PETS},
-    "reproduction.md": {"labels": PETS},
 }
 
 

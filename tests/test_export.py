@@ -218,13 +218,3 @@ def test_embedded_checkpoint_on_the_photographs_that_ship(tmp_path):
     assert Path(photographs[1]).stem == "cat" and lines[0].split()[0] == "cat"
     assert float(lines[0].split()[-1]) == pytest.approx(tagger(str(photographs[1]), top_k=1)[0]["score"], abs=2e-4)
     assert DEFAULT_CHECKPOINT not in (tmp_path / "preprocessor_config.json").read_text()
-
-
-@pytest.mark.slow
-def test_documented_lines_run(tmp_path, monkeypatch):
-    code = (ROOT / "docs" / "export.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, "docs/export.md", "exec"), {})
-    assert json.loads((tmp_path / "exported" / "labels.json").read_text())["labels"] == ["cat", "dog", "cup"]
-    assert {"model.onnx", "preprocessor_config.json"} <= {path.name for path in (tmp_path / "exported").iterdir()}
-    assert (tmp_path / "exported-torch" / "model.pt2").is_file()
