@@ -1,8 +1,8 @@
 """Models for use without this package: image in, probabilities (and heatmap cells) out, as ONNX or `torch.export`.
 
 The class embeddings are computed once and stored, the text tower is left out. The number of images is free, and for
-ViT towers their size too; convolutional ones keep the size that the image processor makes. The probabilities are those
-of the pipeline.
+ViT towers their size too; convolutional ones, and models that see images in windows (`multi_crop`), keep the size that
+the image processor makes. The probabilities are those of the pipeline.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ def _capture(scorer: ImageScorer, processor: Any) -> torch.export.ExportedProgra
     """Captures the computation, with a free number of images and, for ViTs, a free size."""
     config: Any = scorer.model.config
     dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if config.clip_config.model_type != "clip_resnet":
+    if config.clip_config.model_type != "clip_resnet" and not config.multi_crop:
         # a size that no position embedding was made for, so that nothing is fixed to one
         height, width = 2 * config.image_size, 3 * config.image_size
         dimensions |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}

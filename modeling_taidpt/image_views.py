@@ -48,7 +48,7 @@ def encode_views(
         pooled, dense = encode(view)  # (batch, dim), (batch, rows, columns, dim)
         if pooled_sum is None:
             pooled_sum = torch.zeros_like(pooled)  # (batch, dim)
-            dense_sum = dense.new_zeros(len(dense), height // cell, width // cell, dense.shape[-1])
+            dense_sum = dense.new_zeros(dense.shape[0], height // cell, width // cell, dense.shape[-1])
             seen = dense.new_zeros(height // cell, width // cell, 1)  # (height, width, 1)
         rows = slice(top // cell, top // cell + dense.shape[1])
         columns = slice(left // cell, left // cell + dense.shape[2])

@@ -143,6 +143,18 @@ def test_torch_program_of_a_pool_with_positions(tmp_path):
                 np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_windows_and_mirror_images_are_exported_at_the_size_of_the_processor(tmp_path):
+    model = TaiDptModel.from_clip(make_clip(), labels=LABELS, num_context_tokens=2, multi_crop=True, flip=True)
+    processor = CLIPImageProcessorPil(size={"height": 48, "width": 64}, do_center_crop=False)
+    program = torch.export.load(export_torch(model, tmp_path, heatmaps=True, image_processor=processor)).module()
+    for batch in (1, 3):
+        pixels = torch.randn(batch, 3, 48, 64)
+        with torch.no_grad():
+            for ours, theirs in zip(expected(model, pixels), program(pixels), strict=True):
+                np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
+
+
 def test_a_failed_export_keeps_the_earlier_one(model, exported, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("out of luck")
