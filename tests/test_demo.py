@@ -324,6 +324,28 @@ def test_page_in_a_browser(browser_page, server, page, tmp_path):
     tab.click("#choice label:nth-child(2)")  # the heatmap of another label
     tab.wait_for_function("old => document.querySelector('#heatmap img')?.src != old", arg=first)
 
+    if own:  # the slider takes the place of the checkpoint's thresholds
+        tab.click("label:has-text('Thresholds of the checkpoint')")
+    tab.wait_for_selector("#threshold input[type=range]")
+    tab.wait_for_timeout(2000)  # until the range is that of the scores and the page has settled around it
+    seen = set()
+    for part in (0.6, 0.3):  # moving it changes what is found
+        track = tab.locator("#threshold input[type=range]")
+        size = track.bounding_box()
+        track.click(position={"x": part * size["width"], "y": size["height"] / 2})
+        tab.wait_for_function("Number(document.querySelector('#threshold input[type=number]').value) > 0")
+        value = float(tab.input_value("#threshold input[type=number]"))
+        heading = plain(server.show(tags, value, False)[0])
+        wait = "wanted => document.querySelector('#found').innerText.trim() == wanted"
+        tab.wait_for_function(wait, arg=heading)
+        seen.add(heading)
+    assert len(seen) == 2
+    if os.environ.get("TAIDPT_SCREENSHOT"):
+        tab.wait_for_timeout(1000)
+        tab.screenshot(path=os.environ["TAIDPT_SCREENSHOT"].replace(".png", "_slider.png"), full_page=True)
+    if own:
+        tab.click("label:has-text('Thresholds of the checkpoint')")
+
     tab.fill("#labels textarea", "newspaper, kitten, Kitten")  # own labels change the scores
     tab.click("#tag")
     wait_for_choices(tab, ["kitten", "newspaper"])
