@@ -63,6 +63,16 @@ def clip() -> CLIPModel:
     return make_clip()
 
 
+@pytest.fixture
+def no_nltk_data(monkeypatch):
+    """NLTK without its data, also where an earlier test has read them."""
+    nltk = pytest.importorskip("nltk")
+    monkeypatch.setattr(nltk.data, "path", [])
+    loaded = nltk.corpus.wordnet
+    if "LazyCorpusLoader" not in type(loaded).__name__:  # an earlier test has read it: it stays in memory
+        monkeypatch.setattr(nltk.corpus, "wordnet", nltk.corpus.util.LazyCorpusLoader("wordnet", type(loaded), None))
+
+
 def assert_same_scores(actual: torch.Tensor, expected: torch.Tensor) -> None:
     """The scores of equal weights. Where a file is mapped in memory decides how products of few rows are rounded."""
     torch.testing.assert_close(actual, expected, rtol=1e-6, atol=1e-6)

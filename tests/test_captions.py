@@ -46,15 +46,6 @@ def nltk_data(shared, tmp_path_factory, monkeypatch):
     return folder
 
 
-@pytest.fixture
-def no_nltk_data(monkeypatch):
-    nltk = pytest.importorskip("nltk")
-    monkeypatch.setattr(nltk.data, "path", [])
-    loaded = nltk.corpus.wordnet
-    if "LazyCorpusLoader" not in type(loaded).__name__:  # an earlier test has read it: it stays in memory
-        monkeypatch.setattr(nltk.corpus, "wordnet", nltk.corpus.util.LazyCorpusLoader("wordnet", type(loaded), None))
-
-
 # Word forms
 
 

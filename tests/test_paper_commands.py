@@ -101,9 +101,7 @@ def test_ablations_by_command(data, tmp_path, recipe, options, shape):
     assert tuple(TaiDptModel.from_pretrained(tmp_path / "run").prompt_learner.local_context.shape) == shape
 
 
-def test_missing_nltk_data_is_one_sentence(data, tmp_path, monkeypatch):
-    nltk = pytest.importorskip("nltk")
-    monkeypatch.setattr(nltk.data, "path", [])
+def test_missing_nltk_data_is_one_sentence(data, tmp_path, no_nltk_data):
     for recipe in ("voc2007", "nuswide"):
         result = train(data, recipe, tmp_path / "run", "--protocol", "paper")
         assert result.exit_code == 2 and "NLTK's data is missing: run `python -m nltk.downloader" in result.stderr
