@@ -267,15 +267,16 @@ def find_tokenizer(
         [`~transformers.PreTrainedTokenizerBase`]: its ids fit the vocabulary.
 
     Raises:
-        ValueError: no source has a tokenizer and the vocabulary is not CLIP's, or the tokenizer is too large.
+        ValueError: no source has a tokenizer and the vocabulary is not CLIP's, the one asked for has no words, or the
+            tokenizer is too large.
     """
     if isinstance(tokenizer, str):
-        tokenizer = AutoTokenizer.from_pretrained(tokenizer, **arguments)
+        tokenizer = _load_tokenizer(tokenizer, **arguments)
     for source in filter(None, sources):
         if tokenizer is not None:
             break
         try:
-            tokenizer = AutoTokenizer.from_pretrained(resolve_source(source), **arguments)
+            tokenizer = _load_tokenizer(resolve_source(source), **arguments)
         except (OSError, ValueError) as error:
             logger.info(f"{source} has no tokenizer: {error}")
     if tokenizer is None and vocab_size != CLIP_VOCAB_SIZE:
@@ -288,6 +289,14 @@ def find_tokenizer(
         raise ValueError(
             f"The tokenizer has {len(tokenizer)} tokens, the text tower {vocab_size}: pass the tokenizer of this CLIP."
         )
+    return tokenizer
+
+
+def _load_tokenizer(source: str, **arguments: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer in a folder or repository; where only a model lies, transformers makes one without a word."""
+    tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise ValueError(f"{source!r} has no tokenizer files: every word would be unknown.")
     return tokenizer
 
 

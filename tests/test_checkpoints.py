@@ -257,3 +257,12 @@ def test_prompts_on_a_random_clip_refuse_to_run(base, tmp_path, pixel_values):
         random(pixel_values=pixel_values)
     with pytest.raises(ValueError, match="A baked model has no prompts"):
         TaiDptModel.from_pretrained(tmp_path).bake().save_pretrained(tmp_path, prompts_only=True)
+
+
+def test_a_base_without_tokenizer_gets_that_of_clip(tmp_path):
+    """For a folder of weights alone transformers makes a tokenizer that knows no word: all captions would be equal."""
+    make_clip().save_pretrained(tmp_path)
+    model = TaiDptModel.from_clip(str(tmp_path), labels=LABELS)
+    assert model.get_tokenizer()("a dog")["input_ids"] == [49406, 320, 1929, 49407]
+    with pytest.raises(ValueError, match="has no tokenizer files"):
+        model.get_tokenizer(str(tmp_path))
