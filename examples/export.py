@@ -20,16 +20,9 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
-from modeling_taidpt import (
-    DEFAULT_CHECKPOINT,
-    TaiDptModel,
-    class_names_of,
-    image_label_matrix,
-    load_images,
-    match_labels,
-    mean_average_precision,
-)
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, load_images, mean_average_precision
 from modeling_taidpt.export import ImageScorer, export_onnx
+from modeling_taidpt.export_evaluation import known_classes
 
 PHOTOGRAPHS = Path(__file__).parent / "images"
 BATCH = 16
@@ -55,10 +48,7 @@ def read_photographs(arguments: Arguments, known: list[str]) -> tuple[list, np.n
     if arguments.fold is not None:
         chosen = [i for i, name in enumerate(rows["image_id"]) if crc32(str(name).encode()) % 5 == arguments.fold]
         rows = rows.select(chosen)
-    matches = match_labels(class_names_of(rows), known)
-    kept = [place for place, label in enumerate(matches) if label is not None]
-    labels = image_label_matrix(rows)[:, kept]  # (images, classes)
-    return [row["image"] for row in rows], labels, [known.index(matches[place]) for place in kept]
+    return [row["image"] for row in rows], *known_classes(rows, known)
 
 
 def run_onnx(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> np.ndarray:

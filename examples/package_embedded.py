@@ -18,7 +18,7 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
+from embedded_base.corpus import draw_captions
 from embedded_base.labelled import encode_labelled
 from embedded_base.training_rows import Corpora, with_memory
 from transformers import AutoImageProcessor, HfArgumentParser
@@ -51,13 +51,11 @@ def fit_scores(model: TaiDptModel, arguments: Arguments) -> dict[str, float]:
     """Memory, standardisation, probabilities, thresholds; returns calibration error and F1 before and after."""
     model.config.image_spatial_scale = arguments.spatial_scale
     model.set_score_statistics(None)
-    captions = read_captions(arguments.captions).captions
     model.set_caption_memory(None)
     if arguments.memory:
-        features = Corpora(model.config.labels, captions).encode(model)
+        features = Corpora(model.config.labels, read_captions(arguments.captions).captions).encode(model)
         with_memory(model, {"size": arguments.memory, "scale": arguments.memory_scale}, features, seed=0)
-    drawn = np.random.default_rng(0).permutation(len(captions))[: arguments.max_captions]
-    fit_caption_bank(model, [captions[index] for index in drawn], arguments.bank)
+    fit_caption_bank(model, draw_captions(arguments.captions, arguments.max_captions), arguments.bank)
     parts = [encode_labelled(model, folder, True, arguments.cache) for folder in arguments.photographs]
     figures = calibrate(model, parts[0])
     whole = parts[0]

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from embedded_base.corpus import draw_captions
 from embedded_base.labelled import encode_labelled, joined
 from embedded_base.standardization_rows import ways
 from transformers import HfArgumentParser
@@ -27,7 +28,6 @@ from modeling_taidpt import (
     default_labeler,
     mean_average_precision,
     paired_bootstrap,
-    read_captions,
 )
 
 
@@ -56,8 +56,7 @@ def main() -> None:
     pool = joined([encode_labelled(model, folder, False, arguments.cache) for folder in arguments.photographs])
     if arguments.test:
         parts["test"] = encode_labelled(model, arguments.test, None, arguments.cache)
-    captions = read_captions(arguments.captions).captions
-    captions = [captions[i] for i in np.random.default_rng(0).permutation(len(captions))[: arguments.max_captions]]
+    captions = draw_captions(arguments.captions, arguments.max_captions)
     multi_hot = default_labeler(labels, model.config.class_names)(captions)  # (captions, classes)
     captions = CaptionFeatures.encode(model, captions, multi_hot, dtype="float16", cache_dir=arguments.cache)
     table: dict[str, list] = {}

@@ -113,7 +113,7 @@ def match_labels(names: Sequence[str], labels: Sequence[str]) -> list[str | None
     """
     free = {compact_name(label): label for label in labels}
     found = [free.pop(compact_name(name), None) for name in names]
-    for preset in PRESETS:
+    for preset in PRESETS if None in found else ():
         for entry in load_class_table(preset):
             words = {compact_name(word) for word in (entry["name"], *entry["synonyms"])}
             for place, name in enumerate(names):

@@ -11,6 +11,11 @@ import typer
 from .cli_common import DeviceOption, JsonOption, load_model, make_table, print_json, stdout, working
 
 MAX_IMAGES = 1000
+TITLES = {
+    "ece": "calibration error in %",
+    "f1": "F1 in %: at 0.5, at the thresholds",
+    "labels_per_image": "labels of 0.5 and more in an image",
+}
 
 
 class CalibrationImages(NamedTuple):
@@ -80,18 +85,11 @@ def calibrate(
         print_json({"model": place, "fitted_on": loaded.config.score_calibration, **figures})
         return
     table = make_table("on these images", "before", "now")
-    for name in (name for name in figures if name.removesuffix("_before") in TITLES and name.endswith("_before")):
-        key = name.removesuffix("_before")
-        table.add_row(TITLES[key], f"{figures[name]:.2f}", f"{figures[key]:.2f}")
+    for name, title in TITLES.items():
+        if name in figures:
+            table.add_row(title, f"{figures[f'{name}_before']:.2f}", f"{figures[name]:.2f}")
     stdout().print(table)
     stdout().print(f"Probabilities of {place} are fitted on {loaded.config.score_calibration}.")
-
-
-TITLES = {
-    "ece": "calibration error in %",
-    "f1": "F1 in %: at 0.5, at the thresholds",
-    "labels_per_image": "labels of 0.5 and more in an image",
-}
 
 
 def read_calibration_images(source: str, labels: list[str], max_images: int = MAX_IMAGES) -> CalibrationImages:
@@ -123,24 +121,13 @@ def read_calibration_images(source: str, labels: list[str], max_images: int = MA
 
 
 def _read_labelled(source: str, labels: list[str]) -> CalibrationImages:
-    import numpy as np
     from datasets import Image
 
     from .data import load_images
-    from .evaluation import match_labels
-    from .image_dataset import IMAGE, UNKNOWN, class_names_of, image_label_matrix
+    from .image_dataset import IMAGE, align_classes, partial_label_matrix
 
-    data = load_images(source)
-    matches = match_labels(class_names_of(data) or [], labels)
-    if not any(matches):
-        raise ValueError(f"None of the classes of {source!r} is a label of the model, as {labels[0]!r}.")
-    present = image_label_matrix(data)  # (images, classes of the data)
-    unknown = image_label_matrix(data, column=UNKNOWN) if UNKNOWN in data.column_names else np.zeros_like(present)
-    given = np.zeros((len(data), len(labels)), dtype=np.int8)  # (images, classes)
-    for place, label in enumerate(matches):
-        if label is not None:
-            given[:, labels.index(label)] = np.where(unknown[:, place] != 0, 0, 2 * (present[:, place] > 0) - 1)
-    return CalibrationImages(list(data.cast_column(IMAGE, Image(decode=False))[IMAGE]), given)
+    data = align_classes(load_images(source), labels)
+    return CalibrationImages(list(data.cast_column(IMAGE, Image(decode=False))[IMAGE]), partial_label_matrix(data))
 
 
 def fit_probabilities(

@@ -75,6 +75,7 @@ def predict(
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json), _warnings(labels is not None):
         tagger = load_tagger(model, device)
+        # with both given the pipeline says it itself
         if (labels is None or threshold is None) and tagger.model.config.score_calibration is None:
             say("Scores of this checkpoint only rank labels: make them probabilities with `taidpt calibrate`.")
         rows = [_tag(tagger, image, options, save_figure, len(images) > 1) for image in images]

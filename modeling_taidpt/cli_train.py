@@ -199,8 +199,10 @@ def _train(
     recipe_found = find_recipe(name, base or DEFAULT_MODEL, protocol)
     if captions is not None:
         recipe_found = without_captions(recipe_found)
-    base, labels = base or recipe_found.get("base", DEFAULT_MODEL), labels or recipe_found.get("labels")
-    find_source(base)
+    labels = labels or recipe_found.get("labels")
+    if not base:
+        base = recipe_found.get("base", DEFAULT_MODEL)
+        find_source(base)
     if labels is None:
         raise ValueError(f"The recipe {name!r} names no labels: give --labels.")
     if captions is None and not recipe_found.get("data"):

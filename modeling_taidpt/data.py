@@ -69,7 +69,14 @@ def load_captions(data: Any, loader: str = "file", **options: Any) -> Dataset:
 
 
 def is_labelled(data: str | Path) -> bool:
-    """Whether a folder holds labelled images that [`load_images`] reads."""
+    """Whether a folder holds labelled images that [`load_images`] reads.
+
+    Args:
+        data (`str` or `Path`): the folder; of anything else the answer is no.
+
+    Returns:
+        `bool`: by the files that are there, which are not read.
+    """
     try:
         return Path(data).is_dir() and bool(_kind(data))
     except ValueError:

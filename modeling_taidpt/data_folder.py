@@ -118,9 +118,9 @@ def _class_lists(
     rows: Sequence[Mapping[str, Any]], path: Path, names: Sequence[str] | None
 ) -> tuple[list[str], list[list[int]], list[list[int]] | None]:
     """The classes, and for each row the indices of those present and of those unknown (`None` if none is)."""
-    columns = [[_as_list(row, number, path) for number, row in enumerate(rows)]]
+    columns = [[_as_list(row.get(LABELS), number, path) for number, row in enumerate(rows)]]
     if any(row.get(UNKNOWN) for row in rows):
-        columns.append([_as_list({LABELS: row.get(UNKNOWN) or []}, number, path) for number, row in enumerate(rows)])
+        columns.append([_as_list(row.get(UNKNOWN) or [], number, path) for number, row in enumerate(rows)])
     if names is None:
         names = sorted({name for values in columns for value in values for name in value if isinstance(name, str)})
     indices = [
@@ -130,8 +130,7 @@ def _class_lists(
     return list(names), indices[0], indices[1] if len(indices) > 1 else None
 
 
-def _as_list(row: Mapping[str, Any], number: int, path: Path) -> Sequence[Any]:
-    value = row.get(LABELS)
+def _as_list(value: Any, number: int, path: Path) -> Sequence[Any]:
     if isinstance(value, str):
         value = [name.strip() for name in value.split(LABEL_SEPARATOR) if name.strip()]
     if not isinstance(value, (list, tuple)):

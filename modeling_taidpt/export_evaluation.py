@@ -9,13 +9,34 @@ from typing import Any
 import numpy as np
 from transformers import AutoImageProcessor
 
-from .evaluation import match_labels
+from .caption_labels import match_labels
 from .export import ONNX_FILE, QUANTIZED_FILE
 from .image_dataset import IMAGE, class_names_of, image_label_matrix
 from .image_evaluation import open_image
 from .metrics import mean_average_precision
 
 BATCH = 16
+
+
+def known_classes(data: Any, labels: Sequence[str]) -> tuple[np.ndarray, list[int]]:
+    """Labels of images for those of their classes that a model has.
+
+    Args:
+        data (`Dataset`): labelled images, as of [`load_images`].
+        labels (`Sequence[str]`): the labels of the model, in their order.
+
+    Returns:
+        `tuple[np.ndarray, list[int]]`: labels `(images, known classes)`, 0 or 1, and the place of each known class
+        among the labels of the model.
+
+    Raises:
+        ValueError: no class of the images is a label of the model.
+    """
+    matches = match_labels(class_names_of(data) or [], labels)
+    kept = [place for place, label in enumerate(matches) if label is not None]
+    if not kept:
+        raise ValueError(f"None of the classes of the images is a label of the model, as {labels[0]!r}.")
+    return image_label_matrix(data)[:, kept], [list(labels).index(str(matches[place])) for place in kept]
 
 
 def measure_quantization(folder: str | Path, data: Any, labels: Sequence[str]) -> dict[str, float]:
@@ -36,12 +57,7 @@ def measure_quantization(folder: str | Path, data: Any, labels: Sequence[str]) -
     """
     import onnxruntime
 
-    matches = match_labels(class_names_of(data) or [], labels)
-    kept = [place for place, label in enumerate(matches) if label is not None]
-    if not kept:
-        raise ValueError(f"None of the classes of the images is a label of the model, as {labels[0]!r}.")
-    columns = [list(labels).index(str(matches[place])) for place in kept]
-    truth = image_label_matrix(data)[:, kept]  # (images, kept classes)
+    truth, columns = known_classes(data, labels)
     processor = AutoImageProcessor.from_pretrained(folder)
     sessions = [
         onnxruntime.InferenceSession(Path(folder) / name, providers=["CPUExecutionProvider"])
@@ -58,11 +74,11 @@ def measure_quantization(folder: str | Path, data: Any, labels: Sequence[str]) -
     full, small = (np.concatenate(scores)[:, columns] for scores in parts)  # (images, kept classes) each
     return {
         "images": len(data),
-        "classes": len(kept),
+        "classes": len(columns),
         "map": mean_average_precision(full, truth)["map"],
         "map_int8": mean_average_precision(small, truth)["map"],
         "largest_difference": float(np.abs(full - small).max()),
     }
 
 
-__all__ = ["measure_quantization"]
+__all__ = ["known_classes", "measure_quantization"]

@@ -116,6 +116,9 @@ def without_captions(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         recipe (`Mapping`): of [`read_recipe`].
+
+    Returns:
+        `dict`: a new recipe.
     """
     if "captions" not in (recipe.get("data") or {}):
         return dict(recipe)

@@ -6,6 +6,10 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
+from modeling_taidpt import read_captions
+
 
 def read_image_captions(paths: Iterable[str | Path], held_out: set[int]) -> tuple[list[str], list[tuple[str, int]]]:
     """Reads caption files.
@@ -35,3 +39,9 @@ def read_image_captions(paths: Iterable[str | Path], held_out: set[int]) -> tupl
                     captions.append(caption)
                     keys.append(key)
     return captions, keys
+
+
+def draw_captions(path: str, most: int) -> list[str]:
+    """At most so many captions of a corpus, always the same ones: those of the caption bank."""
+    captions = read_captions(path).captions
+    return [captions[index] for index in np.random.default_rng(0).permutation(len(captions))[:most]]

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from modeling_taidpt import TaiDptModel, mean_average_precision, paired_bootstrap, read_captions
+from modeling_taidpt import TaiDptModel, mean_average_precision, paired_bootstrap
 from modeling_taidpt.adaptation import fit_caption_bank, score_features
 from modeling_taidpt.class_balance import frequency_groups
 from modeling_taidpt.evaluation import BRANCHES
 from modeling_taidpt.image_features import ImageFeatures
+
+from .corpus import draw_captions
 
 BASELINES = {"template": "1 template", "templates": "80 templates", "prototypes": "caption prototypes"}
 SCORINGS = {"plain": 40.0, "shipped": 5.0}  # spatial scale; the second with the caption bank
@@ -65,9 +67,7 @@ class Scorer:
     ) -> None:
         """Make the bank as `package_embedded.py` does."""
         self.parts, self.groups = parts, frequency_groups(counts)
-        texts = read_captions(captions).captions
-        drawn = np.random.default_rng(0).permutation(len(texts))[:BANK_CAPTIONS]
-        fit_caption_bank(base, [texts[index] for index in drawn])
+        fit_caption_bank(base, draw_captions(captions, BANK_CAPTIONS))
         self.bank = (base.caption_bank.clone(), base.caption_bank_log_weights.clone())
 
     @torch.no_grad()

@@ -185,7 +185,8 @@ def learn(
         ValueError: the folder holds another recipe's prompts.
     """
     changes = {"training": dict(row.training), "model": dict(row.model), "corpus": row.corpus, "images": row.images}
-    asked = {"recipe": recipe, "row": changes, "seed": seed, "steps": steps, "captions": len(corpora[row.corpus])}
+    captions = corpora[row.corpus]
+    asked = {"recipe": recipe, "row": changes, "seed": seed, "steps": steps, "captions": len(captions)}
     asked = json.loads(json.dumps(asked))
     kept = folder / "row.json"
     if kept.is_file():
@@ -203,7 +204,7 @@ def learn(
     trainer = TaiDptTrainer(
         model,
         args,
-        train_dataset=corpora[row.corpus],
+        train_dataset=captions,
         eval_dataset=held_out,
         unlabeled_images=images if row.images else None,
     )
