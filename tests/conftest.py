@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tarfile
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -61,6 +62,22 @@ def make_clip(attn_implementation: str = "sdpa", seed: int = 0) -> CLIPModel:
 @pytest.fixture
 def clip() -> CLIPModel:
     return make_clip()
+
+
+@pytest.fixture
+def nltk_data(shared, tmp_path_factory, monkeypatch):
+    """Unpack NLTK's data once and let nltk find it; skip where it is absent."""
+    nltk = pytest.importorskip("nltk")
+    archive = shared / "data" / "nltk_data.tgz"
+    if not archive.is_file():
+        pytest.skip(f"NLTK's data is not there: {archive}")
+    folder = tmp_path_factory.getbasetemp() / "nltk"
+    if not folder.exists():
+        with tarfile.open(archive) as tar:
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 and 3.10.12 has none
+            tar.extractall(folder)
+    monkeypatch.setattr(nltk.data, "path", [str(folder / "nltk_data")])
+    return folder
 
 
 @pytest.fixture

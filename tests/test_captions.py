@@ -5,7 +5,6 @@ import os
 import pickle
 import subprocess
 import sys
-import tarfile
 import time
 from pathlib import Path
 
@@ -29,21 +28,6 @@ def named(labeler, caption):
 @pytest.fixture(scope="module")
 def coco():
     return CaptionLabeler.from_preset("coco80")
-
-
-@pytest.fixture
-def nltk_data(shared, tmp_path_factory, monkeypatch):
-    """Unpack NLTK's data once and let nltk find it; skip where it is absent."""
-    nltk = pytest.importorskip("nltk")
-    archive = shared / "data" / "nltk_data.tgz"
-    if not archive.is_file():
-        pytest.skip(f"NLTK's data is not there: {archive}")
-    folder = tmp_path_factory.getbasetemp() / "nltk"
-    if not folder.exists():
-        with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    monkeypatch.setattr(nltk.data, "path", [str(folder / "nltk_data")])
-    return folder
 
 
 # Word forms

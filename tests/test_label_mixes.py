@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tarfile
-
 import pytest
 import torch
 
@@ -60,14 +58,7 @@ def test_hypernyms_that_cannot_be_made(model, hypernyms, message):
 
 
 @pytest.mark.shared
-def test_members_are_found_in_wordnet(model, shared, tmp_path, monkeypatch):
-    nltk = pytest.importorskip("nltk")
-    archive = shared / "data" / "nltk_data.tgz"
-    if not archive.is_file():
-        pytest.skip(f"needs {archive}")
-    with tarfile.open(archive) as packed:
-        packed.extractall(tmp_path, filter="data")
-    monkeypatch.setattr(nltk.data, "path", [str(tmp_path), str(tmp_path / "nltk_data")])
+def test_members_are_found_in_wordnet(model, nltk_data):
     mixed = with_hypernyms(model, ["animal", "vehicle"])
     g, new = model.encode_classes()[0], mixed.encode_classes()[0]
     torch.testing.assert_close(new[4], unit(g[0] + g[2]))  # dog, cat
