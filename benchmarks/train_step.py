@@ -55,8 +55,8 @@ class Batch:
     labels: Tensor
 
 
-def make_clip(layers: int, width: int) -> CLIPModel:
-    """A random CLIP with a text tower of the given size and hardly any vision tower."""
+def make_clip(layers: int, width: int, dim: int | None = None) -> CLIPModel:
+    """A random CLIP with a text tower of the given size, `dim` joint dimensions and hardly any vision tower."""
     text = {
         "hidden_size": width,
         "intermediate_size": 4 * width,
@@ -66,7 +66,7 @@ def make_clip(layers: int, width: int) -> CLIPModel:
         "eos_token_id": EOT,
     }
     vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 1}
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=dim or width)
     config._attn_implementation = "sdpa"
     return CLIPModel(config).eval()
 

@@ -14,6 +14,7 @@ SMALL = {
     "train_step": ["--layers", "2", "--width", "64", "--repeats", "1", "--baseline_captions", "8"],
     "labelling": ["--count", "500", "--baseline_count", "100", "--stream_lines", "3000", "--num_proc", "1"],
     "caption_features": ["--captions", "32", "--layers", "2", "--width", "64", "--repeats", "1"],
+    "coco_recipe": ["--captions", "200", "--epochs", "1", "--layers", "1", "--width", "32", "--repeats", "1"],
     "mean_average_precision": ["--images", "500", "--classes", "30"],
 }
 
