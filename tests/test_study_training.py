@@ -172,26 +172,44 @@ def test_tables_hold_means_over_seeds_and_paired_gains(parts):
                 found.maps[scoring, "a", branch] = mean_average_precision(scores, truth)["map"]
         return found
 
+    class Photographs:
+        labels = np.where(truth, 1, -1)
+
+    photographs = {"a": Photographs()}
     runs = {"recipe": [figures(1.0), figures(1.0)], "better": [figures(0.3), figures(0.3)]}
-    table = report.selection_table(runs, ["a"]).splitlines()
+    table = report.selection_table(runs, photographs).splitlines()
     means = [run.maps["shipped", "a", "merged"] for run in runs["better"]]
     spread = abs(means[0] - means[1]) / 2
     assert f"| {np.mean(means):.2f} | {spread:.2f} | 1.0 / 2.0 / 3.0 | 80.0 |" in table[3]
     assert len({line.count("|") for line in table}) == 1
 
-    class Photographs:
-        labels = np.where(truth, 1, -1)
+    def expected(scoring: str, resamples: int) -> str:
+        key = (scoring, "a", "merged")
+        pairs = [
+            paired_bootstrap(*(runs[name][seed].scores[key] for name in ("better", "recipe")), truth, resamples)
+            for seed in range(2)
+        ]
+        value, low, high = (np.mean([pair[end] for pair in pairs]) for end in ("difference", "low", "high"))
+        return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
-    gains = report.gains_table(runs, {"a": Photographs()}, ["recipe"], num_resamples=50)
-    pairs = [
-        paired_bootstrap(
-            *(runs[name][seed].scores["plain", "a", "merged"] for name in ("better", "recipe")), truth, 50
-        )
-        for seed in range(2)
-    ]
-    value, low, high = (np.mean([pair[key] for pair in pairs]) for key in ("difference", "low", "high"))
-    assert f"{value:+.1f} [{low:+.1f}, {high:+.1f}]" in gains
-    assert value > 0 and len({line.count("|") for line in gains.splitlines()}) == 1
+    table = report.selection_table(runs, photographs, "recipe").splitlines()
+    assert f"| {spread:.2f} | {expected('shipped', 2000)} | 1.0 / 2.0 / 3.0 | 80.0 |" in table[3]
+    assert f"| {spread:.2f} |" not in table[2] and "|  | 1.0 / 2.0 / 3.0 |" in table[2]
+    assert len({line.count("|") for line in table}) == 1
+    gains = report.gains_table(runs, photographs, ["recipe"], num_resamples=50)
+    assert expected("plain", 50) in gains
+    assert expected("plain", 50).startswith("+") and len({line.count("|") for line in gains.splitlines()}) == 1
+
+
+def test_labelled_photographs_are_probed_class_by_class(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "examples"))
+    study = importlib.import_module("study_labelled")
+    generator = np.random.default_rng(0)
+    features = generator.standard_normal((200, 5))
+    present = np.stack([features[:, 0] > 0.5, features[:, 1] + features[:, 2] > 0], axis=1)
+    scores = study.probe(features[:150], present[:150], features[150:])
+    assert scores.shape == (50, 2)
+    assert mean_average_precision(scores, present[150:].astype(np.int64))["map"] > 90
 
 
 def test_package_embedded_makes_a_complete_checkpoint(base, tmp_path, monkeypatch, capsys):

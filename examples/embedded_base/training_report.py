@@ -101,30 +101,69 @@ class Scorer:
         return {group: float(np.nanmean(known)) if known else float("nan") for group, known in shown.items()}
 
 
-def selection_table(figures: Mapping[str, Sequence[Figures]], parts: Sequence[str]) -> str:
+def selection_table(
+    figures: Mapping[str, Sequence[Figures]], parts: Mapping[str, ImageFeatures], over: str | None = None
+) -> str:
     """Markdown: merged mAP, mean over the seeds, plain and as shipped, by group of the first part's classes.
 
     Args:
         figures (`Mapping`): figures of every seed by row.
-        parts (`Sequence[str]`): names of the parts; head, middle and tail are of the first.
+        parts (`Mapping[str, ImageFeatures]`): the photographs; head, middle and tail are of the first part.
+        over (`str`, *optional*): row that the gain as shipped is over, in every part, with its interval.
 
     Returns:
-        `str`: the table, its last column the distance of the seeds from their mean.
+        `str`: the table; the seeds' column is their distance from their mean.
     """
-    heads = [f"plain: {' / '.join(parts)}", f"as shipped: {' / '.join(parts)}", "mean", "seeds ±"]
-    lines = ["| row | " + " | ".join([*heads, "head / middle / tail", "held-out captions"]) + " |", "|---" * 7 + "|"]
+    names = list(parts)
+    heads = [f"plain: {' / '.join(names)}", f"as shipped: {' / '.join(names)}", "mean", "seeds ±"]
+    heads += [f"over {over}, {part}" for part in names if over] + ["head / middle / tail", "held-out captions"]
+    lines = [f"| row | {' | '.join(heads)} |", "|---" * (1 + len(heads)) + "|"]
     for name, runs in figures.items():
         cells = []
         for scoring in SCORINGS:
-            means = [np.mean([run.maps[scoring, part, "merged"] for run in runs]) for part in parts]
+            means = [np.mean([run.maps[scoring, part, "merged"] for run in runs]) for part in names]
             cells.append(" / ".join(f"{value:.1f}" for value in means))
         means = [run.mean() for run in runs]
         cells += [f"{np.mean(means):.2f}", f"{(max(means) - min(means)) / 2:.2f}" if len(means) > 1 else ""]
-        cells.append(" / ".join(f"{np.mean([run.groups[parts[0]][group] for run in runs]):.1f}" for group in GROUPS))
+        for part, photographs in parts.items() if over else ():
+            key = ("shipped", part, "merged")
+            cells.append("" if name == over else gain(runs, figures[over], key, key, photographs))
+        cells.append(" / ".join(f"{np.mean([run.groups[names[0]][group] for run in runs]):.1f}" for group in GROUPS))
         caption_map = np.mean([run.caption_map for run in runs])
         cells.append("" if np.isnan(caption_map) else f"{caption_map:.1f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def gain(
+    runs: Sequence[Figures],
+    others: Sequence[Figures],
+    key: tuple[str, str, str],
+    other_key: tuple[str, str, str],
+    photographs: ImageFeatures,
+    num_resamples: int = 2000,
+) -> str:
+    """Gain of a row's scores over another row's, in points with a 95 % paired bootstrap over the photographs.
+
+    Args:
+        runs (`Sequence[Figures]`): seeds of the row; numbers are means over the seeds. A row of one seed is compared
+            with every seed of the other.
+        others (`Sequence[Figures]`): seeds of the other row.
+        key (`tuple`): scoring, part and branch of the row.
+        other_key (`tuple`): those of the other row.
+        photographs ([`ImageFeatures`]): the part, whose labels count.
+        num_resamples (`int`, *optional*, defaults to 2000): resamples.
+
+    Returns:
+        `str`: as in `"+0.6 [-0.7, +1.9]"`.
+    """
+    known = (photographs.labels != 0).all(axis=0)  # (classes,)
+    present = (photographs.labels[:, known] > 0).astype(np.int64)  # (images, known classes)
+    count = max(len(runs), len(others))
+    pairs = [(runs[i % len(runs)].scores[key], others[i % len(others)].scores[other_key]) for i in range(count)]
+    gains = [paired_bootstrap(ours, theirs, present, num_resamples) for ours, theirs in pairs]
+    value, low, high = (np.mean([each[name] for each in gains]) for name in ("difference", "low", "high"))
+    return f"{value:+.1f} [{low:+.1f}, {high:+.1f}]"
 
 
 def gains_table(
@@ -135,8 +174,7 @@ def gains_table(
 ) -> str:
     """Markdown: mAP of every branch as shipped, and gains of the merged score over some rows.
 
-    Intervals are of a paired bootstrap over the photographs; ends are means over the seeds. A row of one seed is
-    compared with every seed of the other.
+    Gains are those of [`gain`].
 
     Args:
         figures (`Mapping`): figures of every seed by row.
@@ -150,26 +188,16 @@ def gains_table(
     head = ["part", "row", "scores", *BRANCHES, *(f"over {other}" for other in others)]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for part, photographs in parts.items():
-        known = (photographs.labels != 0).all(axis=0)  # (classes,)
-        present = (photographs.labels[:, known] > 0).astype(np.int64)  # (images, known classes)
         for name, runs in figures.items():
             for label, (scoring, other_scoring) in COMPARISONS.items():
                 key, other_key = (scoring, part, "merged"), (other_scoring, part, "merged")
                 cells = [f"{np.mean([run.maps[scoring, part, branch] for run in runs]):.1f}" for branch in BRANCHES]
                 for other in others:
-                    if other == name and scoring == other_scoring:
-                        cells.append("")
-                        continue
-                    count = max(len(runs), len(figures[other]))
-                    pairs = [(runs[i % len(runs)], figures[other][i % len(figures[other])]) for i in range(count)]
-                    gains = [
-                        paired_bootstrap(run.scores[key], base.scores[other_key], present, num_resamples)
-                        for run, base in pairs
-                    ]
-                    value, low, high = (np.mean([gain[k] for gain in gains]) for k in ("difference", "low", "high"))
-                    cells.append(f"{value:+.1f} [{low:+.1f}, {high:+.1f}]")
+                    same = other == name and scoring == other_scoring
+                    keys = (key, other_key)
+                    cells.append("" if same else gain(runs, figures[other], *keys, photographs, num_resamples))
                 lines.append(f"| {part} | {name} | {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-__all__ = ["BANK_CAPTIONS", "BASELINES", "SCORINGS", "Figures", "Scorer", "gains_table", "selection_table"]
+__all__ = ["BANK_CAPTIONS", "BASELINES", "SCORINGS", "Figures", "Scorer", "gain", "gains_table", "selection_table"]

@@ -108,6 +108,7 @@ TOGETHER = RECIPE | {
     "800 steps, caption memory": Row(prompts="800 steps", memory=MEMORY),
     "4 prototypes, 400 steps": _training(prototypes_per_class=4),
     "4 prototypes, caption memory": Row(prompts="4 prototypes, 400 steps", memory=MEMORY),
+    "class weights, beta 0.999, 400 steps": _training(class_balance_beta=0.999),
 }
 TABLES = {"options": OPTIONS, "together": TOGETHER, "captions": CAPTIONS, "balance": BALANCE}
 
