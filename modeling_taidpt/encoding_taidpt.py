@@ -14,6 +14,7 @@ from .dense_features import image_features
 from .full_prompts import encode_full_prompts, lay_out_prompts
 from .hub import find_tokenizer
 from .image_views import encode_views
+from .prompt_chunks import encode_chunks, split_classes
 from .prompt_learner import PromptLearner
 from .scores import normalize
 
@@ -69,10 +70,13 @@ class EncodingMixin:
                 "fetches the CLIP that they were learned on."
             )
 
-    def encode_classes(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_classes(self, prompt_chunk_size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Class embeddings of both branches.
 
         In eval mode they are computed once and kept until a parameter changes.
+
+        Args:
+            prompt_chunk_size (`int`, *optional*): as in [`~TaiDptModel.forward`].
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: global G and local H, each `(classes, dim)`, L2-normalised, fp32.
@@ -81,23 +85,29 @@ class EncodingMixin:
         if self.config.class_embedding_source == "fixed":
             return normalize(self.class_embeddings_global), normalize(self.class_embeddings_local)
         if self.training:
-            both = self._compute_class_embeddings()  # (2, classes, dim)
+            both = self._compute_class_embeddings(prompt_chunk_size)  # (2, classes, dim)
         else:
             contexts = [self.prompt_learner.global_context, self.prompt_learner.local_context]
             frozen = text_side(self.clip).parameters()
             both = self._class_embedding_cache.get(self._compute_class_embeddings, contexts, frozen)
         return both[0], both[1]
 
-    def _compute_class_embeddings(self) -> torch.Tensor:
-        """Class embeddings `(2, classes, dim)`; without gradients many classes go in pieces."""
-        count, side = len(self.config.labels), text_side(self.clip)
-        step = count if torch.is_grad_enabled() else TEXT_BATCH
-        pieces = [range(start, min(start + step, count)) for start in range(0, count, step)]
-        if side.shares_prefix:
-            parts = [self.prompt_learner(self.clip.text_model, self.clip.text_projection, piece) for piece in pieces]
+    def _compute_class_embeddings(self, chunk_size: int | None = None) -> torch.Tensor:
+        """Class embeddings `(2, classes, dim)`; many classes go in pieces."""
+        count, learner = len(self.config.labels), self.prompt_learner
+        if torch.is_grad_enabled():
+            recompute = learner.gradient_checkpointing and self.training
+            parts = encode_chunks(self._encode_piece, count, self.device, chunk_size, recompute)
         else:
-            parts = [encode_full_prompts(self.prompt_learner, side, piece) for piece in pieces]
+            parts = [self._encode_piece(piece) for piece in split_classes(count, TEXT_BATCH)]
         return normalize(torch.cat(parts, dim=1))  # (2, classes, dim)
+
+    def _encode_piece(self, classes: range) -> torch.Tensor:
+        """Embeddings `(2, classes, dim)` of some classes, not normalised."""
+        side = text_side(self.clip)
+        if side.shares_prefix:
+            return self.prompt_learner(self.clip.text_model, self.clip.text_projection, classes)
+        return encode_full_prompts(self.prompt_learner, side, classes)
 
     def _check_prompts(self) -> None:
         """Raises a `ValueError` that names the first class whose prompt is too long for the text tower."""

@@ -46,14 +46,15 @@ def encode_full_prompts(learner: PromptLearner, side: TextSide, classes: range) 
     """
     config, embedding = learner.config, side.token_embedding
     device = embedding.weight.device
-    ids, numbers, mask = (part.to(device) for part in lay_out_prompts(config, classes, side))  # (classes, length) each
+    key = (classes, str(device))
+    if key not in learner.whole_prompts:
+        parts = (*lay_out_prompts(config, classes, side), torch.tensor(list(classes)))
+        learner.whole_prompts[key] = tuple(part.to(device) for part in parts)
+    ids, numbers, mask, rows = learner.whole_prompts[key]  # (classes, length) thrice, (classes,)
     context = torch.stack([learner.global_context, learner.local_context]).to(embedding.weight.dtype)
     number = numbers.clamp(min=0)  # (classes, length)
-    if config.class_specific_context:
-        rows = torch.tensor(list(classes), device=device)[:, None]  # (classes, 1)
-        vectors = context[:, rows, number]  # (2, classes, length, width)
-    else:
-        vectors = context[:, number]  # (2, classes, length, width)
+    own = (rows[:, None], number) if config.class_specific_context else (number,)
+    vectors = context[(slice(None), *own)]  # (2, classes, length, width)
     embeds = torch.where((numbers >= 0)[..., None], vectors, embedding(ids))  # (2, classes, length, width)
     pooled = side.encode_prompts(embeds.flatten(0, 1), mask.repeat(BRANCHES, 1))  # (2 * classes, dim)
     return pooled.unflatten(0, (BRANCHES, -1))  # (2, classes, dim)

@@ -91,7 +91,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
     base_model_prefix = "taidpt"
     main_input_name = "pixel_values"
     input_modalities = ("image", "text")
-    supports_gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = (
@@ -451,6 +451,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         multi_crop: bool | None = None,
         standardize: bool | None = None,
         return_class_embeddings: bool = False,
+        prompt_chunk_size: int | None = None,
         return_dict: bool | None = None,
     ) -> TaiDptOutput | tuple:
         """Scores images or captions against all classes.
@@ -473,6 +474,9 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
             standardize (`bool`, *optional*): whether the scores are standardised as the configuration says
                 (`image_standardization`, `score_statistics`); by default those of images are, those of captions not.
             return_class_embeddings (`bool`, *optional*, defaults to `False`): also returns the class embeddings.
+            prompt_chunk_size (`int`, *optional*): classes whose prompts go through the text tower at a time when
+                learning; the backward pass computes each chunk again, so that memory is that of one. By default more
+                than 1,024 classes do.
             return_dict (`bool`, *optional*): `False` for a tuple, as in transformers.
 
         Returns:
@@ -496,7 +500,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         ):
             if embeds is not None and partner is None:
                 raise ValueError(f"`{name}` needs its dense partner: pass token_embeds or dense_embeds too.")
-        global_embeddings, local_embeddings = self.encode_classes()  # (classes, dim), (classes, dim)
+        global_embeddings, local_embeddings = self.encode_classes(prompt_chunk_size)  # (classes, dim), (classes, dim)
         if pixel_values is not None:
             image_embeds, dense_embeds = self.encode_images(pixel_values, interpolate_pos_encoding, flip, multi_crop)
         elif input_ids is not None:

@@ -24,6 +24,7 @@ class PromptLayout:
 
     Attributes:
         prefix_context (`int`): context vectors in the shared prefix, after the start token.
+        start_id (`torch.Tensor` of shape `(1,)`): id of the start token.
         token_ids (`torch.Tensor` of shape `(tail,)`): token ids, 0 where a context vector stands.
         context_index (`torch.Tensor` of shape `(tail,)`): number of the context vector, -1 where a token stands.
         class_index (`torch.Tensor` of shape `(tail,)`): class that the element belongs to.
@@ -35,6 +36,7 @@ class PromptLayout:
     """
 
     prefix_context: int
+    start_id: torch.Tensor
     token_ids: torch.Tensor
     context_index: torch.Tensor
     class_index: torch.Tensor
@@ -72,6 +74,7 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
     flat = [entry for tail in tails for entry in tail]
     return PromptLayout(
         prefix_context=prefix_context,
+        start_id=torch.tensor([config.bos_token_id]),
         token_ids=torch.tensor([token for token, _ in flat]),
         context_index=torch.tensor([context for _, context in flat]),
         class_index=torch.repeat_interleave(torch.tensor(list(classes)), lengths),
@@ -143,7 +146,12 @@ class PromptLearner(nn.Module):
             `(classes, num_context_tokens, width)` for class-specific contexts.
         shared_global_context, shared_local_context (`nn.Parameter`, *optional*): `(num_context_tokens, width)`, only
             in class-specific models with `config.shared_context`: for labels that the model does not know.
+        gradient_checkpointing (`bool`): whether the backward pass computes activations again, chunk by chunk of
+            classes, however few there are; see `prompt_chunks.py`.
+        whole_prompts (`dict`): prompts that share no prefix, laid out; see `full_prompts.py`.
     """
+
+    gradient_checkpointing = False  # set by `activation_checkpointing_enable` of transformers
 
     def __init__(self, config: TaiDptConfig) -> None:
         super().__init__()
@@ -158,6 +166,7 @@ class PromptLearner(nn.Module):
             self.shared_global_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
             self.shared_local_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
         self._layouts: dict[tuple, PromptLayout] = {}
+        self.whole_prompts: dict[tuple, tuple[torch.Tensor, ...]] = {}
 
     def layout(self, classes: range, device: torch.device) -> PromptLayout:
         """The layout of the prompts of some classes on `device`, kept between calls."""
@@ -196,7 +205,7 @@ class PromptLearner(nn.Module):
             text_model.embeddings.position_embedding.weight,
         )
         context = torch.stack([self.global_context, self.local_context]).to(position_embedding.dtype)
-        bos = token_embedding(layout.token_ids.new_tensor([self.config.bos_token_id]))  # (1, width)
+        bos = token_embedding(layout.start_id)  # (1, width)
         parts = [bos.expand(BRANCHES, 1, -1)]  # (2, 1, width)
         number = layout.context_index.clamp(min=0)  # (tail,)
         if self.config.class_specific_context:

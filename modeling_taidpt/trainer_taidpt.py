@@ -19,7 +19,7 @@ import safetensors.torch
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalPrediction, TrainOutput, sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
@@ -42,6 +42,7 @@ from .modeling_taidpt import TaiDptModel
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
 from .training_arguments_taidpt import LOSS_TARGETS, TaiDptTrainingArguments
 from .training_captions import TrainingCaptions
+from .training_checks import checked_arguments, checked_model, without_selection
 from .training_images import TrainingImages, is_image_data
 from .training_report import training_report
 
@@ -117,9 +118,9 @@ class TaiDptTrainer(Trainer):
         unlabeled_images: Any = None,
     ) -> None:
         """Label, split and encode the captions, or encode the images, then set up the trainer."""
-        args = TaiDptTrainingArguments("tmp_trainer") if args is None else _checked(args)
+        args = TaiDptTrainingArguments("tmp_trainer") if args is None else checked_arguments(args)
         self.model_init = model_init
-        reader = _checked_model(model if model is not None or model_init is None else self.call_model_init(), args)
+        reader = checked_model(model if model is not None or model_init is None else self.call_model_init(), args)
         self.image_eval_dataset = image_eval_dataset
         self.unlabeled_images = unlabeled_images
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
@@ -130,7 +131,7 @@ class TaiDptTrainer(Trainer):
         warn_of_overlap(train_dataset, image_eval_dataset)
         train_features, eval_features = self._data.read(train_dataset, eval_dataset)
         if eval_features is None and args.eval_strategy != "no":
-            args = _without_selection(args, self._data.kind)
+            args = without_selection(args, self._data.kind)
         if args.metric_for_best_model == TrainingCaptions.metric != self._data.metric:
             args = copy.copy(args)
             args.metric_for_best_model = self._data.metric
@@ -280,7 +281,8 @@ class TaiDptTrainer(Trainer):
         """
         labels = inputs["labels"]  # (batch, classes)
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        outputs = model(**features, return_class_embeddings=self._gap.prototypes is not None)
+        options = {"prompt_chunk_size": self.args.prompt_chunk_size}
+        outputs = model(**features, return_class_embeddings=self._gap.prototypes is not None, **options)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         else:
@@ -560,38 +562,6 @@ class _ReportAtEnd(TrainerCallback):
         trainer = self.trainer
         trainer._report = trainer.report()
         trainer.model.training_report = training_report(trainer, trainer._report)  # for the model card
-
-
-def _checked(args: Any) -> TaiDptTrainingArguments:
-    if isinstance(args, TaiDptTrainingArguments):
-        return args
-    what = "TrainingArguments of transformers" if isinstance(args, TrainingArguments) else type(args).__name__
-    raise TypeError(f"`args` are {what}: make TaiDptTrainingArguments, with the same arguments.")
-
-
-def _checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
-    if model is None:
-        raise ValueError("There is no model to train: start one with `TaiDptModel.from_clip(clip, labels=[...])`.")
-    if not hasattr(model, "encode_captions"):
-        raise TypeError(f"A {type(model).__name__} has no prompts: start with `TaiDptModel.from_clip`.")
-    if model.config.class_embedding_source == "fixed" and not model.config.linear_head:
-        raise ValueError(
-            "The model's class embeddings are fixed, there is nothing to learn: start with `TaiDptModel.from_clip`."
-        )
-    if model.config.linear_head and args.loss_on != "merged":
-        raise ValueError(f"`loss_on` is {args.loss_on!r}, and a linear head is learned on 'merged' scores: set that.")
-    return model
-
-
-def _without_selection(args: TaiDptTrainingArguments, kind: str) -> TaiDptTrainingArguments:
-    """A copy of the arguments that evaluates nothing and keeps the last checkpoint."""
-    logger.warning(f"No {kind}s are held out: nothing is evaluated and the last checkpoint is kept.")
-    args = copy.copy(args)
-    args.eval_strategy = type(args.eval_strategy)("no")
-    args.load_best_model_at_end, args.do_eval = False, False
-    if args.save_strategy == "best":
-        args.save_strategy = type(args.save_strategy)("epoch")
-    return args
 
 
 __all__ = ["TaiDptTrainer", "TaiDptTrainingArguments"]

@@ -126,6 +126,10 @@ class TaiDptTrainingArguments(TrainingArguments):
         pad_to_multiple_of (`int`, *optional*):
             Pads the captions of a batch to a multiple of this length. Batches then have few shapes, which
             `torch_compile` and CUDA graphs want; without it they are as long as their longest caption.
+        prompt_chunk_size (`int`, *optional*):
+            Classes whose prompts go through the text tower at a time; the backward pass computes each chunk again, so
+            that memory is that of one chunk. By default more than 1,024 classes do, with `activation_checkpointing`
+            (`gradient_checkpointing` of older transformers) fewer too. As many as there are classes keeps everything.
         save_prompts_only (`bool`, *optional*, defaults to `False`):
             Whether [`~TaiDptTrainer.save_model`] leaves the CLIP out. Checkpoints during training always do.
         recipe (`str`, *optional*, defaults to `"paper"`):
@@ -190,6 +194,7 @@ class TaiDptTrainingArguments(TrainingArguments):
     feature_dtype: str = field(default="float32", metadata={"help": f"One of {', '.join(FEATURE_DTYPES)}."})
     feature_batch_size: int = field(default=128, metadata={"help": "Captions encoded at a time."})
     pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Caption lengths are multiples of it."})
+    prompt_chunk_size: int | None = field(default=None, metadata={"help": "Classes encoded at a time, twice."})
     save_prompts_only: bool = field(default=False, metadata={"help": "Leave the CLIP out of the saved model."})
     recipe: str = field(default=PAPER_RECIPE, metadata={"help": "Name of the recipe, for the log."})
 
@@ -233,6 +238,7 @@ class TaiDptTrainingArguments(TrainingArguments):
             "prototypes_per_class",
             "feature_batch_size",
             "pad_to_multiple_of",
+            "prompt_chunk_size",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -55,6 +55,7 @@ def main(output: str, batch_size: int) -> None:
         validation_size=23,  # no multiple of the batch: samples that only fill up must not count
         feature_cache_dir=os.path.join(Path(output).parent, "features"),
         add_templates=False,
+        prompt_chunk_size=3 if "chunks" in sys.argv else None,
         disable_tqdm=True,
         report_to="none",
     )

@@ -30,8 +30,8 @@ def run(launcher: list[str], output: Path, batch_size: int, *options: str) -> di
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
     one = run([sys.executable], tmp_path / "one", 16)
-    two = run(LAUNCHER, tmp_path / "two", 8)
-    sharded = run(LAUNCHER, tmp_path / "sharded", 8, "fsdp")
+    two = run(LAUNCHER, tmp_path / "two", 8, "chunks")
+    sharded = run(LAUNCHER, tmp_path / "sharded", 8, "fsdp", "chunks")
     assert (one["processes"], two["processes"], sharded["processes"]) == (1, 2, 2)
     assert (two["model"], sharded["model"]) == ("TaiDptModel", "FSDPTaiDptModel")
     for several in (two, sharded):

@@ -1,0 +1,184 @@
+"""Classes encoded in chunks: the same loss and gradients as in one pass, with the memory of one chunk."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modeling_taidpt import TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments, prompt_chunks
+
+from . import test_backbones
+from .conftest import make_clip
+
+WORDS = ["dog", "traffic light", "cat", "hot dog", "polar bear", "car", "old wooden chair"]
+
+
+def new_model(labels=WORDS, dtype=torch.float32, **config) -> TaiDptModel:
+    torch.manual_seed(3)
+    model = TaiDptModel.from_clip(make_clip(), labels=labels, num_context_tokens=4, **config)
+    model.clip.to(dtype)
+    return model.train()
+
+
+def make_batch(model, captions=6, length=5) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tokens = torch.randn(captions, length, model.config.embedding_dim, generator=generator)
+    labels = torch.rand(captions, model.config.num_labels, generator=generator) < 0.3
+    batch = {"caption_embeds": tokens[:, 0], "token_embeds": tokens}
+    return batch | {"attention_mask": torch.ones(captions, length), "labels": labels.float()}
+
+
+def loss_and_gradients(model, batch, **options) -> tuple[torch.Tensor, ...]:
+    model.zero_grad()
+    loss = model(**batch, **options).loss
+    loss.backward()
+    return loss.detach(), *(p.grad.clone() for p in model.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("chunk_size", [1, 3, 7])
+@pytest.mark.parametrize(
+    "config",
+    [
+        {},
+        {"class_specific_context": True},
+        {"class_token_position": "front"},
+        {"class_specific_context": True, "prompt_pair": "positive_negative"},
+    ],
+)
+def test_chunks_give_the_loss_and_the_gradients_of_one_pass(config, chunk_size):
+    model = new_model(**config)
+    batch = make_batch(model)
+    expected = loss_and_gradients(model, batch, prompt_chunk_size=len(WORDS))
+    for actual, wanted in zip(loss_and_gradients(model, batch, prompt_chunk_size=chunk_size), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+    assert all(float(gradient.abs().max()) > 0 for gradient in expected[1:])
+
+
+@pytest.mark.parametrize("name", ["siglip", "chinese_clip"])
+def test_towers_that_share_no_prefix_are_chunked_too(name):
+    clip, tokenizer = test_backbones.make(name)
+    labels = test_backbones.LABELS
+    for options in ({}, {"class_specific_context": True}):
+        torch.manual_seed(3)
+        model = TaiDptModel.from_clip(clip, labels=labels, tokenizer=tokenizer, num_context_tokens=4, **options)
+        model.train()
+        expected = loss_and_gradients(model, make_batch(model))
+        for _ in range(2):  # the second time its prompts are laid out already
+            for actual, wanted in zip(
+                loss_and_gradients(model, make_batch(model), prompt_chunk_size=2), expected, strict=True
+            ):
+                torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_chunks_in_bf16_round_as_one_pass_does():
+    model = new_model(dtype=torch.bfloat16)
+    batch = make_batch(model)
+    expected = loss_and_gradients(model, batch)
+    for actual, wanted in zip(loss_and_gradients(model, batch, prompt_chunk_size=2), expected, strict=True):
+        assert actual.dtype == torch.float32
+        torch.testing.assert_close(actual, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+
+
+def test_autocast_holds_when_a_chunk_is_computed_again():
+    model = new_model()
+    batch = make_batch(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        whole, chunked = (model(**batch, prompt_chunk_size=size).loss for size in (len(WORDS), 2))
+    wanted, actual = (torch.autograd.grad(loss, model.prompt_learner.global_context)[0] for loss in (whole, chunked))
+    torch.testing.assert_close(actual, wanted, rtol=0.05, atol=0.05 * float(wanted.abs().max()))
+
+
+def test_activations_of_chunks_are_dropped_and_computed_again(monkeypatch):
+    model = new_model([f"thing {number}" for number in range(24)])
+    batch = make_batch(model, captions=2, length=2)
+
+    def saved_bytes(chunk_size: int) -> int:
+        seen: dict[int, int] = {}
+
+        def note(tensor):
+            if not any(tensor.data_ptr() == parameter.data_ptr() for parameter in model.parameters()):
+                seen[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            model(**batch, prompt_chunk_size=chunk_size)
+        return sum(seen.values())
+
+    assert saved_bytes(4) < saved_bytes(24) / 10
+    encoded, plain = [], model._encode_piece
+    monkeypatch.setattr(model, "_encode_piece", lambda piece: (encoded.append(piece.start), plain(piece))[1])
+    loss = model(**batch, prompt_chunk_size=8).loss
+    assert encoded == [0, 8, 16]
+    loss.backward()
+    assert encoded == [0, 8, 16, 16, 8, 0]  # each once more, when the backward pass comes to it
+
+
+def test_many_classes_are_computed_again_and_few_are_not(monkeypatch):
+    monkeypatch.setattr(prompt_chunks, "KEPT_CLASSES", 6)
+    monkeypatch.setattr(prompt_chunks, "CACHE_CHUNK", 4)
+    runs = []
+    for labels in (WORDS[:6], WORDS):
+        model, ranges = new_model(labels), []
+        plain = model._encode_piece
+        monkeypatch.setattr(model, "_encode_piece", lambda piece, p=plain, r=ranges: (r.append(piece), p(piece))[1])
+        loss_and_gradients(model, make_batch(model))
+        runs.append(ranges)
+    assert runs[0] == [range(4), range(4, 6)]
+    assert runs[1] == [range(4), range(4, 7), range(4, 7), range(4)]
+
+
+CHECKPOINTING = "activation_checkpointing"  # of transformers; its older releases say gradient_checkpointing
+if CHECKPOINTING not in TaiDptTrainingArguments.__dataclass_fields__:
+    CHECKPOINTING = "gradient_checkpointing"
+
+
+@pytest.mark.parametrize("options", [{"prompt_chunk_size": 2}, {CHECKPOINTING: True}])
+def test_the_trainer_learns_the_same_in_chunks(options, tmp_path):
+    captions = [f"A {word} beside a {WORDS[number % 5]} {number}." for number, word in enumerate(WORDS * 4)]
+
+    def learn(**settings) -> tuple[torch.Tensor, list[int]]:
+        model, sizes = new_model(), []
+        args = TaiDptTrainingArguments(
+            str(tmp_path / "run"),
+            max_steps=4,
+            per_device_train_batch_size=8,
+            learning_rate=0.05,
+            lr_scheduler_type="constant",
+            validation_size=0,
+            add_templates=False,
+            feature_cache_dir=str(tmp_path / "cache"),
+            eval_strategy="no",
+            load_best_model_at_end=False,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            report_to="none",
+            **settings,
+        )
+        trainer = TaiDptTrainer(model, args, train_dataset=captions)
+        plain = model._encode_piece
+        model._encode_piece = lambda piece: (sizes.append(len(piece)), plain(piece))[1]
+        trainer.train()
+        return model.prompt_learner.local_context.detach(), sizes
+
+    expected, _ = learn()
+    actual, sizes = learn(**options)
+    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    steps = [2, 2, 2, 1, 1, 2, 2, 2] if "prompt_chunk_size" in options else [7, 7]
+    assert sizes[: 4 * len(steps)] == 4 * steps
+
+
+def test_a_compiler_takes_the_chunks_apart():
+    model = new_model()
+    batch = make_batch(model)
+    expected = loss_and_gradients(model, batch)
+    compiled = torch.compile(model, backend="aot_eager")
+    for actual, wanted in zip(loss_and_gradients(compiled, batch, prompt_chunk_size=2), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_chunk_of_no_class_is_named(tmp_path):
+    with pytest.raises(ValueError, match="`prompt_chunk_size` is 0"):
+        new_model().encode_classes(prompt_chunk_size=0)
+    with pytest.raises(ValueError, match="`prompt_chunk_size` is 0"):
+        TaiDptTrainingArguments(str(tmp_path), prompt_chunk_size=0)
