@@ -24,6 +24,7 @@ from transformers.utils import logging
 from .atomic import staged_file
 from .image_sources import ImageItem, open_images
 from .pipelines import TASK
+from .pipelines.image_batches import read_batch
 
 logger = logging.get_logger(__name__)
 
@@ -102,8 +103,9 @@ def tag_images(
         multi_crop (`bool`, *optional*): sees larger images in overlapping windows; as in the pipeline.
         image_column (`str`, *optional*, defaults to `"image"`): column of a data set or Parquet file.
         batch_size (`int`, *optional*, defaults to 32): images in a forward pass.
-        num_workers (`int`, *optional*): processes that decode images, per engine worker; one per further processor,
-            at most 8, by default, and none with Ray.
+        num_workers (`int`, *optional*): processes that decode images beside the model, per engine worker. By default
+            one per further processor, at most 8, where the model runs on a GPU; else none, and the threads of
+            PyTorch decode between batches, which is faster there. With Ray always none by default.
         shard_size (`int`, *optional*, defaults to 1024): images in an output file.
         part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): this is machine `part[0]` of `part[1]` that share
             the work and the folder; each takes every `part[1]`-th file.
@@ -130,8 +132,8 @@ def tag_images(
     items = open_images(source, image_column)
     settings = {"model": _model_name(model), "shard_size": shard_size, "image_column": image_column, **options}
     folder = _open_output(Path(output_dir), settings)
-    if num_workers is None:
-        num_workers = 0 if engine == "ray" else min(8, (os.cpu_count() or 1) - 1)
+    if num_workers is None and engine == "ray":
+        num_workers = 0
     tagger = {
         "model": model,
         "options": {name: value for name, value in options.items() if value is not None},
@@ -165,17 +167,24 @@ class PartTagger:
         model: as in [`tag_images`].
         options (`dict`): options of the pipeline's call.
         batch_size (`int`): images in a forward pass.
-        num_workers (`int`): processes that decode.
+        num_workers (`int`, *optional*): processes that decode; `None` chooses by the device of the model.
         pipeline_kwargs (`dict`): arguments of [`~transformers.pipeline`].
     """
 
     def __init__(
-        self, model: Any, options: dict[str, Any], batch_size: int, num_workers: int, pipeline_kwargs: dict[str, Any]
+        self,
+        model: Any,
+        options: dict[str, Any],
+        batch_size: int,
+        num_workers: int | None,
+        pipeline_kwargs: dict[str, Any],
     ) -> None:
         if not hasattr(model, "preprocess"):
             make: Any = pipeline  # its overloads know the tasks of transformers alone
             model = make(TASK, model=model, **_with_companions(model, pipeline_kwargs))
         self.pipe = model
+        if num_workers is None:
+            num_workers = 0 if self.pipe.device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.preprocess_options, self.forward_options, self.postprocess_options = self.pipe._sanitize_parameters(
             **options
@@ -236,7 +245,14 @@ class _Decoded(torch.utils.data.Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Any, str | None]:
-        item = self.items[index]
+        return self._read(self.items[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, str | None]]:
+        """A batch at once; `DataLoader` calls this where it is there."""
+        items = [self.items[index] for index in indices]
+        return read_batch(self._read, items, [item.payload for item in items], self.pipe.image_processor)
+
+    def _read(self, item: ImageItem) -> tuple[Any, str | None]:
         if item.error is not None:
             return None, item.error
         try:

@@ -33,9 +33,9 @@ class ProcessorView:
     def __getattr__(self, name: str) -> Any:
         return self.replaced[name] if name in self.replaced else getattr(self.processor, name)
 
-    def __call__(self, image: Any) -> Any:
-        """Pixels `(1, 3, height, width)` of an image."""
-        return self.processor(images=image, return_tensors="pt", **self.replaced)["pixel_values"]
+    def __call__(self, image: Any, **settings: Any) -> Any:
+        """Pixels `(1, 3, height, width)` of an image; further settings are replaced for this call."""
+        return self.processor(images=image, return_tensors="pt", **self.replaced | settings)["pixel_values"]
 
 
 def processor_for(

@@ -6,6 +6,7 @@ import base64
 import contextlib
 import os
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -133,8 +134,7 @@ def _decode(entry: ImageEntry, source: str | BytesIO | Image.Image) -> Image.Ima
     Pillow raises nearly any exception on broken files, so all of them are caught here.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        with refused_bombs():
             image = source if isinstance(source, Image.Image) else Image.open(source)
             image.load()
             with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the picture
@@ -152,6 +152,18 @@ def _decode(entry: ImageEntry, source: str | BytesIO | Image.Image) -> Image.Ima
         raise unreadable(entry, "its file may not be read by this user") from error
     except Exception as error:
         raise unreadable(entry, f"it is broken or cut off ({_one_line(error)})") from error
+
+
+@contextlib.contextmanager
+def refused_bombs() -> Iterator[None]:
+    """Makes an error of Pillow's warning of an image with too many pixels.
+
+    The filters of warnings belong to all threads: where several read, an outer one of these must stand around them, so
+    that whatever they restore in whatever order refuses such images too.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
 
 
 def _one_line(error: Exception) -> str:
@@ -195,4 +207,4 @@ def _from_array(entry: ImageEntry, array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(_to_8_bit(array) if array.dtype == np.uint16 else array))
 
 
-__all__ = ["IMAGE_KINDS", "ImageEntries", "ImageEntry", "read_image", "unreadable"]
+__all__ = ["IMAGE_KINDS", "ImageEntries", "ImageEntry", "read_image", "refused_bombs", "unreadable"]

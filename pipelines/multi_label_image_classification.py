@@ -11,21 +11,27 @@ turn logits into probabilities, `config.score_thresholds` says what is present. 
 
 from __future__ import annotations
 
+import functools
 import inspect
 import numbers
+import operator
+import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 from transformers import Pipeline
+from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import logging
 
 from .heatmaps import crop_window, draw_heatmaps, processor_for, resized_size
+from .image_batches import ImageBatches, ImageStream, collate
 from .image_reading import IMAGE_KINDS, ImageEntries, ImageEntry, read_image, unreadable
+from .pixel_tables import BYTES_ONLY, scale_pixels, scales_last
 
 logger = logging.get_logger(__name__)
 
@@ -98,7 +104,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                   windows; `config.multi_crop` of the model by default.
                 - standardize (`bool`, *optional*): `False` scores without the checkpoint's score standardisation.
                 - timeout (`float`, *optional*): seconds to wait for each URL; no limit by default.
-                - batch_size, num_workers (`int`, *optional*): as in every pipeline.
+                - batch_size (`int`, *optional*, defaults to 1): images in a forward pass; those of one are read by
+                  as many threads as PyTorch computes with (`torch.set_num_threads`), at most 8.
+                - num_workers (`int`, *optional*, defaults to 0): processes that read images meanwhile, with one thread
+                  each; they pay where the model runs on a GPU.
 
         Returns:
             `list[dict]`: `{"label", "score"[, "heatmap"]}` by falling score, labels of equal score in the order of the
@@ -190,6 +199,31 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 parameters["return_heatmaps"] = bool(return_heatmaps)
         return preprocess, forward, postprocess
 
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> PipelineIterator:
+        """As in every pipeline, but the images of a batch are read by several threads; see `image_batches.py`."""
+        read, processor = functools.partial(self.preprocess, **preprocess_params), self.image_processor
+        images: Dataset
+        if isinstance(inputs, Sized):
+            images = ImageBatches(inputs, read, processor)
+        else:
+            images = ImageStream(inputs, read, processor, batch_size)
+            if num_workers > 1:
+                logger.warning("A stream of images is read by one worker process: `num_workers` is taken as 1.")
+                num_workers = 1
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn of it where processes are forked
+        collate_fn = operator.itemgetter(0) if batch_size == 1 else collate
+        loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn)
+        outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
+        return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
     def preprocess(
         self,
         inputs: Any,
@@ -207,9 +241,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         limit = Image.MAX_IMAGE_PIXELS
         if resized is not None and limit is not None and resized[0] * resized[1] > limit:
             raise unreadable(entry, f"its sides ({image.width} x {image.height}) are too unequal for resizing")
-        pixels = processor(image)  # (1, 3, height, width)
+        # bytes where the rest is a matter of a table, see `_forward`
+        pixels = processor(image, **(BYTES_ONLY if scales_last(self.image_processor) else {}))  # (1, 3, height, width)
         # A list of images, not a batch: processors that do not crop give them different sizes.
-        features: dict[str, Any] = {"images": [pixels[0].to(self.dtype)]}
+        features: dict[str, Any] = {"images": [pixels[0]]}
         if return_heatmaps:
             processed = (pixels.shape[-2], pixels.shape[-1])
             features["window"] = crop_window(processor, original, resized, processed)
@@ -231,7 +266,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             options: dict[str, bool] = dict(views)
             if own_size is not None and tuple(shape[1:]) != (own_size, own_size):
                 options["interpolate_pos_encoding"] = True
-            outputs = model(pixel_values=torch.stack([images[place] for place in places]), **options)
+            pixels = torch.stack([images[place] for place in places])  # (images of this shape, 3, height, width)
+            if scales_last(self.image_processor):
+                pixels = scale_pixels(pixels, self.image_processor)
+            outputs = model(pixel_values=pixels.to(self.dtype), **options)
             logits.update(zip(places, outputs.logits, strict=True))  # (classes,) each
             if return_heatmaps:
                 similarity = getattr(outputs, "similarity_map", None)  # (images of this shape, classes, rows, columns)
