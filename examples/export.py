@@ -8,9 +8,7 @@ ship are scored and only the differences are printed.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from zlib import crc32
 
@@ -22,10 +20,9 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, load_images, mean_average_precision
 from modeling_taidpt.export import ImageScorer, export_onnx
-from modeling_taidpt.export_evaluation import known_classes
+from modeling_taidpt.export_evaluation import BATCH, known_classes, onnx_scorer, run_scorers
 
 PHOTOGRAPHS = Path(__file__).parent / "images"
-BATCH = 16
 
 
 @dataclass
@@ -51,11 +48,6 @@ def read_photographs(arguments: Arguments, known: list[str]) -> tuple[list, np.n
     return [row["image"] for row in rows], *known_classes(rows, known)
 
 
-def run_onnx(session: onnxruntime.InferenceSession, pixels: np.ndarray) -> np.ndarray:
-    """Pixels `(batch, 3, height, width)` to probabilities `(batch, labels)`."""
-    return session.run(["probabilities"], {"pixel_values": pixels})[0]
-
-
 def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     torch.set_num_threads(arguments.threads)
@@ -68,22 +60,13 @@ def main() -> None:
     scorer = ImageScorer(model).eval()
     scorers = {"PyTorch": lambda pixels: scorer(torch.from_numpy(pixels))[0].numpy()}
     for file in (quantized.with_name("model.onnx"), quantized):
-        scorers[file.name] = partial(run_onnx, onnxruntime.InferenceSession(file, options))
-    scores: dict[str, list[np.ndarray]] = {name: [] for name in scorers}  # (batch, labels) each
-    seconds = dict.fromkeys(scorers, 0.0)
+        scorers[file.name] = onnx_scorer(onnxruntime.InferenceSession(file, options))
     with torch.no_grad():
-        for start in range(0, len(photographs), BATCH):
-            pixels = processor(images=photographs[start : start + BATCH], return_tensors="np")["pixel_values"]
-            for name, score in scorers.items():
-                begin = time.perf_counter()
-                scores[name].append(score(pixels.astype(np.float32)))
-                seconds[name] += time.perf_counter() - begin
-    reference = np.concatenate(scores["PyTorch"])  # (images, labels)
+        scores, seconds = run_scorers(scorers, processor, photographs)
     print(f"{len(photographs)} photographs, {arguments.threads} thread(s), batches of {BATCH}")
-    for name, parts in scores.items():
-        values = np.concatenate(parts)  # (images, labels)
+    for name, values in scores.items():
         row = f"{name:22s} {1000 * seconds[name] / len(photographs):6.1f} ms/image"
-        row += f"  largest difference {np.abs(values - reference).max():.1e}"
+        row += f"  largest difference {np.abs(values - scores['PyTorch']).max():.1e}"
         if name != "PyTorch":
             row += f"  {(quantized.parent / name).stat().st_size / 1e6:6.1f} MB"
         if labels is not None:

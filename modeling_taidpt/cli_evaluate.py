@@ -149,7 +149,7 @@ def _evaluate(
         others.update(scores)
     figures = evaluate_scores(runs, labels, classes, others, unknown, options["resamples"], options["seed"])
     if output is not None:
-        write_report(output, figures, runs | others, labels)
+        write_report(output, figures, runs | others, labels, unknown)
     return figures
 
 

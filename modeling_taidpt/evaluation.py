@@ -200,7 +200,7 @@ def evaluate_scores(
     Raises:
         ValueError: shapes differ, or no label is 1.
     """
-    scores = {name: _mask(values, unknown) for name, values in {**runs, **(others or {})}.items()}
+    scores = {name: rank_unknown_last(values, unknown) for name, values in {**runs, **(others or {})}.items()}
     options = {"num_resamples": num_resamples, "seed": seed}
     models = {}
     for name, branches in scores.items():
@@ -235,8 +235,16 @@ def evaluate_scores(
     }
 
 
-def _mask(scores: Scores, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
-    """Ranks unknown images last, where they change no average precision."""
+def rank_unknown_last(scores: Scores, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
+    """Scores minus infinity where a label is unknown: ranked last, such images change no average precision.
+
+    Args:
+        scores (`Mapping`): scores `(images, classes)` by branch.
+        unknown (`np.ndarray` of shape `(images, classes)`, *optional*): 1 where a label is neither present nor absent.
+
+    Returns:
+        `dict[str, np.ndarray]`: `(images, classes)` by branch.
+    """
     if unknown is None:
         return dict(scores)
     return {branch: np.where(unknown != 0, -np.inf, values) for branch, values in scores.items()}
@@ -259,6 +267,7 @@ __all__ = [
     "BRANCHES",
     "baseline_models",
     "evaluate_scores",
+    "rank_unknown_last",
     "score_images",
     "with_classes",
 ]

@@ -65,13 +65,14 @@ def precision_recall(scores: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray
     """Precision and recall of all image-label pairs together, at every score.
 
     Args:
-        scores (`np.ndarray`): higher is more likely, any shape.
+        scores (`np.ndarray`): higher is more likely, any shape; pairs of minus infinity, unknown ones, do not count.
         labels (`np.ndarray`): 0 or 1, of the same shape.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: precision and recall in percent at each different score, falling.
     """
-    scores, labels = scores.ravel(), labels.ravel() != 0  # (pairs,) each
+    known = np.isfinite(scores)
+    scores, labels = scores[known], labels[known] != 0  # (known pairs,) each
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)  # last pair of each tied group
     hits = np.cumsum(labels[order])[ends]  # (different scores,)

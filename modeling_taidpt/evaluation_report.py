@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .atomic import staged_folder
-from .evaluation import Scores
+from .evaluation import Scores, rank_unknown_last
 from .json_values import json_value
 
 METRICS_FILE, CLASSES_FILE = "metrics.json", "per_class.csv"
@@ -20,7 +20,11 @@ PLOT_FILES = ("per_class_ap.png", "precision_recall.png", "score_histograms.png"
 
 
 def write_report(
-    folder: str | Path, figures: Mapping[str, Any], scores: Mapping[str, Scores], labels: np.ndarray
+    folder: str | Path,
+    figures: Mapping[str, Any],
+    scores: Mapping[str, Scores],
+    labels: np.ndarray,
+    unknown: np.ndarray | None = None,
 ) -> Path:
     """Writes the report of an evaluation, whole or not at all.
 
@@ -29,6 +33,7 @@ def write_report(
         figures (`Mapping`): what [`evaluate_scores`] gave, and more if wanted.
         scores (`Mapping`): the scores of the same models by name, the first run first.
         labels (`np.ndarray` of shape `(images, classes)`): 0 or 1.
+        unknown (`np.ndarray` of shape `(images, classes)`, *optional*): as in [`evaluate_scores`]; left out of plots.
 
     Returns:
         `Path`: the folder, with `metrics.json`, `per_class.csv`, `per_class_ap.png`, `precision_recall.png` and
@@ -44,7 +49,7 @@ def write_report(
         text = json.dumps(json_value(figures), ensure_ascii=False, indent=2, allow_nan=False)
         (staged / METRICS_FILE).write_text(text + "\n", encoding="utf-8")
         _write_classes(staged / CLASSES_FILE, classes, labels.sum(axis=0).tolist(), models)
-        merged = {name: values["merged"] for name, values in scores.items()}
+        merged = {name: rank_unknown_last(values, unknown)["merged"] for name, values in scores.items()}
         bars = {name: np.array([models[name]["per_class"][label] for label in classes]) for name in names[:2]}
         for name, figure in zip(
             PLOT_FILES,

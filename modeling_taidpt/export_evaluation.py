@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,38 @@ def known_classes(data: Any, labels: Sequence[str]) -> tuple[np.ndarray, list[in
     return image_label_matrix(data)[:, kept], [list(labels).index(str(matches[place])) for place in kept]
 
 
+def onnx_scorer(session: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Pixels `(batch, 3, height, width)` to probabilities `(batch, labels)` by a session of ONNX Runtime."""
+    return lambda pixels: session.run(["probabilities"], {"pixel_values": pixels})[0]
+
+
+def run_scorers(
+    scorers: Mapping[str, Callable[[np.ndarray], np.ndarray]], processor: Any, pictures: Iterable[Any]
+) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+    """Shows the same pictures to several forms of a model, in batches of 16.
+
+    Args:
+        scorers (`Mapping`): by name, functions of pixels `(batch, 3, height, width)` to probabilities
+            `(batch, labels)`.
+        processor: the image processor.
+        pictures (`Iterable`): decoded pictures, one at a time.
+
+    Returns:
+        `tuple[dict, dict]`: by name, the probabilities `(images, labels)` and the seconds that they took, without the
+        processor.
+    """
+    pictures = iter(pictures)
+    scores: dict[str, list[np.ndarray]] = {name: [] for name in scorers}  # (batch, labels) each
+    seconds = dict.fromkeys(scorers, 0.0)
+    while batch := list(itertools.islice(pictures, BATCH)):
+        pixels = processor(images=batch, return_tensors="np")["pixel_values"]  # (batch, 3, height, width)
+        for name, score in scorers.items():
+            begin = time.perf_counter()
+            scores[name].append(score(pixels.astype(np.float32)))
+            seconds[name] += time.perf_counter() - begin
+    return {name: np.concatenate(parts) for name, parts in scores.items()}, seconds
+
+
 def measure_quantization(folder: str | Path, data: Any, labels: Sequence[str]) -> dict[str, float]:
     """Measures `model.onnx` and `model_quantized.onnx` on the same images.
 
@@ -58,20 +92,13 @@ def measure_quantization(folder: str | Path, data: Any, labels: Sequence[str]) -
     import onnxruntime
 
     truth, columns = known_classes(data, labels)
-    processor = AutoImageProcessor.from_pretrained(folder)
-    sessions = [
-        onnxruntime.InferenceSession(Path(folder) / name, providers=["CPUExecutionProvider"])
+    scorers = {
+        name: onnx_scorer(onnxruntime.InferenceSession(Path(folder) / name, providers=["CPUExecutionProvider"]))
         for name in (ONNX_FILE, QUANTIZED_FILE)
-    ]
-    parts: list[list[np.ndarray]] = [[], []]
-    for start in range(0, len(data), BATCH):
-        rows = range(start, min(start + BATCH, len(data)))
-        pictures = [open_image(data[row][IMAGE]) for row in rows]
-        pixels = processor(images=pictures, return_tensors="np")["pixel_values"]  # (batch, 3, height, width)
-        for session, scores in zip(sessions, parts, strict=True):
-            inputs = {"pixel_values": pixels.astype(np.float32)}
-            scores.append(session.run(["probabilities"], inputs)[0])  # (batch, labels)
-    full, small = (np.concatenate(scores)[:, columns] for scores in parts)  # (images, kept classes) each
+    }
+    pictures = (open_image(data[row][IMAGE]) for row in range(len(data)))
+    scores, _ = run_scorers(scorers, AutoImageProcessor.from_pretrained(folder), pictures)
+    full, small = (scores[name][:, columns] for name in scorers)  # (images, kept classes) each
     return {
         "images": len(data),
         "classes": len(columns),
@@ -81,4 +108,4 @@ def measure_quantization(folder: str | Path, data: Any, labels: Sequence[str]) -
     }
 
 
-__all__ = ["known_classes", "measure_quantization"]
+__all__ = ["BATCH", "known_classes", "measure_quantization", "onnx_scorer", "run_scorers"]

@@ -106,6 +106,9 @@ def test_precision_and_recall_by_hand():
     precision, recall = precision_recall(scores, labels)  # the two of 0.8 count together
     assert precision == pytest.approx([100, 200 / 3, 75])
     assert recall == pytest.approx([100 / 3, 200 / 3, 100])
+    unknown = (np.append(scores, [-np.inf, -np.inf]), np.append(labels, [0, 0]))
+    for known, masked in zip((precision, recall), precision_recall(*unknown), strict=True):
+        assert masked == pytest.approx(known)  # no further point for unknown labels
     mean = class_mean_precision(scores[:, None], labels[:, None], np.array([0.0, 50.0, 100.0]))
     assert mean == pytest.approx([100, 75, 75])  # the best precision at that recall or above
 
@@ -123,6 +126,10 @@ def test_report_holds_figures_table_and_plots(figures_input, tmp_path):
         with Image.open(folder / name) as picture:
             assert len(set(picture.convert("L").resize((64, 64)).tobytes())) > 10  # something is drawn
     assert [path.name for path in tmp_path.iterdir()] == ["report"]
+    plot = (folder / "precision_recall.png").read_bytes()
+    unknown = (np.arange(labels.size).reshape(labels.shape) % 3 == 0) & (labels == 0)
+    write_report(folder, figures, runs | others, labels, unknown.astype(np.int64))
+    assert (folder / "precision_recall.png").read_bytes() != plot  # unknown labels do not count as absent
 
 
 # ------------------------------------------------------------------ the command
