@@ -16,8 +16,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .backbones import text_side
+from .device_features import FeatureRows
 from .feature_cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
-from .feature_shards import CAPTION_COLUMNS
+from .feature_shards import CAPTION_COLUMNS, FeatureShards
 from .fingerprints import corpus_fingerprint
 from .prototypes import class_prototypes
 
@@ -43,6 +44,19 @@ class CaptionFeatures(KeptFeatures):
 
     kind: ClassVar[str] = "caption"
     columns: ClassVar[tuple[str, str]] = CAPTION_COLUMNS
+
+    def __init__(self, shards: FeatureShards, rows: np.ndarray, labels: np.ndarray) -> None:
+        """Keep the three.
+
+        Raises:
+            ValueError: If a label is neither 0 nor 1, or their number is not that of the captions.
+        """
+        super().__init__(shards, rows, labels)
+        if self.labels.size and self.labels.max() > 1:
+            row, column = np.argwhere(self.labels > 1)[0]
+            raise ValueError(
+                f"The label of caption {row} and class {column} is neither 0 nor 1: captions deny no class."
+            )
 
     @classmethod
     def encode(
@@ -83,6 +97,10 @@ class CaptionFeatures(KeptFeatures):
         folder = Path(cache_dir or default_cache_dir()) / corpus_fingerprint(model, tokenizer, texts, settings)
         encoder = _CaptionEncoder(model, tokenizer, dtype, batch_size, bf16)
         return cls(write_missing(encoder, texts, folder, shard_size, progress, cls.kind), rows, labels)
+
+    def __getitems__(self, indices: Sequence[int]) -> FeatureRows:
+        """Return the items of a batch, which are read when they are looked at."""
+        return FeatureRows(self, indices)
 
     def class_prototypes(
         self, max_captions: int | None = None, seed: int = 0, centering: float = 0.0, **options: Any

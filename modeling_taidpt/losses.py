@@ -33,42 +33,54 @@ def _host_can_wait() -> bool:
     return not (torch.cuda.is_available() and torch.cuda.is_current_stream_capturing())
 
 
-def _prepare(logits: Tensor, labels: Tensor, allowed: str, loss: str) -> tuple[Tensor, Tensor]:
-    """Checks one (logits, labels) pair and brings the logits to at least fp32.
+class MultiLabelLoss(nn.Module):
+    """What the losses share: they look at the labels before they use them.
 
-    Args:
-        logits: Scores `(batch, classes)`, any floating dtype.
-        labels: Labels `(batch, classes)`, any dtype.
-        allowed: Values that `labels` may hold: `BINARY`, `PARTIAL` or `SOFT`.
-        loss: Name of the loss, for the error.
-
-    Returns:
-        Logits in fp32 or fp64 and the labels, unchanged.
-
-    Raises:
-        ValueError: If the shapes differ or are not `(batch, classes)`, or a label has a value that is not allowed.
+    Attributes:
+        check_labels (`bool`): whether a label with a value that is not allowed is an error. Where it was ruled out
+            before, `False` spares a GPU's host the wait for the values.
     """
-    if logits.dim() != 2 or logits.shape != labels.shape or logits.numel() == 0:
-        raise ValueError(
-            f"{loss} needs logits and labels of one shape (batch, classes) with no dimension empty, but logits are "
-            f"{tuple(logits.shape)} and labels {tuple(labels.shape)}; give a row per sample and a column per class."
-        )
-    if not logits.is_floating_point():
-        raise ValueError(
-            f"{loss} needs floating-point logits, but they are {logits.dtype}; convert them with .float()."
-        )
-    if _host_can_wait():
-        good = _values_allowed(labels, allowed)  # (batch, classes)
-        if not bool(good.all()):
-            row, column = (~good).nonzero()[0].tolist()
+
+    check_labels = True
+
+    def _prepare(self, logits: Tensor, labels: Tensor, allowed: str) -> tuple[Tensor, Tensor]:
+        """Checks one (logits, labels) pair and brings the logits to at least fp32.
+
+        Args:
+            logits: Scores `(batch, classes)`, any floating dtype.
+            labels: Labels `(batch, classes)`, any dtype.
+            allowed: Values that `labels` may hold: `BINARY`, `PARTIAL` or `SOFT`.
+
+        Returns:
+            Logits in fp32 or fp64 and the labels, unchanged.
+
+        Raises:
+            ValueError: If the shapes differ or are not `(batch, classes)`, or a label has a value that is not allowed.
+        """
+        loss = type(self).__name__
+        if logits.dim() != 2 or logits.shape != labels.shape or logits.numel() == 0:
             raise ValueError(
-                f"{loss} needs labels that are {allowed}, but labels[{row}, {column}] is {labels[row, column].item()}"
-                + ("; unknown labels (-1/0/1) are for PartialAsymmetricLoss." if allowed == BINARY else ".")
+                f"{loss} needs logits and labels of one shape (batch, classes) with no dimension empty, but logits "
+                f"are {tuple(logits.shape)} and labels {tuple(labels.shape)}; give a row per sample and a column per "
+                "class."
             )
-    return logits if logits.dtype == torch.float64 else logits.float(), labels  # (batch, classes) each
+        if not logits.is_floating_point():
+            raise ValueError(
+                f"{loss} needs floating-point logits, but they are {logits.dtype}; convert them with .float()."
+            )
+        if self.check_labels and _host_can_wait():
+            good = _values_allowed(labels, allowed)  # (batch, classes)
+            if not bool(good.all()):
+                row, column = (~good).nonzero()[0].tolist()
+                raise ValueError(
+                    f"{loss} needs labels that are {allowed}, but labels[{row}, {column}] is "
+                    f"{labels[row, column].item()}"
+                    + ("; unknown labels (-1/0/1) are for PartialAsymmetricLoss." if allowed == BINARY else ".")
+                )
+        return logits if logits.dtype == torch.float64 else logits.float(), labels  # (batch, classes) each
 
 
-class RankingLoss(nn.Module):
+class RankingLoss(MultiLabelLoss):
     r"""Pairwise hinge loss of TaI-DPT: every positive class should stand a margin above every negative one.
 
     `R(z, y) = mean_b sum_{i: y_i = 1} sum_{j: y_j = 0} max(0, margin - z_i + z_j)`, not divided by the number of
@@ -108,7 +120,7 @@ class RankingLoss(nn.Module):
         Raises:
             ValueError: On a wrong shape or a label that is neither 0 nor 1.
         """
-        logits, labels = _prepare(logits, labels, BINARY, "RankingLoss")
+        logits, labels = self._prepare(logits, labels, BINARY)
         positive = labels == 1  # (batch, classes)
         with torch.no_grad():
             derivative, pairs = self._count_active_pairs(logits, positive, weights)  # (batch, classes), scalar
@@ -152,7 +164,7 @@ def _sum_of_first(values: Tensor, counts: Tensor) -> Tensor:
     return sums.gather(1, counts)  # (batch, classes)
 
 
-class BCELoss(nn.Module):
+class BCELoss(MultiLabelLoss):
     """Binary cross-entropy of the sigmoid, averaged over all entries.
 
     Source: published TaI-DPT code, `trainers/utils.py`, `norm_logits_BCEloss`. Labels may be soft (0 to 1).
@@ -171,11 +183,11 @@ class BCELoss(nn.Module):
         Raises:
             ValueError: On a wrong shape or a label outside [0, 1].
         """
-        logits, labels = _prepare(logits, labels, SOFT, "BCELoss")
+        logits, labels = self._prepare(logits, labels, SOFT)
         return F.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype))  # ()
 
 
-class FocalLoss(nn.Module):
+class FocalLoss(MultiLabelLoss):
     r"""Sigmoid focal loss without class weight, `|y - p|^gamma BCE(z, y)`, averaged over all entries.
 
     Source: Lin et al., "Focal Loss for Dense Object Detection" (arXiv 1708.02002); published TaI-DPT code,
@@ -204,13 +216,13 @@ class FocalLoss(nn.Module):
         Raises:
             ValueError: On a wrong shape or a label outside [0, 1].
         """
-        logits, labels = _prepare(logits, labels, SOFT, "FocalLoss")
+        logits, labels = self._prepare(logits, labels, SOFT)
         labels = labels.to(logits.dtype)  # (batch, classes)
         entropy = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")  # (batch, classes)
         return (entropy * (labels - logits.sigmoid()).abs() ** self.gamma).mean()  # ()
 
 
-class AsymmetricLoss(nn.Module):
+class AsymmetricLoss(MultiLabelLoss):
     r"""Asymmetric loss (ASL) for full labels: negatives are clipped and lessened more than positives.
 
     With `p = sigmoid(z)` and `q = min(1, 1 - p + clip)`: `-(1 - p)^gamma_pos log p` for a positive and
@@ -251,7 +263,7 @@ class AsymmetricLoss(nn.Module):
         Raises:
             ValueError: On a wrong shape or a label that is neither 0 nor 1.
         """
-        logits, labels = _prepare(logits, labels, BINARY, type(self).__name__)
+        logits, labels = self._prepare(logits, labels, BINARY)
         return self._entries(logits, labels == 1, labels == 0).mean()  # ()
 
     def _entries(self, logits: Tensor, positive: Tensor, negative: Tensor) -> Tensor:
@@ -297,11 +309,11 @@ class PartialAsymmetricLoss(AsymmetricLoss):
         Raises:
             ValueError: On a wrong shape or a label that is not -1, 0 or 1.
         """
-        logits, labels = _prepare(logits, labels, PARTIAL, type(self).__name__)
+        logits, labels = self._prepare(logits, labels, PARTIAL)
         return self._entries(logits, labels == 1, labels == -1).sum() / logits.shape[0]  # ()
 
 
-class SoftCrossEntropyLoss(nn.Module):
+class SoftCrossEntropyLoss(MultiLabelLoss):
     """Cross-entropy of the softmax with a soft target, `mean_b sum_c -y_c log softmax(z)_c`.
 
     The target is used as it is: a row with three positives weighs three times one with one.
@@ -322,12 +334,12 @@ class SoftCrossEntropyLoss(nn.Module):
         Raises:
             ValueError: On a wrong shape or a label outside [0, 1].
         """
-        logits, labels = _prepare(logits, labels, SOFT, "SoftCrossEntropyLoss")
+        logits, labels = self._prepare(logits, labels, SOFT)
         log_probability = logits.log_softmax(dim=1)  # (batch, classes)
         return -(labels.to(logits.dtype) * log_probability).sum(dim=1).mean()  # ()
 
 
-LOSSES: dict[str, type[nn.Module]] = {
+LOSSES: dict[str, type[MultiLabelLoss]] = {
     "ranking": RankingLoss,
     "bce": BCELoss,
     "focal": FocalLoss,
@@ -337,7 +349,7 @@ LOSSES: dict[str, type[nn.Module]] = {
 }
 
 
-def get_loss(name: str, **options: Any) -> nn.Module:
+def get_loss(name: str, **options: Any) -> MultiLabelLoss:
     """Makes a loss by its name.
 
     Args:

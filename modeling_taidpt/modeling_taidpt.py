@@ -184,8 +184,9 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
 
     def train(self, mode: bool = True) -> TaiDptModel:
         """Sets the training mode of everything but the frozen CLIP."""
-        super().train(mode)
-        self.clip.eval()
+        self.training = mode
+        for child in self.children():
+            child.train(mode and child is not self.clip)
         return self
 
     @classmethod

@@ -156,6 +156,8 @@ class TaiDptTrainer(Trainer):
             self._zero_shot_model()  # while the CLIP is whole
         self.loss_is_scaled_for_ga = compute_loss_func is not None  # otherwise the loss is a mean over its batch
         self.loss_function = get_loss(args.loss)
+        # The labels of kept captions were looked at when they were made: no step waits to look again.
+        self.loss_function.check_labels = not self._makes_batches_of_captions()
         # First, so that the report reaches TensorBoard and others before they close.
         self.callback_handler.callbacks.insert(0, _ReportAtEnd(self))
 
@@ -196,6 +198,8 @@ class TaiDptTrainer(Trainer):
         if resume_from_checkpoint is True:
             resume_from_checkpoint = self._last_checkpoint()
         logger.warning(self.args.describe_recipe())
+        if self._makes_batches_of_captions():
+            self._data.hold(self.train_dataset, self.eval_dataset)
         if self._data.train_captions is not None:
             self._report_class_counts(self._data.train_captions.labels)
             self._gap.prepare(self.model, self._data.train_captions, self.unlabeled_images)
@@ -258,8 +262,19 @@ class TaiDptTrainer(Trainer):
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """One step on a batch whose features are first changed as the options say (noise, composition)."""
+        inputs = self._prepare_inputs(inputs)
         inputs = self._gap.augment(inputs, self.state.global_step, self.args.process_index)
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def _makes_batches_of_captions(self) -> bool:
+        """Whether batches hold features of captions, and nobody else changes them on the way."""
+        return isinstance(self._data, TrainingCaptions) and self.data_collator == self._data.collate
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the device; rows of features that are held there become the features."""
+        inputs = super()._prepare_inputs(inputs)
+        held = getattr(self._data, "on_device", None)
+        return inputs if held is None else held.gather(inputs)
 
     def compute_loss(
         self,

@@ -121,6 +121,9 @@ class TaiDptTrainingArguments(TrainingArguments):
             is never emptied.
         feature_dtype (`str`, *optional*, defaults to `"float32"`):
             Precision of the kept features: `"float32"`, `"float16"` or `"bfloat16"`.
+        features_on_device (`bool`, *optional*):
+            Whether the kept caption features are held in the device's memory while learning, so that a step gathers
+            them there. By default on a GPU where they take at most half of its free memory.
         feature_batch_size (`int`, *optional*, defaults to 128):
             Captions encoded at a time.
         pad_to_multiple_of (`int`, *optional*):
@@ -156,6 +159,7 @@ class TaiDptTrainingArguments(TrainingArguments):
     metric_for_best_model: str | None = field(
         default="caption_map", metadata={"help": "Figure of held-out captions that chooses the checkpoint."}
     )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Wait for every loss and look at it."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Kept features have no unused column."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All contexts get gradients."})
     # Options of TaI-DPT.
@@ -192,6 +196,7 @@ class TaiDptTrainingArguments(TrainingArguments):
     validation_size: float = field(default=0.05, metadata={"help": "Share or number of captions held out."})
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Where caption features are kept."})
     feature_dtype: str = field(default="float32", metadata={"help": f"One of {', '.join(FEATURE_DTYPES)}."})
+    features_on_device: bool | None = field(default=None, metadata={"help": "Hold kept features on the device."})
     feature_batch_size: int = field(default=128, metadata={"help": "Captions encoded at a time."})
     pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Caption lengths are multiples of it."})
     prompt_chunk_size: int | None = field(default=None, metadata={"help": "Classes encoded at a time, twice."})
@@ -211,6 +216,8 @@ class TaiDptTrainingArguments(TrainingArguments):
             self.lr_scheduler_type = SchedulerType.CONSTANT
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns in every loader
+        elif self.accelerator_config is None and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}  # batches are copied while the device computes
         super().__post_init__()
         if epoch_cosine:
             self.lr_scheduler_type = EPOCH_COSINE

@@ -17,6 +17,7 @@ from .caption_corpus import read_captions
 from .caption_features import CaptionFeatures, collate_features
 from .caption_labels import label_captions, multi_hot
 from .class_balance import find_agreeing, select_by_rarest_class
+from .device_features import DeviceFeatures, FeatureRows, fits_device
 from .image_dataset import with_multi_hot_labels
 from .prompt_templates import load_templates
 from .training_arguments_taidpt import CAPTION_LOSSES, TaiDptTrainingArguments
@@ -39,6 +40,7 @@ class TrainingCaptions:
         train_captions ([`CaptionFeatures`], *optional*): the training captions without templates.
         held_out (`int`): number of captions held out or given to evaluate on.
         sources (`list[str]`): where the training captions came from, for reports.
+        on_device ([`DeviceFeatures`], *optional*): the features, where the device holds them.
     """
 
     kind: ClassVar[str] = "caption"
@@ -57,10 +59,30 @@ class TrainingCaptions:
         self.train_captions: CaptionFeatures | None = None
         self.held_out = 0
         self.sources: list[str] = []
+        self.on_device: DeviceFeatures | None = None
 
     def collate(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Makes a batch of kept features."""
+        """Makes a batch of kept features, or of their rows where the device holds them."""
+        held = self.on_device
+        if held is not None and isinstance(items, FeatureRows) and held.holds(items.features.shards):
+            return held.batch(items, self.args.pad_to_multiple_of)
         return collate_features(items, self.args.pad_to_multiple_of)
+
+    def hold(self, train_features: Any, eval_features: Any) -> None:
+        """Copies the features to the device if `features_on_device` asks for it, or by default if there is room.
+
+        Args:
+            train_features (`Any`): what the trainer learns from.
+            eval_features (`Any`): what it is evaluated on; a dictionary of several, one, or `None`.
+        """
+        several = eval_features.values() if isinstance(eval_features, dict) else [eval_features]
+        parts = [part.shards for part in (train_features, *several) if isinstance(part, CaptionFeatures)]
+        wanted, device = self.args.features_on_device, self.args.device
+        if parts and (fits_device(parts, device) if wanted is None else wanted):
+            if self.on_device is None or not all(self.on_device.holds(part) for part in parts):
+                self.on_device = DeviceFeatures(parts, device)
+        else:
+            self.on_device = None
 
     def read(self, train_data: Any, eval_data: Any = None) -> tuple[CaptionFeatures | None, Any]:
         """Features to train on and to choose the checkpoint on.
