@@ -186,7 +186,10 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         """Sets the training mode of everything but the frozen CLIP."""
         self.training = mode
         for child in self.children():
-            child.train(mode and child is not self.clip)
+            if child is not self.clip:
+                child.train(mode)
+            elif child.training:  # going through its modules in every step takes as long as computing some of them
+                child.eval()
         return self
 
     @classmethod
