@@ -37,12 +37,12 @@ class Arguments:
 
 
 def make_model(classes: int, layers: int, width: int) -> Any:
-    """A model on a random CLIP; its labels are made-up words of two to three tokens."""
+    """A model on a random CLIP; its labels are made up, and as long as each other however many there are."""
     from train_step import make_clip
 
     from modeling_taidpt import TaiDptModel
 
-    return TaiDptModel.from_clip(make_clip(layers, width), labels=[f"thing {number}" for number in range(classes)])
+    return TaiDptModel.from_clip(make_clip(layers, width), labels=[f"thing {number:04d}" for number in range(classes)])
 
 
 def training(classes: int) -> dict[str, float]:

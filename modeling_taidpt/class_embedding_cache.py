@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from .prompt_chunks import recompute_gradients
+
 
 class ClassEmbeddingCache:
     """Class embeddings computed once in eval mode.
@@ -44,7 +46,7 @@ class ClassEmbeddingCache:
             self._key, self._embeddings = key, embeddings
             self._contexts = [context.detach().clone() for context in contexts]
         if torch.is_grad_enabled() and any(context.requires_grad for context in contexts):
-            return _Recomputed.apply(embeddings, compute, *contexts)
+            return recompute_gradients(embeddings, lambda _: compute(), [range(embeddings.shape[1])], contexts)
         return embeddings
 
     def _same_values(self, contexts: Sequence[torch.Tensor]) -> bool:
@@ -53,23 +55,6 @@ class ClassEmbeddingCache:
 
 def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
-
-
-class _Recomputed(torch.autograd.Function):
-    """The kept embeddings going forward, the gradients of a fresh computation going back."""
-
-    @staticmethod
-    def forward(ctx, embeddings, compute, *contexts):
-        ctx.compute, ctx.contexts = compute, contexts
-        return embeddings.clone()  # (2, classes, dim)
-
-    @staticmethod
-    def backward(ctx, grad):
-        with torch.enable_grad():
-            embeddings = ctx.compute()  # (2, classes, dim)
-        wanted = [context for context in ctx.contexts if context.requires_grad]
-        grads = iter(torch.autograd.grad(embeddings, wanted, grad))
-        return (None, None, *(next(grads) if context.requires_grad else None for context in ctx.contexts))
 
 
 __all__ = ["ClassEmbeddingCache"]

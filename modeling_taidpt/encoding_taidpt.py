@@ -87,8 +87,7 @@ class EncodingMixin:
         if self.training:
             both = self._compute_class_embeddings(prompt_chunk_size)  # (2, classes, dim)
         else:
-            contexts = [self.prompt_learner.global_context, self.prompt_learner.local_context]
-            frozen = text_side(self.clip).parameters()
+            contexts, frozen = self.prompt_learner.contexts, text_side(self.clip).parameters()
             both = self._class_embedding_cache.get(self._compute_class_embeddings, contexts, frozen)
         return both[0], both[1]
 
@@ -96,11 +95,11 @@ class EncodingMixin:
         """Class embeddings `(2, classes, dim)`; many classes go in pieces."""
         count, learner = len(self.config.labels), self.prompt_learner
         if torch.is_grad_enabled():
-            recompute = learner.gradient_checkpointing and self.training
-            parts = encode_chunks(self._encode_piece, count, self.device, chunk_size, recompute)
+            contexts, recompute = learner.contexts, learner.gradient_checkpointing and self.training
+            both = encode_chunks(self._encode_piece, count, contexts, chunk_size, recompute)  # (2, classes, dim)
         else:
-            parts = [self._encode_piece(piece) for piece in split_classes(count, TEXT_BATCH)]
-        return normalize(torch.cat(parts, dim=1))  # (2, classes, dim)
+            both = torch.cat([self._encode_piece(piece) for piece in split_classes(count, TEXT_BATCH)], dim=1)
+        return normalize(both)  # (2, classes, dim)
 
     def _encode_piece(self, classes: range) -> torch.Tensor:
         """Embeddings `(2, classes, dim)` of some classes, not normalised."""

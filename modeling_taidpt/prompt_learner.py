@@ -168,6 +168,11 @@ class PromptLearner(nn.Module):
         self._layouts: dict[tuple, PromptLayout] = {}
         self.whole_prompts: dict[tuple, tuple[torch.Tensor, ...]] = {}
 
+    @property
+    def contexts(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """The context vectors of both branches."""
+        return self.global_context, self.local_context
+
     def layout(self, classes: range, device: torch.device) -> PromptLayout:
         """The layout of the prompts of some classes on `device`, kept between calls."""
         key = (classes, str(device))
@@ -204,7 +209,7 @@ class PromptLearner(nn.Module):
             text_model.embeddings.token_embedding,
             text_model.embeddings.position_embedding.weight,
         )
-        context = torch.stack([self.global_context, self.local_context]).to(position_embedding.dtype)
+        context = torch.stack(self.contexts).to(position_embedding.dtype)
         bos = token_embedding(layout.start_id)  # (1, width)
         parts = [bos.expand(BRANCHES, 1, -1)]  # (2, 1, width)
         number = layout.context_index.clamp(min=0)  # (tail,)

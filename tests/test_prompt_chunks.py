@@ -110,7 +110,7 @@ def test_activations_of_chunks_are_dropped_and_computed_again(monkeypatch):
     loss = model(**batch, prompt_chunk_size=8).loss
     assert encoded == [0, 8, 16]
     loss.backward()
-    assert encoded == [0, 8, 16, 16, 8, 0]  # each once more, when the backward pass comes to it
+    assert encoded == [0, 8, 16, 0, 8, 16]  # each once more, when the backward pass comes to it
 
 
 def test_many_classes_are_computed_again_and_few_are_not(monkeypatch):
@@ -124,7 +124,7 @@ def test_many_classes_are_computed_again_and_few_are_not(monkeypatch):
         loss_and_gradients(model, make_batch(model))
         runs.append(ranges)
     assert runs[0] == [range(4), range(4, 6)]
-    assert runs[1] == [range(4), range(4, 7), range(4, 7), range(4)]
+    assert runs[1] == [range(4), range(4, 7), range(4), range(4, 7)]
 
 
 CHECKPOINTING = "activation_checkpointing"  # of transformers; its older releases say gradient_checkpointing
@@ -164,11 +164,11 @@ def test_the_trainer_learns_the_same_in_chunks(options, tmp_path):
     expected, _ = learn()
     actual, sizes = learn(**options)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
-    steps = [2, 2, 2, 1, 1, 2, 2, 2] if "prompt_chunk_size" in options else [7, 7]
+    steps = [2, 2, 2, 1, 2, 2, 2, 1] if "prompt_chunk_size" in options else [7, 7]
     assert sizes[: 4 * len(steps)] == 4 * steps
 
 
-def test_a_compiler_takes_the_chunks_apart():
+def test_a_compiled_model_leaves_the_chunks_as_they_are():
     model = new_model()
     batch = make_batch(model)
     expected = loss_and_gradients(model, batch)
