@@ -35,7 +35,7 @@ class ProcessorView:
 
     def __call__(self, image: Any, **settings: Any) -> Any:
         """Pixels `(1, 3, height, width)` of an image; further settings are replaced for this call."""
-        return self.processor(images=image, return_tensors="pt", **self.replaced | settings)["pixel_values"]
+        return self.processor(images=image, **{"return_tensors": "pt"} | self.replaced | settings)["pixel_values"]
 
 
 def processor_for(

@@ -244,7 +244,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         # bytes where the rest is a matter of a table, see `_forward`
         pixels = processor(image, **(BYTES_ONLY if scales_last(self.image_processor) else {}))  # (1, 3, height, width)
         # A list of images, not a batch: processors that do not crop give them different sizes.
-        features: dict[str, Any] = {"images": [pixels[0]]}
+        features: dict[str, Any] = {"images": [torch.as_tensor(pixels[0])]}
         if return_heatmaps:
             processed = (pixels.shape[-2], pixels.shape[-1])
             features["window"] = crop_window(processor, original, resized, processed)

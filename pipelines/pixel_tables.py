@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-BYTES_ONLY = {"do_rescale": False, "do_normalize": False}  # settings of a call that leaves pixels as bytes
+# Settings of a call that leaves pixels as bytes. They stay with NumPy: for a copy PyTorch would start threads of its own
+# in every thread that reads images.
+BYTES_ONLY = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
 STEPS = ("__call__", "preprocess", "_preprocess", "rescale", "normalize", "rescale_and_normalize")
 MODULES = ("transformers.image_processing_backends", "transformers.image_processing_utils")
 
