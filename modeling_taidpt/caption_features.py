@@ -125,7 +125,8 @@ def collate_features(
     lengths = torch.tensor([len(item["token_embeds"]) for item in items])  # (batch,)
     token_embeds = nn.utils.rnn.pad_sequence([item["token_embeds"] for item in items], batch_first=True)
     missing = -token_embeds.shape[1] % (pad_to_multiple_of or 1)
-    token_embeds = nn.functional.pad(token_embeds, (0, 0, 0, missing))  # (batch, length, dim)
+    if missing:
+        token_embeds = nn.functional.pad(token_embeds, (0, 0, 0, missing))  # (batch, length, dim)
     return {
         "caption_embeds": torch.stack([item["caption_embeds"] for item in items]).float(),  # (batch, dim)
         "token_embeds": token_embeds.float(),  # (batch, length, dim)

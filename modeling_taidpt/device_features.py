@@ -115,7 +115,7 @@ class DeviceFeatures:
         tokens = self.tokens[places.masked_fill(~mask, 0)].float()  # (batch, length, dim)
         return {
             "caption_embeds": self.pooled[rows].float(),  # (batch, dim)
-            "token_embeds": tokens.masked_fill(~mask[:, :, None], 0),  # (batch, length, dim)
+            "token_embeds": tokens.masked_fill_(~mask[:, :, None], 0),  # (batch, length, dim)
             **{name: value for name, value in inputs.items() if name != ROWS},
         }
 
