@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 import torch
-from transformers.masking_utils import create_causal_mask
 
 from modeling_taidpt import TaiDptModel
 
@@ -49,9 +48,8 @@ def plain_class_embeddings(model):
                 [embed([49406]), ctx[:half], embed(ids), ctx[half:], embed([config.period_token_id, 49407])]
             )[None]
             hidden = text.embeddings(inputs_embeds=prompt)
-            mask = create_causal_mask(
-                config=text.config, inputs_embeds=hidden, attention_mask=None, past_key_values=None
-            )
+            length = hidden.shape[1]
+            mask = torch.full((1, 1, length, length), torch.finfo(hidden.dtype).min, dtype=hidden.dtype).triu(1)
             hidden = text.encoder(inputs_embeds=hidden, attention_mask=mask, is_causal=True).last_hidden_state
             feature = model.clip.text_projection(text.final_layer_norm(hidden)[0, -1]).float()
             rows.append(feature / feature.norm())
