@@ -6,7 +6,8 @@ numbers and a mask: a step then waits for no gathering on the host and for no co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ ROWS = "feature_rows"  # what stands in a batch for the features themselves
 
 
 class FeatureRows(Sequence):
-    """The items of a batch, not read yet; reads as the list of them.
+    """The items of a batch, read when one of them is looked at, and once; reads as the list of them.
 
     Args:
         features (`KeptFeatures`): the data set.
@@ -35,12 +36,11 @@ class FeatureRows(Sequence):
 
     def __getitem__(self, place: Any) -> Any:
         """Return one item, or a list of them for a slice."""
-        chosen = self.indices[place]
-        return [self.features[index] for index in chosen] if isinstance(place, slice) else self.features[chosen]
+        return self._items[place]
 
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        """Read the items one by one."""
-        return (self.features[index] for index in self.indices)
+    @functools.cached_property
+    def _items(self) -> list[dict[str, torch.Tensor]]:
+        return [self.features[index] for index in self.indices]
 
 
 class DeviceFeatures:

@@ -54,13 +54,18 @@ def test_a_batch_gathered_on_the_device_is_the_batch_of_the_files(new_features, 
     assert not held.holds(new_features(CAPTIONS[:3], dtype).shards)
 
 
-def test_a_batch_of_rows_reads_as_a_list_of_items(new_features):
+def test_a_batch_of_rows_reads_as_a_list_of_items(new_features, monkeypatch):
     features = new_features(CAPTIONS[:36])
     rows = features.__getitems__([7, 30, 2])
     assert len(rows) == 3 and isinstance(rows, FeatureRows)
     for items in (list(rows), rows[:], [rows[0], rows[1], rows[-1]]):
         for item, index in zip(items, (7, 30, 2), strict=True):
             assert torch.equal(item["token_embeds"], features[index]["token_embeds"])
+    read = []
+    monkeypatch.setattr(CaptionFeatures, "__getitem__", lambda self, index: read.append(index) or items[0])
+    collate_features(features.__getitems__([7, 30, 2]))
+    assert read == [7, 30, 2]  # each once
+    monkeypatch.undo()
     loader = torch.utils.data.DataLoader(features, batch_size=4, collate_fn=collate_features)
     assert next(iter(loader))["caption_embeds"].shape == (4, 24)
 
