@@ -16,15 +16,17 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from common import machine, median_seconds, seconds, write_figures
 from PIL import Image
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, HfArgumentParser, pipeline
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, HfArgumentParser, Pipeline, pipeline
 
 from modeling_taidpt import TaiDptModel, clip_tokenizer, load_class_table
+from modeling_taidpt.pipelines.image_batches import read_batch
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,6 +60,23 @@ def bare(clip: CLIPModel, pixels: torch.Tensor, count: int) -> None:
         clip.vision_model(pixel_values=pixels[: count - start])
 
 
+@torch.inference_mode()
+def both_features(model: TaiDptModel, pixels: torch.Tensor, count: int) -> None:
+    """Pooled and dense features of as many images, in the same batches."""
+    for start in range(0, count, len(pixels)):
+        model.encode_images(pixels[: count - start])
+
+
+def read_images(tagger: Pipeline, files: list[str], batch_size: int) -> dict[str, float]:
+    """Milliseconds an image to read, decode, resize and crop: of one core, and elapsed with PyTorch's threads."""
+    elapsed, cores = time.perf_counter(), time.process_time()
+    for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
+        read_batch(tagger.preprocess, batch, batch, tagger.image_processor)
+    cores, elapsed = time.process_time() - cores, time.perf_counter() - elapsed
+    return {"reading_core_ms": 1000 * cores / len(files), "reading_ms": 1000 * elapsed / len(files)}
+
+
 def first_prediction(image: str) -> float:
     """Seconds from the start of an interpreter to the labels of one image, with the checkpoint that ships."""
     code = "import modeling_taidpt\nfrom transformers import pipeline\n"
@@ -85,6 +104,8 @@ def main() -> None:
         for _ in range(arguments.repeats):
             ours.append(seconds(lambda: tagger(files, top_k=5, **options)))
             baseline.append(seconds(lambda: bare(clip, pixels, len(files))))
+        reading = read_images(tagger, files, arguments.batch_size)
+        features = median_seconds(lambda: both_features(model, pixels, len(files)), arguments.repeats)
         few = files[: arguments.zero_shot_images]
         theirs = median_seconds(lambda: zero_shot(few, candidate_labels=labels), 1) / len(few)
         cold = statistics.median(first_prediction(files[0]) for _ in range(2))
@@ -103,6 +124,8 @@ def main() -> None:
     print(f"baseline   {count / baseline_seconds:.1f} images a second (bare vision tower, pixels ready)")
     spread = f"{ratio:.2f} of the baseline (quartiles {lower:.2f} to {upper:.2f})"
     print(f"ours       {count / our_seconds:.1f} images a second: {spread}")
+    print("reading    {reading_core_ms:.1f} ms an image of one core, {reading_ms:.1f} ms elapsed".format(**reading))
+    print(f"features   both of ready pixels: {baseline_seconds / features:.2f} of the baseline")
     print(
         f"zero-shot  {1 / theirs:.2f} images a second (transformers' pipeline, 80 labels): {faster:.0f} times slower"
     )
@@ -111,6 +134,7 @@ def main() -> None:
     figures = {"images": count, "batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
     figures |= {"baseline_seconds": baseline_seconds, "seconds": our_seconds, "ratio": ratio, "ratios": ratios}
     figures |= {"zero_shot_seconds_per_image": theirs, "first_prediction_seconds": cold, "megabytes": sizes}
+    figures |= {**reading, "features_ratio": baseline_seconds / features}
     write_figures(arguments.json, figures)
 
 

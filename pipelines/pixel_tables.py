@@ -12,8 +12,7 @@ from typing import Any
 import torch
 
 # Settings of a call that leaves pixels as bytes. They stay with NumPy: to copy them, PyTorch starts threads of its own
-# in every thread that reads images, and with more threads than processors the model runs slower (measured on two
-# cores: 0.91 of the rate of the vision tower instead of 1.0).
+# in every thread that reads images, and with more threads than processors the model runs slower.
 BYTES_ONLY = {"do_rescale": False, "do_normalize": False, "return_tensors": "np"}
 STEPS = ("__call__", "preprocess", "_preprocess", "rescale", "normalize", "rescale_and_normalize")
 MODULES = ("transformers.image_processing_backends", "transformers.image_processing_utils")
