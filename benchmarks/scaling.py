@@ -68,7 +68,7 @@ def captions(count: int) -> dict[str, float]:
     from labelling import make_captions
 
     from modeling_taidpt import CaptionFeatures, CaptionLabeler, read_captions
-    from modeling_taidpt.caption_features import collate_features
+    from modeling_taidpt.features.captions import collate_features
 
     model = make_model(4, 1, 16)
     with tempfile.TemporaryDirectory() as folder:

@@ -19,8 +19,8 @@ from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, load_images, mean_average_precision
-from modeling_taidpt.export import ImageScorer, export_onnx
-from modeling_taidpt.export_evaluation import BATCH, known_classes, onnx_scorer, run_scorers
+from modeling_taidpt.export.programs import ImageScorer, export_onnx
+from modeling_taidpt.export.quantization import BATCH, known_classes, onnx_scorer, run_scorers
 
 PHOTOGRAPHS = Path(__file__).parent / "images"
 

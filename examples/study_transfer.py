@@ -30,7 +30,7 @@ from modeling_taidpt import (
     paired_bootstrap,
     read_captions,
 )
-from modeling_taidpt.evaluation import BRANCHES
+from modeling_taidpt.evaluation.evaluate import BRANCHES
 
 
 @dataclass

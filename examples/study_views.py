@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, mean_average_precision, paired_bootstrap
-from modeling_taidpt.evaluation import BRANCHES
+from modeling_taidpt.evaluation.evaluate import BRANCHES
 from modeling_taidpt.pipelines.heatmaps import processor_for
 
 ROWS: dict[str, dict] = {

@@ -29,7 +29,7 @@ from modeling_taidpt import (
     mean_average_precision,
     predict_scores,
 )
-from modeling_taidpt.ensemble import FEW_SHOT_WEIGHT, PARTIAL_LABEL_WEIGHT
+from modeling_taidpt.ensembles.scores import FEW_SHOT_WEIGHT, PARTIAL_LABEL_WEIGHT
 from modeling_taidpt.hub import find_image_processor
 
 WEIGHTS = {"few_shot": FEW_SHOT_WEIGHT, "partial_labels": PARTIAL_LABEL_WEIGHT}  # the paper's

@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import HfArgumentParser, pipeline
 
 from modeling_taidpt import DEFAULT_CHECKPOINT
-from modeling_taidpt.figures import save_figure
+from modeling_taidpt.serving.plots import save_figure
 
 PHOTOGRAPHS = Path(__file__).parent / "images"
 

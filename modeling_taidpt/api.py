@@ -3,7 +3,27 @@
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 from . import DEFAULT_CHECKPOINT
-from .adaptation import (
+from .captions.corpus import read_captions
+from .captions.label_files import read_labels
+from .captions.labeler import CaptionLabeler, load_class_table, suggest_synonyms
+from .captions.labels import default_labeler, match_labels
+from .captions.synthetic import describe_labels, make_captions
+from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
+from .conversion.openai import convert_openai_checkpoint, convert_openai_clip
+from .conversion.taidpt import convert_taidpt_checkpoint
+from .data.captions import load_caption_file, load_coco_captions, load_localized_narratives, load_template_captions
+from .data.coco import load_coco
+from .data.dataset import align_classes, class_names_of, image_label_matrix, partial_label_matrix
+from .data.few_shot import FewShotSample, sample_few_shot
+from .data.folder import load_image_dataset, load_image_folder
+from .data.loaders import load_captions, load_images
+from .data.nuswide import load_nuswide
+from .data.partial_labels import drop_labels, read_partial_labels
+from .data.recipes import load_recipe_captions, load_recipe_images, read_recipe, recipe_names
+from .data.voc import load_voc
+from .ensembles.prompts import ensemble_prompts, with_hypernyms, with_negative_prompts
+from .ensembles.scores import ScoreEnsemble, predict_scores, read_scores
+from .evaluation.calibrate import (
     calibrate,
     calibrate_on_captions,
     calibrate_without_labels,
@@ -11,31 +31,9 @@ from .adaptation import (
     fit_score_statistics,
     fit_score_thresholds,
 )
-from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
-from .caption_corpus import read_captions
-from .caption_features import CaptionFeatures
-from .caption_labels import default_labeler, match_labels
-from .captions import CaptionLabeler, load_class_table, suggest_synonyms
-from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig, TaiDptConfig
-from .convert_openai import convert_openai_checkpoint, convert_openai_clip
-from .convert_taidpt import convert_taidpt_checkpoint
-from .data import load_captions, load_images
-from .data_captions import load_caption_file, load_coco_captions, load_localized_narratives, load_template_captions
-from .data_coco import load_coco
-from .data_folder import load_image_dataset, load_image_folder
-from .data_nuswide import load_nuswide
-from .data_voc import load_voc
-from .ensemble import ScoreEnsemble, predict_scores, read_scores
-from .evaluation import baseline_models, evaluate_scores, score_images, with_classes
-from .evaluation_report import write_report
-from .few_shot import FewShotSample, sample_few_shot
-from .image_dataset import align_classes, class_names_of, image_label_matrix, partial_label_matrix
-from .image_features import ImageFeatures
-from .label_files import read_labels
-from .label_mixes import ensemble_prompts, with_hypernyms, with_negative_prompts
-from .losses import LOSSES, get_loss
-from .made_captions import describe_labels, make_captions
-from .metrics import (
+from .evaluation.calibration import fit_score_calibration, fit_thresholds, match_prevalence
+from .evaluation.evaluate import baseline_models, evaluate_scores, score_images, with_classes
+from .evaluation.metrics import (
     average_precision,
     bootstrap_map,
     compute_multilabel_metrics,
@@ -44,20 +42,22 @@ from .metrics import (
     multilabel_f1,
     paired_bootstrap,
 )
+from .evaluation.reliability import expected_calibration_error, plot_reliability, reliability
+from .evaluation.report import write_report
+from .features.captions import CaptionFeatures
+from .features.images import ImageFeatures
+from .losses import LOSSES, get_loss
 from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
 from .modeling_taidpt import TaiDptModel, TaiDptOutput
-from .partial_labels import drop_labels, read_partial_labels
 from .pipelines import MultiLabelImageClassificationPipeline, register
 from .prompt_templates import load_templates
-from .recipes import load_recipe_captions, load_recipe_images, read_recipe, recipe_names
-from .reliability import expected_calibration_error, plot_reliability, reliability
+from .serving.tagging import TaggingReport, tag_images
 from .standardization import cluster_captions, two_step_zscore
-from .tagging import TaggingReport, tag_images
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
-from .trainer_taidpt import TaiDptTrainer
-from .training_arguments_taidpt import TaiDptTrainingArguments
-from .training_images import IMAGE_RECIPES
-from .training_setup import find_recipe, set_up_training
+from .training.arguments import TaiDptTrainingArguments
+from .training.images import IMAGE_RECIPES
+from .training.setup import find_recipe, set_up_training
+from .training.trainer import TaiDptTrainer
 from .word_counts import count_words
 
 AutoConfig.register("taidpt", TaiDptConfig, exist_ok=True)

@@ -352,7 +352,7 @@ def test_training_saving_and_the_pipeline(name, tmp_path):
     ],
 )
 def test_exports_take_any_number_and_size_of_images(name, kind, tmp_path):
-    from modeling_taidpt.export import export_onnx, export_torch
+    from modeling_taidpt.export.programs import export_onnx, export_torch
 
     clip, tokenizer = make(name)
     model = TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=2)

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCard
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
 from modeling_taidpt.model_card import MARK, render_card
-from modeling_taidpt.training_report import training_command
+from modeling_taidpt.training.report import training_command
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "hub_cards").glob("taidpt-*.md"))

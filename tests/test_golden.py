@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from modeling_taidpt import TaiDptModel, convert_openai_clip
 
-GOLDEN = Path(__file__).parent / "data" / "golden"
+GOLDEN = Path(__file__).parent / "golden"
 NAMES = ("shared_context", "class_specific")
 EOT = 49407
 

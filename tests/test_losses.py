@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from modeling_taidpt.losses import LOSSES, RankingLoss, get_loss
 
-GOLDEN = Path(__file__).parent / "data" / "golden" / "losses_and_map.safetensors"
+GOLDEN = Path(__file__).parent / "golden" / "losses_and_map.safetensors"
 GOLDEN_NAMES = {
     "ranking": "ranking",
     "bce": "bce",

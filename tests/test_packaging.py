@@ -72,10 +72,10 @@ def test_wheel_and_sdist_hold_what_they_need(dist):
     ):
         assert f"modeling_taidpt/{name}" in inside
     tops = {name.split("/")[0] for name in inside}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"modeling_taidpt"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"modeling_taidpt", "taidpt_cli"}
     with tarfile.open(sdist) as archive:
         sources = {name.partition("/")[2] for name in archive.getnames()}
-    for name in ("tests/conftest.py", "tests/hub_server.py", "examples/images/cat.jpg", "examples/quickstart.py"):
+    for name in ("tests/conftest.py", "tests/hub/hub_server.py", "examples/images/cat.jpg", "examples/quickstart.py"):
         assert name in sources
     for name in ("benchmarks/train_step.py", "hub_cards/taidpt-coco80.md", "CHANGELOG.md", "LICENSE", "NOTICE"):
         assert name in sources

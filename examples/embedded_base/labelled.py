@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_taidpt import TaiDptModel
-from modeling_taidpt.image_features import ImageFeatures
+from modeling_taidpt.features.images import ImageFeatures
 
 from .image_features import is_selection
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from modeling_taidpt import TaiDptModel
-from modeling_taidpt.adaptation import (
+from modeling_taidpt.evaluation.calibrate import (
     calibrate,
     calibrate_on_captions,
     calibrate_without_labels,
@@ -17,8 +17,8 @@ from modeling_taidpt.adaptation import (
     probabilities,
     score_features,
 )
-from modeling_taidpt.image_features import ImageFeatures
-from modeling_taidpt.reliability import expected_calibration_error
+from modeling_taidpt.evaluation.reliability import expected_calibration_error
+from modeling_taidpt.features.images import ImageFeatures
 
 from .labelled import joined
 

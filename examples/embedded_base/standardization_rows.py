@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from modeling_taidpt import CaptionFeatures, TaiDptModel
-from modeling_taidpt.adaptation import fit_caption_bank, fit_score_statistics, score_features
-from modeling_taidpt.image_features import ImageFeatures
+from modeling_taidpt.evaluation.calibrate import fit_caption_bank, fit_score_statistics, score_features
+from modeling_taidpt.features.images import ImageFeatures
 from modeling_taidpt.standardization import two_step_zscore
 
 SIZES = (10, 100, 1000)

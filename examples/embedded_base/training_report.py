@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 from modeling_taidpt import TaiDptModel, mean_average_precision, paired_bootstrap
-from modeling_taidpt.adaptation import fit_caption_bank, score_features
-from modeling_taidpt.class_balance import frequency_groups
-from modeling_taidpt.evaluation import BRANCHES
-from modeling_taidpt.image_features import ImageFeatures
+from modeling_taidpt.captions.statistics import frequency_groups
+from modeling_taidpt.evaluation.calibrate import fit_caption_bank, score_features
+from modeling_taidpt.evaluation.evaluate import BRANCHES
+from modeling_taidpt.features.images import ImageFeatures
 
 from .corpus import draw_captions
 

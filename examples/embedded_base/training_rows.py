@@ -22,10 +22,10 @@ from modeling_taidpt import (
     default_labeler,
     make_captions,
 )
-from modeling_taidpt.caption_labels import label_captions
-from modeling_taidpt.class_balance import cooccurrence
-from modeling_taidpt.prototypes import caption_memory
-from modeling_taidpt.training_captions import template_sentences
+from modeling_taidpt.captions.labels import label_captions
+from modeling_taidpt.captions.statistics import cooccurrence
+from modeling_taidpt.features.prototypes import caption_memory
+from modeling_taidpt.training.captions import template_sentences
 
 BASELINE = "recipe"
 CORPORA = ("real", "templates", "made", "made, co-occurrence")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modeling_taidpt.ensemble import FEW_SHOT_WEIGHT, PARTIAL_LABEL_WEIGHT
+from modeling_taidpt.ensembles.scores import FEW_SHOT_WEIGHT, PARTIAL_LABEL_WEIGHT
 
 WORDS = {"class_specific_context": True, "context_init": "a photo of a", "num_context_tokens": 4}
 ADAM = {"optim": "adamw_torch", "learning_rate": 1e-3, "weight_decay": 0.0, "lr_scheduler_type": "cosine"}

@@ -2,7 +2,7 @@
 
 import os
 
-from modeling_taidpt.demo import launch_demo
+from modeling_taidpt.serving.demo import launch_demo
 
 if __name__ == "__main__":
     launch_demo(os.environ.get("TAIDPT_MODEL"), server_name="0.0.0.0", server_port=7860)

@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from modeling_taidpt.metrics import multilabel_f1
+from modeling_taidpt.evaluation.metrics import multilabel_f1
 
 _DESCRIPTION = """
 Per-class (CP, CR, CF1) and overall (OP, OR, OF1) precision, recall and F1 of the labels whose score reaches a
@@ -33,7 +33,7 @@ _CITATION = """
 
 
 class MultilabelF1(evaluate.Metric):
-    """`evaluate` metric around [`modeling_taidpt.metrics.multilabel_f1`]."""
+    """`evaluate` metric around [`modeling_taidpt.evaluation.metrics.multilabel_f1`]."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

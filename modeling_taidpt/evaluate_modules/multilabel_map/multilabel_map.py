@@ -3,7 +3,7 @@
 import datasets
 import evaluate
 
-from modeling_taidpt.metrics import mean_average_precision
+from modeling_taidpt.evaluation.metrics import mean_average_precision
 
 _DESCRIPTION = """
 Mean average precision (mAP) over classes: all points, tied scores in one group as in scikit-learn's
@@ -30,7 +30,7 @@ _CITATION = """
 
 
 class MultilabelMap(evaluate.Metric):
-    """`evaluate` metric around [`modeling_taidpt.metrics.mean_average_precision`]."""
+    """`evaluate` metric around [`modeling_taidpt.evaluation.metrics.mean_average_precision`]."""
 
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(

@@ -1,0 +1,1 @@
+"""The command `taidpt`, installed as `taidpt_cli`."""

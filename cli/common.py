@@ -1,0 +1,246 @@
+"""What the commands of `taidpt` share: options, output for people and for machines, errors, loading of models.
+
+Nothing here imports torch before a command needs it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from modeling_taidpt import DEFAULT_CHECKPOINT
+from modeling_taidpt.evaluation.json_values import json_value
+
+DEFAULT_MODEL = Path(DEFAULT_CHECKPOINT).name  # goes by its name, not by where the package lies
+BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
+VIEWS = "What the model sees (by default as the checkpoint says)"
+
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option("--threshold", "-t", help="Leave out labels of a lower score; auto takes the checkpoint's own."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to standard output.")]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", "-m", help="Checkpoint: folder or Hub repository. The default ships with the package."),
+]
+OwnLabelsOption = Annotated[
+    str | None,
+    typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
+]
+TopKOption = Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")]
+ImageSizeOption = Annotated[
+    int | None,
+    typer.Option("--image-size", min=1, help="Shorter side in pixels that the model sees.", rich_help_panel=VIEWS),
+]
+CenterCropOption = Annotated[
+    bool | None,
+    typer.Option("--center-crop/--no-center-crop", help="Its middle, or the whole image.", rich_help_panel=VIEWS),
+]
+FlipOption = Annotated[
+    bool | None, typer.Option("--flip/--no-flip", help="Average with the mirror image.", rich_help_panel=VIEWS)
+]
+MultiCropOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--multi-crop/--no-multi-crop", help="See larger images in overlapping windows.", rich_help_panel=VIEWS
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...; by default what is there.")
+]
+
+
+def stdout() -> Console:
+    """Where results for people go; nothing in them is taken for markup."""
+    return Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
+def say(message: str) -> None:
+    """Prints a line to standard error."""
+    Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True).print(message)
+
+
+def make_table(*columns: str, title: str | None = None) -> Table:
+    """A plain table; all columns but the first hold numbers unless their name starts with a blank."""
+    table = Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for index, column in enumerate(columns):
+        is_text = index == 0 or column.startswith(" ")
+        table.add_column(column.strip(), justify="left" if is_text else "right", overflow="fold")
+    return table
+
+
+def print_json(value: Any) -> None:
+    """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
+    typer.echo(json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def read_threshold(threshold: str | None) -> float | str | None:
+    """A number where it is one; the pipeline says what is wrong with other words than `auto`."""
+    try:
+        return None if threshold is None else float(threshold)
+    except ValueError:
+        return threshold
+
+
+def read_settings(settings: list[str], option: str, example: str) -> dict[str, str]:
+    """Parts NAME=VALUE texts.
+
+    Args:
+        settings (`list[str]`): the texts.
+        option (`str`): what gave them, for the error.
+        example (`str`): a right one, for the error.
+
+    Returns:
+        `dict[str, str]`: values by name; the last of equal names counts.
+
+    Raises:
+        ValueError: If one is no NAME=VALUE.
+    """
+    values = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"{option} {setting!r} is no NAME=VALUE: write {option} {example}.")
+        values[name.strip().replace("-", "_")] = value.strip()
+    return values
+
+
+@contextmanager
+def working(as_json: bool) -> Iterator[None]:
+    """Keeps standard output free for the result: what libraries print meanwhile goes to standard error.
+
+    Args:
+        as_json (`bool`): whether the result is JSON; for people nothing is redirected.
+    """
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    if not as_json:
+        yield
+        return
+    with redirect_stdout(sys.stderr):
+        yield
+
+
+def one_sentence(error: BaseException) -> str:
+    """What an error says, on one line."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.strerror}: {str(error.filename)!r}."
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+@contextmanager
+def without_loading_bar() -> Iterator[None]:
+    """Keeps transformers from drawing a bar for the tensors that it reads from a file."""
+    from transformers.utils import logging as library
+
+    shown = library.is_progress_bar_enabled()
+    library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bar()
+
+
+def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
+    """The pipeline of a checkpoint.
+
+    Args:
+        name (`str`, *optional*): folder or Hub repository; the checkpoint that ships by default.
+        device (`str`, *optional*): where it runs.
+
+    Returns:
+        [`MultiLabelImageClassificationPipeline`].
+
+    Raises:
+        ValueError: the checkpoint cannot be loaded; one sentence that names it.
+    """
+    from transformers import pipeline
+
+    from modeling_taidpt import api  # noqa: F401  (registers the pipeline)
+    from modeling_taidpt.hub_errors import plain_errors
+    from modeling_taidpt.pipelines import TASK
+
+    make: Any = pipeline  # its type lists the tasks that transformers knows
+    with plain_errors(name), without_loading_bar():
+        return make(TASK, model=find_source(name), **({} if device is None else {"device": device}))
+
+
+def load_model(name: str, device: str | None = None) -> Any:
+    """A checkpoint, from a folder or Hub repository.
+
+    Args:
+        name (`str`): folder or repository.
+        device (`str`, *optional*): where it runs.
+
+    Returns:
+        [`TaiDptModel`].
+
+    Raises:
+        ValueError, OSError: the checkpoint cannot be loaded; one sentence that names it.
+    """
+    from modeling_taidpt.api import TaiDptModel
+
+    source = find_source(name)
+    with without_loading_bar():
+        model = TaiDptModel.from_pretrained(source)
+    return model if device is None else model.to(device)
+
+
+def find_source(name: str) -> str:
+    """The folder of what ships with the package, by its name; else the name, of what is there or can be fetched.
+
+    Args:
+        name (`str`): folder or Hub repository.
+
+    Returns:
+        `str`: for `from_pretrained`.
+
+    Raises:
+        OSError: it is not in the cache and the Hub cannot be reached; one sentence.
+    """
+    from modeling_taidpt.hub import resolve_source
+    from modeling_taidpt.hub_errors import require_answer
+
+    source = resolve_source(name)
+    require_answer(source)
+    return source
+
+
+__all__ = [
+    "BAD_INPUT_CODE",
+    "DEFAULT_MODEL",
+    "INTERRUPTED_CODE",
+    "CenterCropOption",
+    "DeviceOption",
+    "FlipOption",
+    "ImageSizeOption",
+    "JsonOption",
+    "ModelOption",
+    "MultiCropOption",
+    "OwnLabelsOption",
+    "ThresholdOption",
+    "TopKOption",
+    "find_source",
+    "load_model",
+    "load_tagger",
+    "make_table",
+    "one_sentence",
+    "print_json",
+    "read_settings",
+    "read_threshold",
+    "say",
+    "stdout",
+    "without_loading_bar",
+    "working",
+]

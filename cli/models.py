@@ -1,0 +1,175 @@
+"""`taidpt convert`, `export` and `push`: models from elsewhere, for elsewhere, and to the Hub."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import (
+    DEFAULT_MODEL,
+    JsonOption,
+    ModelOption,
+    OwnLabelsOption,
+    load_model,
+    print_json,
+    stdout,
+    without_loading_bar,
+    working,
+)
+
+
+class ExportFormat(str, Enum):
+    """What a model can be exported as."""
+
+    onnx = "onnx"
+    torch = "torch"
+
+
+def convert(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="OpenAI's RN50.pt, RN101.pt, ViT-*.pt, or prompt_learner/model-best.pth.tar.", show_default=False
+        ),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.", show_default=False)],
+    clip: Annotated[
+        str | None,
+        typer.Option("--clip", help="Of published prompts: their CLIP, as folder, Hub repository or OpenAI's file."),
+    ] = None,
+    labels: Annotated[
+        str | None,
+        typer.Option("--labels", "-l", help="Of published prompts: voc20, coco80, nuswide81, a file, or words."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Convert a published file: OpenAI's CLIP, or prompts that the published TaI-DPT code learned.
+
+    Prompts need --clip and --labels. Nothing that stands in the file is run.
+
+    **Examples**
+
+    - `taidpt convert RN50.pt --output clip-rn50`
+    - `taidpt convert prompt_learner/model-best.pth.tar --clip RN50.pt --labels coco80 --output taidpt-coco`
+    """
+    from modeling_taidpt.captions.label_files import read_labels
+    from modeling_taidpt.captions.labeler import PRESETS
+
+    if (clip is None) != (labels is None):
+        raise ValueError("Published prompts need both --clip and --labels; OpenAI's CLIP needs neither.")
+    with working(as_json), without_loading_bar():
+        from modeling_taidpt.conversion.openai import convert_openai_checkpoint
+        from modeling_taidpt.conversion.taidpt import convert_taidpt_checkpoint
+
+        if clip is None or labels is None:
+            kind = type(convert_openai_checkpoint(checkpoint, output)).__name__
+        else:
+            names: Any = labels if labels in PRESETS else read_labels(labels)[0]
+            kind = type(convert_taidpt_checkpoint(checkpoint, clip, names, output)).__name__
+    if as_json:
+        print_json({"model": str(output), "class": kind})
+    else:
+        stdout().print(f"A {kind} is in {output}.")
+
+
+def export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported model.", show_default=False)],
+    model: ModelOption = DEFAULT_MODEL,
+    export_format: Annotated[
+        ExportFormat, typer.Option("--format", "-f", help="ONNX, or a program of torch.export.")
+    ] = ExportFormat.onnx,
+    labels: OwnLabelsOption = None,
+    heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Also give the cosines of the image's cells.")] = False,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", help="ONNX: also write int8 weights, which cost accuracy.")
+    ] = False,
+    eval_images: Annotated[
+        str | None,
+        typer.Option("--eval-images", help="Labelled images, as for evaluate: says what int8 weights cost on them."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Export a model for use without this package: image in, probabilities out.
+
+    The class embeddings are computed once and stored; the labels and the preprocessing stand beside the model.
+
+    **Examples**
+
+    - `taidpt export --output tagger-onnx`
+    - `taidpt export --model runs/pets --format torch --heatmaps --output tagger`
+    - `taidpt export --quantize --eval-images photos --output tagger-onnx`
+    - `taidpt export --labels "cup, spoon, newspaper" --quantize --output tagger-onnx`
+    """
+    if quantize and export_format is not ExportFormat.onnx:
+        raise ValueError("--quantize is for --format onnx only.")
+    if eval_images is not None and not quantize:
+        raise ValueError("--eval-images measures what --quantize costs: give both.")
+    from modeling_taidpt.captions.label_files import read_labels
+
+    names = None if labels is None else read_labels(labels)[0]
+    figures: dict[str, float] = {}
+    with working(as_json):
+        data = None
+        if eval_images is not None:
+            from modeling_taidpt.data.loaders import load_images
+
+            data = load_images(eval_images)
+        loaded = load_model(model)
+        loaded = loaded if names is None else loaded.with_labels(names)
+        from modeling_taidpt.export.programs import export_onnx, export_torch
+
+        if export_format is ExportFormat.onnx:
+            path = export_onnx(loaded, output, heatmaps=heatmaps, quantize=quantize)
+            if data is not None:
+                from modeling_taidpt.export.quantization import measure_quantization
+
+                figures = measure_quantization(output, data, loaded.config.labels)
+        else:
+            path = export_torch(loaded, output, heatmaps=heatmaps)
+    if as_json:
+        print_json({"model": str(path), "format": export_format.value, "labels": loaded.config.labels, **figures})
+    else:
+        if figures:
+            change = figures["map_int8"] - figures["map"]
+            stdout().print(
+                f"mAP in %, {figures['images']} images, {figures['classes']} classes: {figures['map']:.2f} before, "
+                f"{figures['map_int8']:.2f} with int8 weights ({change:+.2f}); largest difference of a score "
+                f"{figures['largest_difference']:.1e}."
+            )
+        stdout().print(f"The exported model is {path}; labels and preprocessing stand beside it.")
+
+
+def push(
+    model: Annotated[str, typer.Argument(help="Folder of the model.", show_default=False)],
+    repository: Annotated[str, typer.Argument(help="Hub repository, as org/name.", show_default=False)],
+    prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Leave out the CLIP, which is named.")] = False,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to.")] = None,
+    message: Annotated[str | None, typer.Option("--message", help="Of the commit.")] = None,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Push a model to the Hub, with its processors, its card and the code that runs it.
+
+    Log in first with `hf auth login`.
+
+    **Examples**
+
+    - `taidpt push runs/pets org/taidpt-pets`
+    - `taidpt push runs/pets org/taidpt-pets --prompts-only --private`
+    """
+    options: dict[str, Any] = {"private": private, "revision": revision, "commit_message": message}
+    options = {name: value for name, value in options.items() if value is not None}
+    with working(as_json):
+        commit = load_model(model).push_to_hub(repository, prompts_only=prompts_only, create_pr=create_pr, **options)
+    url = commit.pr_url or commit.commit_url
+    if as_json:
+        print_json({"repository": repository, "url": url, "commit": commit.oid})
+    else:
+        stdout().print(f"Pushed: {url}")
+
+
+__all__ = ["convert", "export", "push"]

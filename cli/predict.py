@@ -1,0 +1,130 @@
+"""`taidpt predict`: tags images."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import (
+    BAD_INPUT_CODE,
+    DEFAULT_MODEL,
+    CenterCropOption,
+    DeviceOption,
+    FlipOption,
+    ImageSizeOption,
+    JsonOption,
+    ModelOption,
+    MultiCropOption,
+    OwnLabelsOption,
+    ThresholdOption,
+    TopKOption,
+    load_tagger,
+    make_table,
+    one_sentence,
+    print_json,
+    read_threshold,
+    say,
+    stdout,
+    working,
+)
+
+
+def predict(
+    images: Annotated[list[str], typer.Argument(help="Image files or URLs.", show_default=False)],
+    model: ModelOption = DEFAULT_MODEL,
+    labels: OwnLabelsOption = None,
+    top_k: TopKOption = 5,
+    threshold: ThresholdOption = None,
+    image_size: ImageSizeOption = None,
+    center_crop: CenterCropOption = None,
+    flip: FlipOption = None,
+    multi_crop: MultiCropOption = None,
+    save_figure: Annotated[
+        Path | None,
+        typer.Option(
+            "--save-figure", "-f", help="Draw scores and heatmaps: a .png, .jpg, .svg or .pdf file, or a folder."
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tag images with every label that fits.
+
+    Works offline at once, with the checkpoint that ships with the package. An image that cannot be read is named, the
+    others are tagged all the same, and the exit code is 2.
+
+    **Examples**
+
+    - `taidpt predict photo.jpg`
+    - `taidpt predict photo.jpg --labels "cup, spoon, newspaper"`
+    - `taidpt predict photo.jpg --threshold auto`
+    - `taidpt predict photo.jpg --image-size 256 --no-center-crop --flip`
+    - `taidpt predict photo.jpg --save-figure photo_tags.png`
+    - `taidpt predict *.jpg --model runs/pets --threshold 0.5 --json > tags.json`
+    """
+    from modeling_taidpt.captions.label_files import read_labels
+
+    options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
+    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
+    if labels is not None:
+        options["candidate_labels"] = read_labels(labels)[0]
+    with working(as_json), _warnings(labels is not None):
+        tagger = load_tagger(model, device)
+        # with both given the pipeline says it itself
+        if (labels is None or threshold is None) and tagger.model.config.score_calibration is None:
+            say("Scores of this checkpoint only rank labels: make them probabilities with `taidpt calibrate`.")
+        rows = [_tag(tagger, image, options, save_figure, len(images) > 1) for image in images]
+    if as_json:
+        print_json(rows)
+    else:
+        _print_rows(rows)
+    if any("error" in row for row in rows):
+        raise typer.Exit(BAD_INPUT_CODE)
+
+
+@contextmanager
+def _warnings(shown: bool) -> Iterator[None]:
+    """Hides what the pipeline says of labels that nobody chose."""
+    logger = logging.getLogger(__package__)
+    level = logger.level
+    if not shown:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _tag(tagger: Any, image: str, options: dict[str, Any], figure: Path | None, several: bool) -> dict[str, Any]:
+    try:
+        results = tagger(image, return_heatmaps=figure is not None, **options)
+    except ValueError as error:
+        if "cannot read image" not in str(error):
+            raise
+        say(f"taidpt: {one_sentence(error)}")
+        return {"image": image, "labels": [], "error": one_sentence(error)}
+    row = {"image": image, "labels": [{name: result[name] for name in ("label", "score")} for result in results]}
+    if figure is not None:
+        from modeling_taidpt.serving.plots import save_figure
+
+        folder = several or not figure.suffix
+        row["figure"] = str(save_figure(image, results, figure / f"{Path(image).stem}.png" if folder else figure))
+    return row
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    for row in rows:
+        if "error" in row:
+            continue
+        table = make_table("label", "score", title=row["image"])
+        for result in row["labels"]:
+            table.add_row(result["label"], f"{result['score']:.3f}")
+        stdout().print(table)
+
+
+__all__ = ["predict"]

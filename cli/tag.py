@@ -1,0 +1,106 @@
+"""`taidpt tag`: tags any number of images into Parquet files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .common import (
+    DEFAULT_MODEL,
+    CenterCropOption,
+    DeviceOption,
+    FlipOption,
+    ImageSizeOption,
+    JsonOption,
+    ModelOption,
+    MultiCropOption,
+    OwnLabelsOption,
+    ThresholdOption,
+    TopKOption,
+    find_source,
+    load_tagger,
+    print_json,
+    read_threshold,
+    say,
+    working,
+)
+
+
+def tag(
+    sources: Annotated[
+        list[str],
+        typer.Argument(help="Folder, .txt list, .parquet files or .tar archives with images.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the Parquet files.", show_default=False)],
+    model: ModelOption = DEFAULT_MODEL,
+    labels: OwnLabelsOption = None,
+    top_k: TopKOption = 0,
+    threshold: ThresholdOption = None,
+    image_size: ImageSizeOption = None,
+    center_crop: CenterCropOption = None,
+    flip: FlipOption = None,
+    multi_crop: MultiCropOption = None,
+    image_column: Annotated[str, typer.Option(help="Column of the images in Parquet files.")] = "image",
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 32,
+    num_workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    shard_size: Annotated[int, typer.Option(min=1, help="Images in an output file.")] = 1024,
+    part: Annotated[str, typer.Option(help="M/N: this is machine M (from 0) of N that share the work.")] = "0/1",
+    engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Workers of the ray engine.")] = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Tag any number of images into Parquet files with the columns path, labels, scores and error.
+
+    Memory stays constant. A run that was stopped goes on where it was when the same command is given again. An image
+    that cannot be read becomes a row with an error.
+
+    **Examples**
+
+    - `taidpt tag photos --output tags`
+    - `taidpt tag list.txt --output tags --labels labels.txt --top-k 5`
+    - `taidpt tag photos --output tags --image-size 256 --no-center-crop --flip`
+    - `taidpt tag shards/*.tar --output tags --part 3/16`
+    - `taidpt tag photos --output tags --engine ray`
+    """
+    from modeling_taidpt.captions.label_files import read_labels
+    from modeling_taidpt.serving.tagging import tag_images
+
+    options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
+    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
+    if labels is not None:
+        options["candidate_labels"] = read_labels(labels)[0]
+    with working(as_json):
+        # Every worker of Ray loads the model by its name; here it is loaded once, so that a wrong one is said at once.
+        tagger = find_source(model) if engine == "ray" else load_tagger(model, device)
+        report = tag_images(
+            sources,
+            output,
+            tagger,
+            engine=engine,
+            image_column=image_column,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            shard_size=shard_size,
+            part=_machine(part),
+            concurrency=concurrency,
+            pipeline_kwargs={"device": device} if device is not None and engine == "ray" else None,
+            **options,
+        )
+    if as_json:
+        print_json(vars(report))
+        return
+    earlier = f", {report.skipped} were there" if report.skipped else ""
+    say(f"{report.images} images tagged into {report.output_dir}, {report.errors} could not be read{earlier}.")
+
+
+def _machine(part: str) -> tuple[int, int]:
+    numbers = part.split("/")
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        raise ValueError(f"`--part` is {part!r}: write M/N, as 0/4 for the first of four machines.")
+    return int(numbers[0]), int(numbers[1])
+
+
+__all__ = ["tag"]

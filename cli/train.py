@@ -1,0 +1,232 @@
+"""`taidpt train`: learns prompts from captions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .calibrate import fit_probabilities, read_calibration_images
+from .common import (
+    DEFAULT_MODEL,
+    JsonOption,
+    find_source,
+    make_table,
+    print_json,
+    read_settings,
+    say,
+    stdout,
+    without_loading_bar,
+    working,
+)
+
+REPORTED = {
+    "zero_shot_caption_map": "template, mAP on held-out captions",
+    "caption_map": "learned, mAP on held-out captions",
+    "template_cosine": "cosine of learned and template",
+}
+ABLATIONS = "Ablations of the paper"
+
+
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the model.")],
+    labels: Annotated[
+        str | None,
+        typer.Option(
+            "--labels",
+            "-l",
+            help="coco80, voc20, nuswide81, a file of labels or class table, or words with commas; those of the "
+            "recipe by default.",
+        ),
+    ] = None,
+    captions: Annotated[
+        str | None,
+        typer.Option(
+            "--captions",
+            "-c",
+            help="Text, CSV, JSON, JSON lines or Parquet file of captions; those of the recipe by default.",
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            "--base",
+            "-b",
+            help="CLIP to learn on: folder or Hub repository; the recipe's by default, or the one that ships.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str,
+        typer.Option(
+            "--recipe", "-r", help="recommended (the base's own), paper, voc2007, coco2014, nuswide, or a file."
+        ),
+    ] = "recommended",
+    protocol: Annotated[
+        str, typer.Option(help="Of a recipe: clean (no caption of a test image, chosen on held-out ones), or paper.")
+    ] = "clean",
+    data_root: Annotated[
+        Path, typer.Option("--data-root", help="Folder that the paths of a recipe are relative to.")
+    ] = Path("."),
+    eval_captions: Annotated[
+        str | None, typer.Option("--eval-captions", help="File of held-out captions, instead of a share.")
+    ] = None,
+    calibrate_images: Annotated[
+        str | None,
+        typer.Option("--calibrate-images", help="Images to make scores probabilities on, with labels or without."),
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0)] = None,
+    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Captions per step.")] = None,
+    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="ranking, bce, focal, asl, soft_ce.", rich_help_panel=ABLATIONS)
+    ] = None,
+    loss_on: Annotated[
+        str | None, typer.Option(help="both, global, local or merged scores.", rich_help_panel=ABLATIONS)
+    ] = None,
+    max_captions: Annotated[
+        int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=ABLATIONS)
+    ] = None,
+    context_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Context vectors in a prompt.", rich_help_panel=ABLATIONS)
+    ] = None,
+    class_specific: Annotated[
+        bool | None,
+        typer.Option("--class-specific/--shared", help="Contexts per class, or one.", rich_help_panel=ABLATIONS),
+    ] = None,
+    templates: Annotated[
+        bool | None,
+        typer.Option("--templates/--no-templates", help="Templates among the captions.", rich_help_panel=ABLATIONS),
+    ] = None,
+    local_weight: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="0 scores globally alone, 1 locally alone.", rich_help_panel=ABLATIONS),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any training argument or model option; may be repeated."),
+    ] = None,
+    prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Save the prompts without the CLIP.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Learn prompts for your labels from captions; no image is needed.
+
+    Captions are labelled with the labels that they name, encoded once and kept on disk. The base's recommended recipe
+    is used where it has one, else the paper's. The report compares the learned prompts with "a photo of a {}." on
+    captions that were held out.
+
+    **Examples**
+
+    - `taidpt train --labels labels.txt --captions corpus.txt --output runs/pets`
+    - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --calibrate-images photos`
+    - `taidpt train -l coco80 -c captions.jsonl -o runs/coco --base openai/clip-vit-base-patch16 --recipe paper`
+    - `taidpt train --recipe voc2007 --base RN50 --data-root data --output runs/voc2007`
+    - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --set learning_rate=1e-3 --set save_steps=100 --resume`
+    """
+    chosen: dict[str, Any] = {
+        "learning_rate": learning_rate,
+        "num_train_epochs": epochs,
+        "max_steps": steps,
+        "per_device_train_batch_size": batch_size,
+        "seed": seed,
+        "loss": loss,
+        "loss_on": loss_on,
+        "max_captions": max_captions,
+        "num_context_tokens": context_tokens,
+        "class_specific_context": class_specific,
+        "add_templates": templates,
+        "local_weight": local_weight,
+        "save_prompts_only": prompts_only or None,
+    }
+    chosen = {name: value for name, value in chosen.items() if value is not None} | read_settings(
+        settings or [], "--set", "learning_rate=1e-3"
+    )
+    with working(as_json):
+        result = _train(
+            labels,
+            captions,
+            output,
+            base,
+            (recipe, protocol, data_root),
+            {"eval_captions": eval_captions, "calibrate_images": calibrate_images, "resume": resume},
+            chosen,
+        )
+    if as_json:
+        print_json(result)
+        return
+    table = make_table("", " ")
+    for name, title in REPORTED.items():
+        if name in result["metrics"]:
+            table.add_row(title, f"{result['metrics'][name]:.2f}")
+    stdout().print(table)
+    if calibrate_images is None:
+        stdout().print(f"Its scores only rank labels until they are fitted: taidpt calibrate {output} photos -c FILE")
+    stdout().print(f"The model is in {output}. Try it: taidpt predict photo.jpg --model {output}")
+
+
+def _train(
+    labels: str | None,
+    captions: str | None,
+    output: Path,
+    base: str | None,
+    recipe: tuple[str, str, Path],
+    options: dict[str, Any],
+    settings: dict[str, Any],
+) -> dict[str, Any]:
+    """Trains, calibrates if wanted, and saves; returns what there is to report."""
+    eval_captions = options["eval_captions"]
+    for path in filter(None, (captions, eval_captions)):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"There is no caption file {path!r}: check the path.")
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
+    from modeling_taidpt.captions.label_files import read_labels
+
+    if labels is not None:
+        read_labels(labels)  # what is wrong with them is said before torch is loaded
+    from modeling_taidpt.api import TaiDptTrainer
+    from modeling_taidpt.atomic import staged_folder
+    from modeling_taidpt.data.recipes import load_recipe_captions, without_captions
+    from modeling_taidpt.training.setup import find_recipe, set_up_training
+
+    name, protocol, data_root = recipe
+    if base:
+        find_source(base)
+    recipe_found = find_recipe(name, base or DEFAULT_MODEL, protocol)
+    if captions is not None:
+        recipe_found = without_captions(recipe_found)
+    labels = labels or recipe_found.get("labels")
+    if not base:
+        base = recipe_found.get("base", DEFAULT_MODEL)
+        find_source(base)
+    if labels is None:
+        raise ValueError(f"The recipe {name!r} names no labels: give --labels.")
+    if captions is None and not recipe_found.get("data"):
+        raise ValueError(f"The recipe {name!r} names no captions: give --captions.")
+    method = settings.get("labeling_method", recipe_found["training"].get("labeling_method", "forms"))
+    names, labeler = read_labels(labels, str(method)) if isinstance(labels, str) else (list(labels), None)
+    corpus = load_recipe_captions(recipe_found, data_root) if captions is None else captions
+    settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
+    with without_loading_bar():
+        model, arguments = set_up_training(base, names, output, recipe_found, settings)
+    images = options["calibrate_images"] and read_calibration_images(options["calibrate_images"], names)
+    trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
+    try:
+        metrics = trainer.train(resume_from_checkpoint=options["resume"] or None).metrics
+        if images:
+            held_out = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
+            metrics |= fit_probabilities(trainer.model, images, held_out)
+        with staged_folder(output) as staged, without_loading_bar():
+            trainer.save_model(str(staged))
+    except KeyboardInterrupt:
+        if any(output.glob("checkpoint-*")):
+            say(f"The checkpoints in {output} stay: go on with --resume.")
+        raise
+    return {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
+
+
+__all__ = ["train"]

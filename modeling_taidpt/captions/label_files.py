@@ -1,0 +1,61 @@
+"""Labels as a person gives them: words, a file, or the name of a published class table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..label_config import check_labels
+from .labeler import PRESETS, CaptionLabeler, load_class_table
+
+TABLE_SUFFIXES = (".json", ".yaml", ".yml")
+
+
+def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], CaptionLabeler | None]:
+    """Reads labels.
+
+    Args:
+        source (`str` or `Path`): `"coco80"`, `"voc20"` or `"nuswide81"`; a text file (.txt) with one label a line; a
+            class table (.json, .yaml), a list of names or a mapping from name to synonyms; or labels with commas
+            between.
+        method (`str`, *optional*, defaults to `"forms"`): how the labeler works; see [`CaptionLabeler`].
+
+    Returns:
+        `tuple[list[str], CaptionLabeler | None]`: the labels in their order, and a labeler where the source gives
+        synonyms.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If there is no label, or one stands twice, or a file cannot be read; the message names it.
+    """
+    text = str(source)
+    if text in PRESETS:
+        return [entry["name"] for entry in load_class_table(text)], CaptionLabeler.from_preset(text, method)
+    suffix = Path(text).suffix.lower()
+    if suffix in TABLE_SUFFIXES:
+        labeler = CaptionLabeler.from_file(text, method)
+        return labeler.labels, labeler
+    lines = _read_lines(Path(text)) if suffix == ".txt" else text.split(",")
+    labels = [line.strip() for line in lines if line.strip()]
+    where = f"the label file {text!r}" if suffix == ".txt" else f"the labels {text[:80]!r}"
+    if not labels:
+        raise ValueError(f"There is no label in {where}: give words, one a line in a file or with commas between.")
+    try:
+        check_labels(labels)
+    except ValueError as error:
+        raise ValueError(f"In {where}: {error}") from error
+    return labels, None
+
+
+def _read_lines(path: Path) -> list[str]:
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"The label file {str(path)!r} {what}: give the path of a file.")
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The label file {str(path)!r} is not UTF-8 text (byte {error.start}: {error.reason}): convert it first."
+        ) from error
+
+
+__all__ = ["read_labels"]

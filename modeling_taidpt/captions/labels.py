@@ -1,0 +1,186 @@
+"""Labels of captions as a multi-hot matrix: from a labeler, or from a column that holds them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from transformers.utils import logging
+
+from .labeler import PRESETS, CaptionLabeler, load_class_table
+
+logger = logging.get_logger(__name__)
+
+
+def default_labeler(labels: Sequence[str], class_names: Sequence[str], method: str = "forms") -> CaptionLabeler:
+    """A labeler for the labels of a model.
+
+    Labels that are all of a published table's classes (by name or synonym), or some of them (by name), get that
+    table's synonyms; otherwise every label and the name that its prompt uses are looked for.
+
+    Args:
+        labels (`Sequence[str]`): the labels.
+        class_names (`Sequence[str]`): what the prompt says for each label.
+        method (`str`, *optional*, defaults to `"forms"`): `"forms"` or `"wordnet"`.
+
+    Returns:
+        [`CaptionLabeler`]: of the table's classes, or of the labels.
+    """
+    for preset in PRESETS:
+        if preset_columns(labels, preset) is not None:
+            logger.info(f"Captions are labelled with the synonyms of the class table {preset!r}.")
+            return CaptionLabeler.from_preset(preset, method=method)
+    pairs = zip(labels, class_names, strict=True)
+    classes = [{"name": label.replace("_", " "), "synonyms": [name.replace("_", " ")]} for label, name in pairs]
+    return CaptionLabeler(classes, method=method)
+
+
+def preset_columns(labels: Sequence[str], preset: str) -> list[int] | None:
+    """Columns of a published class table that belong to the labels, or `None` if it does not fit them."""
+    table = load_class_table(preset)
+    names = {compact_name(entry["name"]): column for column, entry in enumerate(table)}
+    columns = [names.get(compact_name(label)) for label in labels]
+    if len(labels) == len(table) and None in columns:
+        synonyms = {compact_name(word): column for column, entry in enumerate(table) for word in entry["synonyms"]}
+        columns = [names.get(compact_name(label), synonyms.get(compact_name(label))) for label in labels]
+    found = [column for column in columns if column is not None]
+    return found if len(found) == len(columns) == len(set(found)) else None
+
+
+def label_captions(labeler: Callable[[list[str]], Any], captions: list[str], labels: Sequence[str]) -> np.ndarray:
+    """Labels captions with the columns in the order of the model's labels.
+
+    Args:
+        labeler (`Callable`): a [`CaptionLabeler`], or any function from captions to a multi-hot matrix. One that has
+            `class_names` may have more classes than the model and any order.
+        captions (`list[str]`): the captions.
+        labels (`Sequence[str]`): the labels of the model.
+
+    Returns:
+        `np.ndarray` of shape `(captions, classes)`: uint8.
+
+    Raises:
+        ValueError: If the labeler lacks a label or gives a matrix of another shape.
+    """
+    matrix = np.asarray(labeler(captions))  # (captions, labeler's classes)
+    names = getattr(labeler, "class_names", None)
+    count = len(labels) if names is None else len(names)
+    if matrix.shape != (len(captions), count):
+        raise ValueError(f"The labeler gave a matrix {matrix.shape} for {len(captions)} captions of {count} classes.")
+    columns = range(count) if names is None else match_columns(list(names), labels)
+    return np.ascontiguousarray(matrix[:, list(columns)] != 0).astype(np.uint8)  # (captions, classes)
+
+
+def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "labeler") -> list[int]:
+    """Finds the labels of a model among other class names, also under the synonyms of a published class table.
+
+    Args:
+        names (`Sequence[str]`): the class names to look in.
+        labels (`Sequence[str]`): the labels of the model.
+        owner (`str`, *optional*, defaults to `"labeler"`): whose names they are, for the error.
+
+    Returns:
+        `list[int]`: for each label its place among `names`.
+
+    Raises:
+        ValueError: If a label is missing; it is named.
+    """
+    matched = match_labels(labels, names)
+    missing = [label for label, name in zip(labels, matched, strict=True) if name is None]
+    if missing:
+        raise ValueError(
+            f"The {owner} has no class {missing[0]!r} ({len(missing)} of the model's {len(labels)} labels are "
+            "missing): name its classes as the model's labels."
+        )
+    places = {name: column for column, name in enumerate(names)}
+    return [places[name] for name in matched if name is not None]
+
+
+def match_labels(names: Sequence[str], labels: Sequence[str]) -> list[str | None]:
+    """Which label of a model is meant by each class of a data set.
+
+    Spelling aside ("dining table", "diningtable"), the names must be equal, or be synonyms in a published class table
+    ("aeroplane", "airplane"). No label serves two classes.
+
+    Args:
+        names (`Sequence[str]`): classes of the data set.
+        labels (`Sequence[str]`): labels of the model.
+
+    Returns:
+        `list[str | None]`: a label for each class, `None` where the model has none.
+    """
+    free = {compact_name(label): label for label in labels}
+    found = [free.pop(compact_name(name), None) for name in names]
+    for preset in PRESETS if None in found else ():
+        for entry in load_class_table(preset):
+            words = {compact_name(word) for word in (entry["name"], *entry["synonyms"])}
+            for place, name in enumerate(names):
+                if found[place] is None and compact_name(name) in words:
+                    found[place] = next((free.pop(word) for word in sorted(words & free.keys())), None)
+    return found
+
+
+def compact_name(name: str) -> str:
+    """A name as it is compared: without case, blanks, hyphens and underscores."""
+    return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+def multi_hot(values: Sequence[Any], labels: Sequence[str], source: str = "the data set") -> np.ndarray:
+    """Reads a column of labels.
+
+    Args:
+        values (`Sequence`): one entry per row: a multi-hot row, a list of class indices or of label names, a single
+            index or name, or `None`. If every row has as many entries as there are classes, all 0 or 1, the column is
+            multi-hot.
+        labels (`Sequence[str]`): the labels of the model.
+        source (`str`, *optional*, defaults to `"the data set"`): what to call it in errors.
+
+    Returns:
+        `np.ndarray` of shape `(rows, classes)`: uint8.
+
+    Raises:
+        ValueError: If an entry is no label of the model; the row is named.
+    """
+    rows = [as_list(value) for value in values]
+    if rows and all(len(row) == len(labels) and all(_is_bit(entry) for entry in row) for row in rows):
+        return np.asarray(rows, dtype=np.uint8)  # (rows, classes)
+    columns = {label: column for column, label in enumerate(labels)}
+    matrix = np.zeros((len(rows), len(labels)), dtype=np.uint8)  # (rows, classes)
+    for number, row in enumerate(rows):
+        for entry in row:
+            column = columns.get(entry) if isinstance(entry, str) else entry
+            is_index = isinstance(column, (int, np.integer)) and not isinstance(column, bool)
+            if not is_index or not 0 <= column < len(labels):
+                raise ValueError(
+                    f"The label {entry!r} in row {number} of {source} is none of the model's {len(labels)} labels: "
+                    "give names, indices from 0, or a row of 0 and 1 as long as there are labels."
+                )
+            matrix[number, column] = 1
+    return matrix
+
+
+def as_list(value: Any) -> list[Any]:
+    """The labels of one row as a list: none for `None`, one for a single index or name."""
+    if value is None:
+        return []
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return [value]
+    return value.tolist() if hasattr(value, "tolist") else list(value)
+
+
+def _is_bit(entry: Any) -> bool:
+    return not isinstance(entry, str) and entry in (0, 1)
+
+
+__all__ = [
+    "as_list",
+    "compact_name",
+    "default_labeler",
+    "label_captions",
+    "match_columns",
+    "match_labels",
+    "multi_hot",
+    "preset_columns",
+]

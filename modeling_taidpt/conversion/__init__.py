@@ -1,0 +1,1 @@
+"""Published weight files to models of this package."""

@@ -1,0 +1,1 @@
+"""Labelled images and caption corpora from files, folders and data sets."""

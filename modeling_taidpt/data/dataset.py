@@ -1,0 +1,263 @@
+"""What all loaders of labelled images share: the form of the data set, its checks, and its labels as a matrix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDatasetDict,
+    List,
+    Value,
+    concatenate_datasets,
+)
+from transformers.utils import logging
+
+from ..captions.labels import match_columns, match_labels, multi_hot
+
+logger = logging.get_logger(__name__)
+
+IMAGE, LABELS, IMAGE_ID, UNKNOWN = "image", "labels", "image_id", "unknown"
+
+
+def build_image_dataset(
+    files: Sequence[Path],
+    labels: Sequence[Sequence[int]],
+    image_ids: Sequence[str] | Sequence[int],
+    class_names: Sequence[str],
+    source: str,
+    skip_missing: bool = False,
+    unknown: Sequence[Sequence[int]] | None = None,
+) -> Dataset:
+    """Makes a data set of image files; no image is opened before its row is read.
+
+    Args:
+        files (`Sequence[Path]`): the images.
+        labels (`Sequence[Sequence[int]]`): indices of the classes present, one sequence per image; an empty one says
+            that the image shows none.
+        image_ids (`Sequence`): names or numbers of the images, all of one type.
+        class_names (`Sequence[str]`): the classes.
+        source (`str`): what to call the data in messages; also the name of the data set.
+        skip_missing (`bool`, *optional*, defaults to `False`): leaves out images that are not on disk, with a warning.
+        unknown (`Sequence[Sequence[int]]`, *optional*): indices of classes neither present nor absent.
+
+    Returns:
+        `Dataset`: `image` (decoded when read), `labels` (list of `ClassLabel`), `image_id`, and `unknown` if given.
+
+    Raises:
+        FileNotFoundError: If an image is not on disk; the first one is named.
+        ValueError: If there is no image, or lengths differ.
+    """
+    for name, column in (("labels", labels), ("ids", image_ids), ("unknown classes", unknown)):
+        if column is not None and len(column) != len(files):
+            raise ValueError(f"There are {len(files)} images and {len(column)} {name} in {source}: give one each.")
+    if not files:
+        raise ValueError(f"There is no image in {source}: the split is empty.")
+    present = _on_disk(files)
+    kept = [row for row, file in enumerate(files) if file in present]
+    if len(kept) < len(files):
+        first = next(file for file in files if file not in present)
+        missing = len(files) - len(kept)
+        if not skip_missing or not kept:
+            raise FileNotFoundError(
+                f"The image {str(first)!r} of {source} is not on disk ({missing} of {len(files)} are missing): check "
+                "the folder, or leave missing images out with `skip_missing=True`."
+            )
+        logger.warning(f"{missing} of {len(files)} images of {source} are not on disk and left out.")
+    classes = List(ClassLabel(names=list(class_names)))
+    id_type = "string" if isinstance(image_ids[0], str) else "int64"
+    features: dict[str, Any] = {IMAGE: Image(), LABELS: classes, IMAGE_ID: Value(id_type)}
+    columns: dict[str, list] = {
+        IMAGE: [str(files[row]) for row in kept],
+        LABELS: [sorted(set(labels[row])) for row in kept],
+        IMAGE_ID: [image_ids[row] for row in kept],
+    }
+    if unknown is not None:
+        features[UNKNOWN] = classes
+        columns[UNKNOWN] = [sorted(set(unknown[row])) for row in kept]
+    return Dataset.from_dict(columns, features=Features(features))
+
+
+def _on_disk(files: Iterable[Path]) -> set[Path]:
+    """Which of the files there are; every folder is listed once."""
+    by_folder: dict[Path, list[Path]] = {}
+    for file in files:
+        by_folder.setdefault(file.parent, []).append(file)
+    found: set[Path] = set()
+    for folder, members in by_folder.items():
+        names = set(os.listdir(folder)) if folder.is_dir() else set()
+        found.update(file for file in members if file.name in names)
+    return found
+
+
+def require_file(path: Path, what: str, where_from: str) -> Path:
+    """The path, or a `FileNotFoundError` that says which file is missing and where it is had."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{what} {str(path)!r} does not exist: {where_from}.")
+    return path
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a text file without surrounding blanks, empty ones left out.
+
+    Raises:
+        ValueError: If the file is not UTF-8 text.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"The file {str(path)!r} is not UTF-8 text (byte {error.start}: {error.reason}): convert it first."
+        ) from error
+
+
+def class_names_of(dataset: Any, column: str = LABELS) -> list[str] | None:
+    """The classes of a data set whose label column holds `ClassLabel`s, else `None`."""
+    feature = (getattr(dataset, "features", None) or {}).get(column)
+    feature = getattr(feature, "feature", feature)
+    return list(feature.names) if isinstance(feature, ClassLabel) else None
+
+
+def image_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, column: str = LABELS) -> np.ndarray:
+    """The labels of a data set as a matrix, its classes matched with a model's by name.
+
+    Args:
+        dataset (`Dataset`): with a column of labels; no image is decoded.
+        labels (`Sequence[str]`, *optional*): the labels of a model; the data set's own by default.
+        column (`str`, *optional*, defaults to `"labels"`): `"unknown"` gives the classes that are neither present nor
+            absent. Set their scores to minus infinity and their labels to 0, and they change no average precision.
+
+    Returns:
+        `np.ndarray` of shape `(images, classes)`: uint8.
+
+    Raises:
+        ValueError: If the data set does not say its classes and no labels are given, or it lacks one of the labels.
+    """
+    names = class_names_of(dataset, column)
+    values = dataset.select_columns([column])[column]
+    if names is None:
+        if labels is None:
+            raise ValueError(f"The column {column!r} does not say its classes: give `labels`.")
+        return multi_hot(values, labels)  # (images, classes)
+    matrix = np.zeros((len(dataset), len(names)), dtype=np.uint8)  # (images, data set's classes)
+    for row, present in enumerate(values):
+        matrix[row, present or []] = 1  # data sets put together may lack the column in some rows
+    columns = range(len(names)) if labels is None else match_columns(names, labels, "data set")
+    return np.ascontiguousarray(matrix[:, list(columns)])  # (images, classes)
+
+
+def partial_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, column: str = LABELS) -> np.ndarray:
+    """The labels of a data set with a column `unknown` as partial labels.
+
+    Args:
+        dataset (`Dataset`): with a column of labels and maybe one `unknown`; no image is decoded.
+        labels (`Sequence[str]`, *optional*): the labels of a model; the data set's own by default.
+        column (`str`, *optional*, defaults to `"labels"`): column of the classes that are present.
+
+    Returns:
+        `np.ndarray` of shape `(images, classes)`: int8; 1 present, -1 absent, 0 unknown.
+
+    Raises:
+        ValueError: If the data set does not say its classes and no labels are given, or it lacks one of the labels.
+    """
+    present = image_label_matrix(dataset, labels, column) == 1  # (images, classes)
+    partial = np.where(present, 1, -1).astype(np.int8)  # (images, classes)
+    if UNKNOWN in dataset.column_names:
+        partial[(image_label_matrix(dataset, labels, UNKNOWN) == 1) & ~present] = 0
+    return partial
+
+
+def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
+    """Brings a data set to another list of classes; those that it does not annotate are unknown, not absent.
+
+    So data sets of different classes can be learned from together: VOC2012 annotates 20 of COCO's 80 classes.
+
+        datasets.concatenate_datasets([align_classes(load_images(folder), labels) for folder in folders])
+
+    Args:
+        dataset (`Dataset`): labels are `ClassLabel`s, as from [`load_images`]; classes are matched by name or by the
+            synonyms of a published class table, and those that are not in the list are left out.
+        class_names (`Sequence[str]`): the classes in their order, as the labels of a model.
+
+    Returns:
+        `Dataset`: `image`, `labels` and `unknown`, indices into `class_names`, of the same rows; no image is decoded.
+
+    Raises:
+        ValueError: If the data set does not say its classes, or has none of the list.
+    """
+    names = class_names_of(dataset)
+    if names is None:
+        raise ValueError(f"The column {LABELS!r} does not say its classes: read the data with `load_images`.")
+    matched = match_labels(names, class_names)
+    places = {name: place for place, name in enumerate(class_names)}
+    columns = {index: places[label] for index, label in enumerate(matched) if label is not None}
+    if not columns:
+        raise ValueError(
+            f"The data set annotates none of the {len(class_names)} classes ({', '.join(class_names[:3])} ...), but "
+            f"{', '.join(names[:3])} ...: give the names that it uses."
+        )
+    missing = sorted(set(places.values()) - set(columns.values()))
+    labels = dataset.select_columns([LABELS])[LABELS]
+    unknown = dataset.select_columns([UNKNOWN])[UNKNOWN] if UNKNOWN in dataset.column_names else [None] * len(dataset)
+    answers = {
+        LABELS: [sorted(columns[index] for index in row or () if index in columns) for row in labels],
+        UNKNOWN: [sorted(missing + [columns[index] for index in row or () if index in columns]) for row in unknown],
+    }
+    classes = List(ClassLabel(names=list(class_names)))
+    aligned = Dataset.from_dict(answers, features=Features({LABELS: classes, UNKNOWN: classes}))
+    return concatenate_datasets([dataset.select_columns([IMAGE]), aligned], axis=1)
+
+
+def with_multi_hot_labels(dataset: Any, labels: Sequence[str], column: str = LABELS) -> Any:
+    """A data set whose labels are rows of 0 and 1 in the order of a model's; no image is decoded.
+
+    Args:
+        dataset: a `Dataset` whose labels are `ClassLabel`s, in whatever order; anything else comes back as it is.
+        labels (`Sequence[str]`): the labels of the model.
+        column (`str`, *optional*, defaults to `"labels"`): the column of labels.
+
+    Returns:
+        The data set.
+
+    Raises:
+        ValueError: If the data set lacks one of the labels.
+    """
+    if not isinstance(dataset, Dataset) or class_names_of(dataset, column) is None:
+        return dataset
+    matrix = image_label_matrix(dataset, labels, column)  # (images, classes)
+    rows = Dataset.from_dict({column: matrix}, features=Features({column: List(Value("uint8"))}))
+    return concatenate_datasets([dataset.remove_columns(column), rows], axis=1)
+
+
+def require_one_split(data: Any) -> None:
+    """Raises a `TypeError` that shows what to write where a dictionary of splits is given."""
+    if isinstance(data, (DatasetDict, IterableDatasetDict)):
+        raise TypeError(
+            f"The images are a dictionary of splits ({', '.join(map(repr, data))}): pass one, as "
+            f"dataset[{next(iter(data), 'train')!r}]."
+        )
+
+
+__all__ = [
+    "IMAGE",
+    "IMAGE_ID",
+    "LABELS",
+    "UNKNOWN",
+    "align_classes",
+    "build_image_dataset",
+    "class_names_of",
+    "image_label_matrix",
+    "partial_label_matrix",
+    "read_lines",
+    "require_file",
+    "require_one_split",
+    "with_multi_hot_labels",
+]

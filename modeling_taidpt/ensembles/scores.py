@@ -1,0 +1,187 @@
+"""Ensembles of the scores of two models, or of two files of scores.
+
+Source: arXiv 2211.12739, section 3.5 and 4.4; published code, `ensemble_score.py`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import safetensors.numpy
+import torch
+from torch.utils.data import DataLoader
+
+from ..features.images import ImageFeatures, collate_images
+
+FEW_SHOT_WEIGHT = 0.6  # of prompts learned on few images beside those learned from text (the paper's)
+PARTIAL_LABEL_WEIGHT = 0.9  # of prompts learned on partial labels beside those learned from text (the paper's)
+NORMALIZATIONS = ("min-max", "z-score")
+SCORE_KEY = "scores"
+
+Source: TypeAlias = Any  # a model, a file, or a matrix
+
+
+class ScoreEnsemble:
+    """Merges two matrices of scores of the same images: `(1 - weight) * first + weight * second`.
+
+    Each matrix is normalised as a whole before: by its smallest and largest score, or by its mean and deviation. The
+    scores therefore depend on the images that are scored together.
+
+    Args:
+        first ([`TaiDptModel`], `str`, `Path` or array of shape `(images, classes)`): usually the prompts that were
+            learned from text. Files are read by [`read_scores`].
+        second (same): usually the prompts that were learned from images.
+        weight (`float`, *optional*, defaults to 0.5): weight r of `second`, from 0 to 1; the paper has 0.6 for few
+            shots (`FEW_SHOT_WEIGHT`) and 0.9 for partial labels (`PARTIAL_LABEL_WEIGHT`).
+        normalization (`str`, *optional*, defaults to `"min-max"`): `"min-max"` (the paper's) or `"z-score"`.
+
+    Raises:
+        ValueError: If an option has a value that it cannot have, or models have different labels.
+    """
+
+    def __init__(self, first: Source, second: Source, weight: float = 0.5, normalization: str = "min-max") -> None:
+        """Keep the two and the options."""
+        if not 0 <= weight <= 1:
+            raise ValueError(f"`weight` is {weight}: give the share of the second scores, from 0 to 1.")
+        if normalization not in NORMALIZATIONS:
+            raise ValueError(f"`normalization` is {normalization!r}: choose one of {', '.join(NORMALIZATIONS)}.")
+        self.first, self.second, self.weight, self.normalization = first, second, weight, normalization
+        self.columns: list[int] | None = None  # of the second scores, in the order of the first
+        if _is_model(first) and _is_model(second):
+            ours, theirs = first.config.labels, second.config.labels
+            if sorted(ours) != sorted(theirs):
+                unshared = sorted(set(ours) ^ set(theirs))
+                raise ValueError(
+                    f"The two models have different labels, {unshared[0]!r} is one of {len(unshared)} that only one "
+                    "has: give both the same with `with_labels`."
+                )
+            self.columns = [theirs.index(label) for label in ours]
+
+    def scores(self, images: Any = None, batch_size: int = 64) -> np.ndarray:
+        """Merged scores.
+
+        Args:
+            images ([`ImageFeatures`] or `Dataset`, *optional*): the images, where a model is to score them.
+            batch_size (`int`, *optional*, defaults to 64): images scored at a time.
+
+        Returns:
+            `np.ndarray` of shape `(images, classes)`: float64.
+
+        Raises:
+            ValueError: If the shapes differ, scores are not finite or all equal, or a model has no images to score.
+            FileNotFoundError: If a file is missing.
+        """
+        first, second = (_scores(source, images, batch_size) for source in (self.first, self.second))
+        if first.shape != second.shape:
+            raise ValueError(
+                f"The first scores are {first.shape} and the second {second.shape}: give (images, classes) of the "
+                "same images and classes."
+            )
+        if self.columns is not None:
+            second = second[:, self.columns]  # (images, classes)
+        first, second = (normalize_scores(matrix, self.normalization) for matrix in (first, second))
+        return (1 - self.weight) * first + self.weight * second  # (images, classes)
+
+
+def normalize_scores(scores: Any, normalization: str = "min-max") -> np.ndarray:
+    """Normalises a matrix of scores as a whole.
+
+    Args:
+        scores (array of shape `(images, classes)`): scores.
+        normalization (`str`, *optional*, defaults to `"min-max"`): to 0 .. 1, or `"z-score"`: to mean 0, deviation 1.
+
+    Returns:
+        `np.ndarray` of shape `(images, classes)`: float64.
+
+    Raises:
+        ValueError: If all scores are equal.
+    """
+    scores = np.asarray(scores, dtype=np.float64)  # (images, classes)
+    low, spread = scores.min(), scores.max() - scores.min()
+    if spread == 0:
+        raise ValueError(f"All scores are {low:g}: they rank nothing and cannot be normalised.")
+    if normalization == "z-score":
+        return (scores - scores.mean()) / scores.std()  # (images, classes)
+    return (scores - low) / spread  # (images, classes)
+
+
+@torch.no_grad()
+def predict_scores(model: Any, images: Any, batch_size: int = 64) -> np.ndarray:
+    """Merged scores of a model.
+
+    Args:
+        model ([`TaiDptModel`]): scores the images.
+        images ([`ImageFeatures`] or `Dataset`): kept features, or rows of `image`, which are encoded and kept first.
+        batch_size (`int`, *optional*, defaults to 64): images scored at a time.
+
+    Returns:
+        `np.ndarray` of shape `(images, classes)`: float32.
+    """
+    if not isinstance(images, ImageFeatures):
+        images = ImageFeatures.encode(model, images, label_column=None, progress=False)
+    was_training, parts = model.training, []
+    model.eval()
+    for batch in DataLoader(images, batch_size=batch_size, collate_fn=collate_images):
+        pooled, dense = batch["image_embeds"].to(model.device), batch["dense_embeds"].to(model.device)
+        parts.append(model(image_embeds=pooled, dense_embeds=dense).logits.float().cpu())  # (batch, classes)
+    model.train(was_training)
+    return torch.cat(parts).numpy()  # (images, classes)
+
+
+def read_scores(path: str | Path) -> np.ndarray:
+    """Reads a file of scores.
+
+    Args:
+        path (`str` or `Path`): `.npy`, `.safetensors` with a tensor `scores`, or text with numbers between commas, a
+            line per image.
+
+    Returns:
+        `np.ndarray` of shape `(images, classes)`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read or holds no matrix.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file of scores {path}: it needs a row per image, a column per class.")
+    try:
+        if path.suffix == ".npy":
+            return np.load(path, allow_pickle=False)
+        if path.suffix == ".safetensors":
+            return safetensors.numpy.load_file(path)[SCORE_KEY]
+        return np.loadtxt(path, delimiter=",", ndmin=2)  # (images, classes)
+    except (ValueError, KeyError, UnicodeDecodeError, safetensors.SafetensorError) as error:
+        raise ValueError(f"The file of scores {path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def _scores(source: Source, images: Any, batch_size: int) -> np.ndarray:
+    """Checked scores `(images, classes)` of a model, a file or a matrix."""
+    name = f" in {source}" if isinstance(source, (str, Path)) else ""
+    if _is_model(source):
+        if images is None:
+            raise ValueError("A model of the ensemble has no images to score: give `images`.")
+        matrix = predict_scores(source, images, batch_size)
+    elif isinstance(source, (str, Path)):
+        matrix = read_scores(source)
+    else:
+        matrix = source.detach().cpu().numpy() if isinstance(source, torch.Tensor) else np.asarray(source)
+    if matrix.ndim != 2 or matrix.size == 0 or not np.isfinite(matrix).all():
+        raise ValueError(f"The scores{name} have the shape {matrix.shape}: give finite numbers, (images, classes).")
+    return matrix  # (images, classes)
+
+
+def _is_model(source: Source) -> bool:
+    return isinstance(source, torch.nn.Module)
+
+
+__all__ = [
+    "FEW_SHOT_WEIGHT",
+    "PARTIAL_LABEL_WEIGHT",
+    "ScoreEnsemble",
+    "normalize_scores",
+    "predict_scores",
+    "read_scores",
+]

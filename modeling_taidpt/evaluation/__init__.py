@@ -1,0 +1,1 @@
+"""Metrics, evaluation on labelled images, calibration of scores, and reports."""

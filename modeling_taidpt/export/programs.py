@@ -1,0 +1,237 @@
+"""Models for use without this package: image in, probabilities (and heatmap cells) out, as ONNX or `torch.export`.
+
+The class embeddings are computed once and stored, the text tower is left out. The number of images is free, and for
+ViT towers their size too; convolutional ones, and models that see images in windows (`multi_crop`), keep the size that
+the image processor makes. The probabilities are those of the pipeline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+
+import torch
+from PIL import Image
+from torch import nn
+
+from ..atomic import staged_folder
+from ..data.collator import find_image_processor
+
+if TYPE_CHECKING:
+    from ..modeling_taidpt import TaiDptModel
+
+ONNX_FILE, QUANTIZED_FILE, TORCH_FILE = "model.onnx", "model_quantized.onnx", "model.pt2"
+LABELS_FILE = "labels.json"
+LARGEST_ONNX = 1_900_000_000  # bytes of weights in one file; protobuf ends at 2 GiB
+
+
+class ImageScorer(nn.Module):
+    """What is exported: pixels to probabilities, and with `heatmaps` also to the cosines of the cells.
+
+    Args:
+        model ([`TaiDptModel`]): the model; its CLIP is shared unless it must be cast or moved.
+        heatmaps (`bool`, *optional*, defaults to `False`): whether `similarity_map` is returned too.
+    """
+
+    def __init__(self, model: TaiDptModel, heatmaps: bool = False) -> None:
+        super().__init__()
+        with torch.no_grad():
+            self.model = model.bake()
+        if (self.model.dtype, self.model.device.type) != (torch.float32, "cpu"):
+            self.model = copy.deepcopy(self.model).to("cpu", torch.float32)
+        self.heatmaps = heatmaps
+        config: Any = model.config
+        self.register_buffer("scale", torch.as_tensor(config.score_scale, dtype=torch.float32))  # () or (classes,)
+        self.register_buffer("bias", torch.as_tensor(config.score_bias, dtype=torch.float32))  # () or (classes,)
+
+    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Scores images.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): normalised pixels.
+
+        Returns:
+            `tuple[torch.Tensor, ...]`: probabilities `(batch, classes)` and, with `heatmaps`, the similarity map
+            `(batch, classes, rows, columns)`.
+        """
+        outputs = self.model(pixel_values=pixel_values, interpolate_pos_encoding=True)
+        probabilities = torch.sigmoid(self.scale * outputs.logits + self.bias)  # (batch, classes)
+        return (probabilities, outputs.similarity_map) if self.heatmaps else (probabilities,)
+
+
+def export_onnx(
+    model: TaiDptModel,
+    output: str | Path,
+    *,
+    heatmaps: bool = False,
+    quantize: bool = False,
+    opset: int = 20,
+    image_processor: Any = None,
+) -> Path:
+    """Writes a folder that ONNX Runtime serves: the graph, the labels and the preprocessing.
+
+    The graph takes `pixel_values` `(batch, 3, height, width)`, float32, and gives `probabilities` `(batch, classes)`
+    and, with `heatmaps`, `similarity_map` `(batch, classes, rows, columns)`: the cosine of each cell of the image with
+    the label. `labels.json` holds `{"labels": [...]}` in the order of the classes, with `"thresholds"` where the
+    checkpoint has them; `preprocessor_config.json` the settings of the image processor, as transformers writes them.
+
+    Args:
+        model ([`TaiDptModel`]): the model.
+        output (`str`): folder; files of an earlier export there are replaced, other files stay.
+        heatmaps (`bool`, *optional*, defaults to `False`): adds the output `similarity_map`.
+        quantize (`bool`, *optional*, defaults to `False`): also writes `model_quantized.onnx`, with int8 weights and
+            activations quantised as they come. It costs accuracy: `measure_quantization` says how much on your images.
+        opset (`int`, *optional*, defaults to 20): version of the ONNX operators, 18 or later.
+        image_processor (`BaseImageProcessor`, *optional*): the one beside the checkpoint by default, else CLIP's.
+
+    Returns:
+        `Path`: the graph, `model_quantized.onnx` with `quantize`, else `model.onnx`.
+
+    Raises:
+        ImportError: the extra `taidpt[onnx]` is not installed.
+        ValueError: `output` is a file, or `opset` is too old.
+    """
+    _require("onnx", "onnxscript", *(["onnxruntime"] if quantize else []))
+    if opset < 18:
+        raise ValueError(f"`opset` is {opset}: give 18 or later.")
+    processor = image_processor or find_image_processor(model.config)
+    with _staged(output, processor, model.config) as folder:
+        scorer = ImageScorer(model, heatmaps).eval()
+        captured = _capture(scorer, processor)
+        with _quiet():
+            program = torch.onnx.export(
+                captured,
+                dynamo=True,
+                opset_version=opset,
+                input_names=["pixel_values"],
+                output_names=["probabilities", "similarity_map"][: 1 + heatmaps],
+                verbose=False,
+            )
+        _name_dimensions(program.model.graph)
+        weights = sum(tensor.nbytes for tensor in scorer.state_dict().values())
+        program.save(folder / ONNX_FILE, external_data=weights > LARGEST_ONNX)
+        if quantize:
+            _quantize(folder / ONNX_FILE, folder / QUANTIZED_FILE)
+    return Path(output) / (QUANTIZED_FILE if quantize else ONNX_FILE)
+
+
+def export_torch(
+    model: TaiDptModel, output: str | Path, *, heatmaps: bool = False, image_processor: Any = None
+) -> Path:
+    """Writes a folder with a program for `torch.export.load`, the labels and the preprocessing.
+
+    Inputs, outputs and the other files are those of [`export_onnx`]; the program returns a tuple.
+
+    Args:
+        model ([`TaiDptModel`]): the model.
+        output (`str`): folder; files of an earlier export there are replaced, other files stay.
+        heatmaps (`bool`, *optional*, defaults to `False`): adds the output `similarity_map`.
+        image_processor (`BaseImageProcessor`, *optional*): the one beside the checkpoint by default, else CLIP's.
+
+    Returns:
+        `Path`: the program, `model.pt2`.
+
+    Raises:
+        ValueError: `output` is a file.
+    """
+    processor = image_processor or find_image_processor(model.config)
+    with _staged(output, processor, model.config) as folder:
+        torch.export.save(_capture(ImageScorer(model, heatmaps).eval(), processor), folder / TORCH_FILE)
+    return Path(output) / TORCH_FILE
+
+
+def _capture(scorer: ImageScorer, processor: Any) -> torch.export.ExportedProgram:
+    """Captures the computation, with a free number of images and, for ViTs, a free size."""
+    config: Any = scorer.model.config
+    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
+    if config.clip_config.model_type != "clip_resnet" and not config.multi_crop:
+        # a size that no position embedding was made for, so that nothing is fixed to one
+        height, width = 2 * config.image_size, 3 * config.image_size
+        dimensions |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    else:
+        blank = Image.new("RGB", (config.image_size, config.image_size))
+        height, width = processor(images=blank, return_tensors="pt")["pixel_values"].shape[-2:]
+    pixels = torch.zeros(2, 3, height, width)
+    # Position embeddings are interpolated under tracing at every size, their own included; an exported program with
+    # a branch for that size would refuse it.
+    # SigLIP 2's own checks of the sizes have no ONNX operator; `pixel_values` cannot fail them.
+    checks = mock.patch("transformers.models.siglip2.modeling_siglip2.torch_compilable_check", create=True)
+    with torch.no_grad(), mock.patch("torch.jit.is_tracing", return_value=True), checks, _quiet():
+        return torch.export.export(scorer, (pixels,), dynamic_shapes={"pixel_values": dimensions})
+
+
+def _name_dimensions(graph: Any) -> None:
+    """Names the free dimensions of the graph, which the exporter calls s99 and the like."""
+    import onnx_ir
+
+    names = {
+        "pixel_values": ("batch", "3", "height", "width"),
+        "probabilities": ("batch", "classes"),
+        "similarity_map": ("batch", "classes", "rows", "columns"),
+    }
+    for value in (*graph.inputs, *graph.outputs):
+        sizes = zip(value.shape, names[value.name], strict=True)
+        value.shape = onnx_ir.Shape([size if isinstance(size, int) else name for size, name in sizes])
+
+
+def _quantize(graph: Path, output: Path) -> None:
+    """Quantises weights to 8 bit, but for depthwise convolutions: they hold little and lose most."""
+    import onnx
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    depthwise = [
+        node.name
+        for node in onnx.load(graph, load_external_data=False).graph.node
+        if node.op_type == "Conv" and any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
+    ]
+    with _quiet():
+        quantize_dynamic(graph, output, weight_type=QuantType.QUInt8, per_channel=True, nodes_to_exclude=depthwise)
+
+
+def _require(*modules: str) -> None:
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise ImportError(f'Export to ONNX needs {" and ".join(missing)}: run `pip install "taidpt[onnx]"`.')
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps back what the exporters say about themselves."""
+    previous = logging.root.manager.disable
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.disable(logging.WARNING)
+        try:
+            yield
+        finally:
+            logging.disable(previous)
+
+
+@contextlib.contextmanager
+def _staged(output: str | Path, processor: Any, config: Any) -> Iterator[Path]:
+    """A place for the model; its files take the place of an earlier export once all of them are written."""
+    output = Path(output)
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"`output` {str(output)!r} is a file: give a folder.")
+    with staged_folder(output) as folder:
+        yield folder
+        processor.save_pretrained(folder)
+        table: dict[str, Any] = {"labels": config.labels}
+        if getattr(config, "score_thresholds", None) is not None:
+            table["thresholds"] = config.score_thresholds  # one for all labels, or one per label
+        text = json.dumps(table, indent=2, ensure_ascii=False)
+        (folder / LABELS_FILE).write_text(text + "\n", encoding="utf-8")
+        written = {path.name for path in folder.iterdir()}
+    for name in {ONNX_FILE, f"{ONNX_FILE}.data", QUANTIZED_FILE, TORCH_FILE} - written:
+        (output / name).unlink(missing_ok=True)  # of an earlier export, perhaps for other labels
+
+
+__all__ = ["ImageScorer", "export_onnx", "export_torch"]

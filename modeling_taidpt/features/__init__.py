@@ -1,0 +1,1 @@
+"""Frozen features of captions and images: encoded once, cached in Arrow files, memory-mapped."""

@@ -1,0 +1,166 @@
+"""Pictures of what a model found: the photograph, a bar for each score, and where each label is.
+
+Everything takes the results of `pipeline("multi-label-image-classification")` for one image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from ..atomic import staged_file
+from ..pipelines.image_reading import ImageEntry, read_image
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLORMAP = "inferno"
+BAR_COLOR = "#d1495b"
+STRENGTH = 0.8  # how much of the photograph the strongest place of a heatmap covers
+OUTSIDE = 0.35  # brightness of what the image processor crops away
+PANEL = 3.2  # height of a picture in inches
+FIGURE_SUFFIXES = (".jpg", ".jpeg", ".pdf", ".png", ".svg", ".webp")
+
+
+def overlay_heatmap(image: Any, heatmap: np.ndarray) -> Image.Image:
+    """Lays a heatmap on its photograph, which turns grey: the lowest place shows it, the highest is covered most.
+
+    Each map has its own scale, so that colours say where a label is rather than whether it is there. What the image
+    processor crops away (NaN) is dark.
+
+    Args:
+        image (`PIL.Image.Image` or anything that the pipeline reads): the photograph.
+        heatmap (`np.ndarray` of shape `(height, width)`): `"heatmap"` of a result.
+
+    Returns:
+        `PIL.Image.Image`: RGB, of the size of the heatmap.
+
+    Raises:
+        ValueError: the photograph cannot be read.
+        ImportError: matplotlib is not installed.
+    """
+    colormap = _matplotlib().colormaps[COLORMAP]
+    height, width = heatmap.shape
+    photograph = read_image(ImageEntry(image))
+    if photograph.size != (width, height):
+        photograph = photograph.resize((width, height), Image.Resampling.BICUBIC)
+    grey = np.asarray(photograph.convert("L"), dtype=np.float32)[..., None] / 255  # (height, width, 1)
+    seen = np.isfinite(heatmap)  # (height, width)
+    low, high = (heatmap[seen].min(), heatmap[seen].max()) if seen.any() else (0.0, 0.0)
+    strength = np.where(seen, (heatmap - low) / max(high - low, 1e-12), 0.0)  # (height, width), 0 to 1
+    colours = colormap(strength)[..., :3]  # (height, width, 3)
+    weight = STRENGTH * strength[..., None] ** 2  # (height, width, 1)
+    inside = (1 - weight) * grey + weight * colours  # (height, width, 3)
+    blended = np.where(seen[..., None], inside, OUTSIDE * grey)  # (height, width, 3)
+    return Image.fromarray(np.rint(255 * blended.clip(0, 1)).astype(np.uint8))
+
+
+def draw_results(
+    image: Any, results: Sequence[Mapping[str, Any]], *, max_labels: int = 8, max_heatmaps: int = 3
+) -> Figure:
+    """Draws a photograph, the scores of its labels and, where the results have them, heatmaps of the best labels.
+
+    Args:
+        image (`PIL.Image.Image` or anything that the pipeline reads): the photograph.
+        results (`Sequence[Mapping]`): what the pipeline returned for it, with `return_heatmaps=True` for heatmaps.
+        max_labels (`int`, *optional*, defaults to 8): bars at most.
+        max_heatmaps (`int`, *optional*, defaults to 3): heatmaps at most.
+
+    Returns:
+        `matplotlib.figure.Figure`: to show or to save.
+
+    Raises:
+        ValueError: the photograph cannot be read, or the results are those of several images.
+        ImportError: matplotlib is not installed.
+    """
+    _matplotlib()
+    from matplotlib.figure import Figure
+
+    if any(not isinstance(result, Mapping) for result in results):
+        raise ValueError("`results` holds lists: give those of one image, and draw each image for itself.")
+    photograph = read_image(ImageEntry(image))
+    maps = [result for result in results if "heatmap" in result][:max_heatmaps]
+    width = PANEL * min(max(photograph.width / photograph.height, 0.5), 2.0)  # inches
+    widths = [width, PANEL, *(width for _ in maps)]
+    figure = Figure(figsize=(sum(widths) + 0.25 * len(widths), PANEL + 0.5), layout="constrained")
+    engine: Any = figure.get_layout_engine()
+    engine.set(w_pad=0.08, h_pad=0.08)  # inches
+    picture, bars, *panels = figure.subplots(1, len(widths), width_ratios=widths)
+    picture.imshow(photograph)
+    picture.set_axis_off()
+    _draw_bars(bars, results[:max_labels])
+    for panel, result in zip(panels, maps, strict=True):
+        panel.imshow(overlay_heatmap(photograph, result["heatmap"]))
+        panel.set_title(f"{_short(result['label'])}  {result['score']:.3g}", fontsize=10)
+        panel.set_axis_off()
+    return figure
+
+
+def save_figure(
+    image: Any,
+    results: Sequence[Mapping[str, Any]],
+    output: str | Path,
+    *,
+    max_labels: int = 8,
+    max_heatmaps: int = 3,
+    dpi: int = 120,
+) -> Path:
+    """Saves what [`draw_results`] draws; the file is written whole or not at all.
+
+    Args:
+        image (`PIL.Image.Image` or anything that the pipeline reads): the photograph.
+        results (`Sequence[Mapping]`): what the pipeline returned for it.
+        output (`str`): file; its suffix is the format (.png, .jpg, .webp, .svg or .pdf).
+        max_labels (`int`, *optional*, defaults to 8): bars at most.
+        max_heatmaps (`int`, *optional*, defaults to 3): heatmaps at most.
+        dpi (`int`, *optional*, defaults to 120): pixels per inch.
+
+    Returns:
+        `Path`: the file.
+
+    Raises:
+        ValueError: the suffix is no such format, or as [`draw_results`].
+        ImportError: matplotlib is not installed.
+    """
+    output = Path(output)
+    if output.suffix.lower() not in FIGURE_SUFFIXES:
+        raise ValueError(f"No figure can be saved as {str(output)!r}: end it in {', '.join(FIGURE_SUFFIXES)}.")
+    figure = draw_results(image, results, max_labels=max_labels, max_heatmaps=max_heatmaps)
+    with staged_file(output) as file:
+        figure.savefig(file, dpi=dpi, facecolor="white")
+    return output
+
+
+def _draw_bars(axes: Any, results: Sequence[Mapping[str, Any]]) -> None:
+    """One horizontal bar for each score, the best on top; the axis ends a little after the best score."""
+    scores = [result["score"] for result in results]
+    bars = axes.barh(range(len(scores)), scores, color=BAR_COLOR, height=0.7)
+    axes.bar_label(bars, [f"{score:.3g}" for score in scores], padding=3, fontsize=9)
+    axes.set_yticks(range(len(scores)), [_short(result["label"]) for result in results], fontsize=10)
+    axes.set_xlim(0, 1.25 * max([*scores, 1e-9]))
+    axes.set_ylim(max(len(scores), 3) - 0.5, -0.5)  # the best on top; few bars stay thin
+    axes.tick_params(axis="y", length=0)
+    axes.tick_params(axis="x", labelsize=8)
+    axes.locator_params(axis="x", nbins=4)
+    axes.set_xlabel("score" if scores else "no label reaches the threshold", fontsize=9)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _short(label: str) -> str:
+    """A label that fits beside a bar, without the signs that matplotlib takes for formulas."""
+    return (label if len(label) <= 24 else f"{label[:23]}…").replace("$", r"\$")
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise ImportError("Figures need matplotlib: run `pip install matplotlib`.") from error
+    return matplotlib
+
+
+__all__ = ["draw_results", "overlay_heatmap", "save_figure"]

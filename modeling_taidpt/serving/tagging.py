@@ -1,0 +1,335 @@
+"""Tags any number of images into Parquet: in constant memory, file by file, and on from where a killed run stopped.
+
+Images are cut into parts of `shard_size`; a part is tagged whole, written under another name and renamed. A part that
+is there is not tagged again. The local and the Ray engine tag a part with the same code.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from tqdm.auto import tqdm
+from transformers import pipeline
+from transformers.utils import logging
+
+from ..atomic import staged_file
+from ..data.sources import ImageItem, open_images
+from ..pipelines import TASK
+from ..pipelines.image_batches import read_batch
+
+logger = logging.get_logger(__name__)
+
+ENGINES = ("local", "ray")
+SETTINGS_FILE = "_settings.json"  # Arrow and Spark pass over names that begin with _ or .
+SCHEMA = pa.schema(
+    {"path": pa.string(), "labels": pa.list_(pa.string()), "scores": pa.list_(pa.float32()), "error": pa.string()}
+)
+
+
+@dataclass
+class TaggingReport:
+    """What a run did.
+
+    Attributes:
+        images (`int`): rows that the run wrote, errors included.
+        errors (`int`): rows among them of images that could not be read.
+        skipped (`int`): rows that an earlier run had written.
+        parts (`int`): files that the run wrote.
+        output_dir (`str`): where they lie.
+    """
+
+    images: int
+    errors: int
+    skipped: int
+    parts: int
+    output_dir: str
+
+
+class Part(NamedTuple):
+    """Images that go into one output file: its number, and the images in their order."""
+
+    number: int
+    items: list[ImageItem]
+
+
+def tag_images(
+    source: Any,
+    output_dir: str | Path,
+    model: Any = None,
+    *,
+    engine: str = "local",
+    top_k: int | None = None,
+    threshold: float | str | None = None,
+    candidate_labels: Sequence[str] | str | None = None,
+    image_size: int | None = None,
+    center_crop: bool | None = None,
+    flip: bool | None = None,
+    multi_crop: bool | None = None,
+    image_column: str = "image",
+    batch_size: int = 32,
+    num_workers: int | None = None,
+    shard_size: int = 1024,
+    part: tuple[int, int] = (0, 1),
+    concurrency: int | None = None,
+    progress: bool = True,
+    pipeline_kwargs: dict[str, Any] | None = None,
+) -> TaggingReport:
+    """Tags images and writes `part-NNNNNNNN.parquet` files with the columns `path`, `labels`, `scores` and `error`.
+
+    A run that was killed goes on where it stopped when it is called again with the same arguments: no row is
+    repeated and none is lost. An image that cannot be read becomes a row with an `error` and no labels.
+
+    Args:
+        source (`str`, `Path`, a list of them, `Dataset` or `IterableDataset`): the images; see [`open_images`].
+        output_dir (`str`): folder of the output; for several machines one that all of them see.
+        model (`str` or [`TaiDptModel`] or pipeline, *optional*): checkpoint; the one that ships by default. The Ray
+            engine takes a folder or a repository, as every worker loads its own.
+        engine (`str`, *optional*, defaults to `"local"`): `"local"`, or `"ray"` (Ray Data, `pip install taidpt[ray]`).
+        top_k (`int`, *optional*): labels kept for each image; all by default.
+        threshold (`float` or `str`, *optional*): least score of a label that is kept; as in the pipeline.
+        candidate_labels (`list[str]`, *optional*): other labels than the model's own.
+        image_size (`int`, *optional*): shorter side in pixels that the model sees; as in the pipeline.
+        center_crop (`bool`, *optional*): `False` shows the model the whole image; as in the pipeline.
+        flip (`bool`, *optional*): averages with the mirror image; as in the pipeline.
+        multi_crop (`bool`, *optional*): sees larger images in overlapping windows; as in the pipeline.
+        image_column (`str`, *optional*, defaults to `"image"`): column of a data set or Parquet file.
+        batch_size (`int`, *optional*, defaults to 32): images in a forward pass.
+        num_workers (`int`, *optional*): processes that decode images beside the model, per engine worker. By default
+            one per further processor, at most 8, where the model runs on a GPU; else none, and the threads of
+            PyTorch decode between batches, which is faster there. With Ray always none by default.
+        shard_size (`int`, *optional*, defaults to 1024): images in an output file.
+        part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): this is machine `part[0]` of `part[1]` that share
+            the work and the folder; each takes every `part[1]`-th file.
+        concurrency (`int`, *optional*): Ray workers; as many as there are GPUs, else processors, by default.
+        progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
+        pipeline_kwargs (`dict`, *optional*): further arguments of [`~transformers.pipeline`], as `device` or `dtype`.
+
+    Returns:
+        [`TaggingReport`].
+
+    Raises:
+        FileNotFoundError: there is no such source.
+        ValueError: an option is out of range, or the folder holds the output of other settings or other images.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"`engine` is {engine!r}: choose one of {', '.join(map(repr, ENGINES))}.")
+    for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
+        if value < 1:
+            raise ValueError(f"`{name}` is {value}: give a number of images, at least 1.")
+    if not 0 <= part[0] < part[1]:
+        raise ValueError(f"`part` is {part}: give (machine, machines) with 0 <= machine < machines.")
+    options = {"top_k": top_k, "threshold": threshold, "candidate_labels": candidate_labels}
+    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
+    items = open_images(source, image_column)
+    settings = {"model": _model_name(model), "shard_size": shard_size, "image_column": image_column, **options}
+    folder = _open_output(Path(output_dir), settings)
+    if num_workers is None and engine == "ray":
+        num_workers = 0
+    tagger = {
+        "model": model,
+        "options": {name: value for name, value in options.items() if value is not None},
+        "batch_size": batch_size,
+        "num_workers": num_workers,
+        "pipeline_kwargs": pipeline_kwargs or {},
+    }
+    report = TaggingReport(0, 0, 0, 0, str(folder))
+    parts = _missing_parts(items, folder, shard_size, part, report)
+    if engine == "ray":
+        from .tagging_ray import tag_parts
+
+        counts = tag_parts(parts, folder, tagger, concurrency)
+    else:
+        counts = _tag_locally(parts, folder, tagger)
+    with tqdm(desc="Tagging", unit="image", disable=not progress) as bar:
+        for images, errors in counts:
+            report.images, report.errors, report.parts = (
+                report.images + images,
+                report.errors + errors,
+                report.parts + 1,
+            )
+            bar.update(images)
+    return report
+
+
+class PartTagger:
+    """Tags the images of one part after the other; every worker of an engine has one.
+
+    Args:
+        model: as in [`tag_images`].
+        options (`dict`): options of the pipeline's call.
+        batch_size (`int`): images in a forward pass.
+        num_workers (`int`, *optional*): processes that decode; `None` chooses by the device of the model.
+        pipeline_kwargs (`dict`): arguments of [`~transformers.pipeline`].
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        options: dict[str, Any],
+        batch_size: int,
+        num_workers: int | None,
+        pipeline_kwargs: dict[str, Any],
+    ) -> None:
+        if not hasattr(model, "preprocess"):
+            make: Any = pipeline  # its overloads know the tasks of transformers alone
+            model = make(TASK, model=model, **_with_companions(model, pipeline_kwargs))
+        self.pipe = model
+        if num_workers is None:
+            num_workers = 0 if self.pipe.device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
+        self.batch_size, self.num_workers = batch_size, num_workers
+        self.preprocess_options, self.forward_options, self.postprocess_options = self.pipe._sanitize_parameters(
+            **options
+        )
+
+    def write(self, part: Part, folder: Path) -> tuple[int, int]:
+        """Tags a part and writes its file, whole or not at all.
+
+        Returns:
+            `tuple[int, int]`: rows, and rows with an error among them.
+        """
+        table = self.tag(part.items)
+        with staged_file(part_path(folder, part.number)) as path:
+            pq.write_table(table, path)
+        return table.num_rows, table.num_rows - table.column("error").null_count
+
+    @torch.inference_mode()
+    def tag(self, items: Sequence[ImageItem]) -> pa.Table:
+        """Rows of the images, in their order, by [`SCHEMA`]."""
+        loader = torch.utils.data.DataLoader(
+            _Decoded(items, self.pipe, self.preprocess_options),
+            batch_size=self.batch_size,
+            num_workers=min(self.num_workers, -(-len(items) // self.batch_size)),
+            collate_fn=list,
+        )
+        rows = [row for batch in loader for row in self._score(batch)]
+        columns = {
+            "path": [item.name for item in items],
+            "labels": [[result["label"] for result in results] for results, _ in rows],
+            "scores": [[result["score"] for result in results] for results, _ in rows],
+            "error": [error for _, error in rows],
+        }
+        return pa.table(columns, schema=SCHEMA)
+
+    def _score(self, batch: list[tuple[Any, str | None]]) -> Iterator[tuple[list[dict[str, Any]], str | None]]:
+        """Results, or an error, of each image of a batch."""
+        good = [features for features, error in batch if error is None]
+        if good:
+            inputs = {name: [features[name] for features in good] for name in good[0]}
+            outputs = self.pipe.forward(inputs, **self.forward_options)
+        place = 0
+        for _, error in batch:
+            if error is not None:
+                yield [], error
+                continue
+            single = {name: values[place : place + 1] for name, values in outputs.items()}
+            yield self.pipe.postprocess(single, **self.postprocess_options), None
+            place += 1
+
+
+class _Decoded(torch.utils.data.Dataset):
+    """Pixels of images, or why there are none."""
+
+    def __init__(self, items: Sequence[ImageItem], pipe: Any, options: dict[str, Any]) -> None:
+        self.items, self.pipe, self.options = items, pipe, options
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Any, str | None]:
+        return self._read(self.items[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, str | None]]:
+        """A batch at once; `DataLoader` calls this where it is there."""
+        items = [self.items[index] for index in indices]
+        return read_batch(self._read, items, [item.payload for item in items], self.pipe.image_processor)
+
+    def _read(self, item: ImageItem) -> tuple[Any, str | None]:
+        if item.error is not None:
+            return None, item.error
+        try:
+            # Bytes carry their name, so that an error says which image it was.
+            payload = {"path": item.name, "bytes": item.payload} if isinstance(item.payload, bytes) else item.payload
+            return self.pipe.preprocess(payload, **self.options), None
+        except ValueError as error:
+            return None, str(error)
+
+
+def part_path(folder: Path, number: int) -> Path:
+    """The output file of a part."""
+    return folder / f"part-{number:08d}.parquet"
+
+
+def _tag_locally(parts: Iterable[Part], folder: Path, tagger: dict[str, Any]) -> Iterator[tuple[int, int]]:
+    worker = None
+    for part in parts:
+        worker = worker or PartTagger(**tagger)
+        yield worker.write(part, folder)
+
+
+def _missing_parts(
+    items: Iterator[ImageItem], folder: Path, shard_size: int, part: tuple[int, int], report: TaggingReport
+) -> Iterator[Part]:
+    """The parts of this machine that no earlier run has written; those that are there must hold these images."""
+    for number in itertools.count():
+        images = list(itertools.islice(items, shard_size))
+        if not images:
+            break
+        if number % part[1] != part[0]:
+            continue
+        path = part_path(folder, number)
+        if not path.exists():
+            yield Part(number, images)
+            continue
+        if pq.read_table(path, columns=["path"]).column("path").to_pylist() != [item.name for item in images]:
+            raise ValueError(
+                f"{str(path)!r} holds other images than the source gives at its place: the source has changed since. "
+                "Name another output folder, or delete this one."
+            )
+        report.skipped += len(images)
+
+
+def _model_name(model: Any) -> str:
+    """What the settings of a run call its model."""
+    if model is None or isinstance(model, (str, Path)):
+        return "default" if model is None else str(model)
+    return getattr(getattr(model, "config", None) or model.model.config, "_name_or_path", "") or type(model).__name__
+
+
+def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
+    """Adds what `pipeline` cannot find by itself for a model that is no name."""
+    if model is None or isinstance(model, (str, Path)) or "image_processor" in arguments:
+        return arguments
+    from ..data.collator import find_image_processor
+
+    return arguments | {"image_processor": find_image_processor(model.config)}
+
+
+def _open_output(folder: Path, settings: dict[str, Any]) -> Path:
+    """Makes the output folder, or checks that what is there came of the same settings."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / SETTINGS_FILE
+    settings = json.loads(json.dumps(settings))
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        for name, value in settings.items():
+            if stored.get(name) != value:
+                raise ValueError(
+                    f"The folder {str(folder)!r} holds the output of another run, with `{name}` {stored.get(name)!r}, "
+                    f"not {value!r}: name another folder, or delete this one."
+                )
+        return folder
+    with staged_file(path) as staged:
+        staged.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+__all__ = ["Part", "PartTagger", "TaggingReport", "part_path", "tag_images"]

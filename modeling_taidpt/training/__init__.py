@@ -1,0 +1,1 @@
+"""Learning prompts: trainer, arguments, data, schedules, reports."""

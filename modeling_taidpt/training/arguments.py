@@ -1,0 +1,331 @@
+"""Training arguments whose defaults are the recipe of the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+from transformers.utils import logging
+
+from ..captions.labeler import METHODS
+from ..losses import LOSSES
+from .schedules import EPOCH_COSINE
+
+logger = logging.get_logger(__name__)
+
+PAPER_RECIPE = "paper"
+FEATURE_DTYPES = ("float32", "float16", "bfloat16")
+CAPTION_LOSSES = tuple(name for name in LOSSES if name != "partial_asl")  # captions name classes, they deny none
+LOSS_TARGETS = {  # the scores of TaiDptOutput that a loss is on, by the name of the option
+    "both": ("logits_global", "logits_local"),
+    "global": ("logits_global",),
+    "local": ("logits_local",),
+    "merged": ("logits",),
+}
+
+
+@dataclass
+class TaiDptTrainingArguments(TrainingArguments):
+    r"""[`~transformers.TrainingArguments`] with the paper's recipe as defaults, and the options of TaI-DPT.
+
+    The recipe (arXiv 2211.12739, section 4.1, and the published code): SGD with momentum 0.9 and weight decay 5e-4,
+    batches of 512 with the last incomplete one left out, 20 epochs, learning rate 1e-4 (VOC2007, COCO; 1e-3 for
+    NUS-WIDE), one warm-up epoch at 1e-5, then a cosine that moves once per epoch; no gradient clipping; 9 times
+    "a photo of a {}." and 80 templates per class among the captions; ranking loss on both scores.
+
+    Every argument of [`~transformers.TrainingArguments`] works as usual; an optimizer or `lr_scheduler_type` given
+    explicitly replaces the paper's. On several devices the batch of 512 is that of each device.
+
+    Args:
+        lr_scheduler_type (`str`, *optional*, defaults to `"epoch_cosine"`):
+            `"epoch_cosine"` is the paper's; all schedules of transformers work too.
+        warmup_learning_rate (`float`, *optional*, defaults to 1e-5):
+            Constant learning rate of the warm-up epochs of `"epoch_cosine"`.
+        warmup_epochs (`int`, *optional*, defaults to 1):
+            Number of warm-up epochs of `"epoch_cosine"`.
+        loss (`str`, *optional*, defaults to `"ranking"`):
+            `"ranking"`, `"bce"`, `"focal"`, `"asl"` or `"soft_ce"`, on the global and on the local scores; for images
+            also `"partial_asl"`, with labels -1, 0 (unknown) and 1.
+        loss_on (`str`, *optional*, defaults to `"both"`):
+            The scores that the loss is on: `"both"` (its sum), `"global"`, `"local"` or `"merged"`.
+        loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of that loss.
+        caption_prototype_weight (`float`, *optional*, defaults to 0.0):
+            Weight of the caption-prototype term (not in the paper): the mean over classes of `1 - cos(G_c, p_c)` plus
+            that of `1 - cos(H_c, p_c)`, where `p_c` is the normalised mean of the global features of the training
+            captions that name class c. Classes that no caption names are left out; templates do not count.
+        prototype_max_captions (`int`, *optional*):
+            Most captions per class that make a prototype, drawn with the seed; all by default.
+        caption_prototype_centering (`list[float]`, *optional*, defaults to `[0.0, 0.0]`):
+            How much of the normalised mean of all captions is taken off the prototypes of the global and of the local
+            branch; see [`CaptionFeatures.class_prototypes`].
+        prototype_label_power (`float`, *optional*, defaults to 0.0):
+            A caption that names n classes weighs `1 / n^power` in the prototypes; 0 weighs all alike.
+        prototypes_per_class (`int`, *optional*, defaults to 1):
+            Clusters of captions per class whose directions count alike in its prototype.
+        feature_noise (`float`, *optional*, defaults to 0.0):
+            Deviation of the Gaussian noise on each coordinate of the caption features of a batch (CoMC, ICML 2024; see
+            `feature_augmentation.py`).
+        caption_composition (`float`, *optional*, defaults to 0.0):
+            Share of the captions of a batch that are joined with another: features added, labels united.
+        center_features (`bool`, *optional*, defaults to `False`):
+            Whether the means of the captions, and of the trainer's `unlabeled_images`, are taken off all features;
+            they become part of the checkpoint (`config.feature_means`).
+        caption_memory_size (`int`, *optional*, defaults to 0):
+            Caption features, drawn with the seed, that the checkpoint keeps to map image features to (CoMC, ICML 2024;
+            see `modality_gap.py`).
+        cooccurrence_smoothing (`float`, *optional*, defaults to 0.0):
+            How much a class that is not named, but often is beside the named ones, is taken as present: its share
+            `P(class | named class)` times this number lessens its weight as a negative (ranking) or is its label
+            (other losses but asl).
+        class_balance_beta (`float`, *optional*, defaults to 0.0):
+            Weights of the positive classes in the ranking loss by the effective number of captions (Cui et al., CVPR
+            2019), from 0 (all equal) to near 1 (one over the count).
+        max_captions_per_class (`int`, *optional*):
+            Each caption is given to the rarest class that it names, and at most so many are kept per class (paper,
+            NUS-WIDE: 1000).
+        noise_filter (`float`, *optional*, defaults to 0.0):
+            Share of each class's captions, those whose label the template's scores bear out least, that is left out.
+        add_templates (`bool`, *optional*, defaults to `True`):
+            Whether to mix 89 template sentences per class, labelled with that class alone, among the captions.
+        caption_column (`str`, *optional*, defaults to `"caption"`):
+            Column of the data sets that holds the captions.
+        label_column (`str`, *optional*):
+            Column that holds labels, used instead of labelling the captions: multi-hot rows, or lists of class
+            indices or names. Lists of 0 and 1 as long as there are classes are read as multi-hot. For images
+            `"labels"` by default; rows of -1, 0 and 1 are partial labels.
+        image_column (`str`, *optional*, defaults to `"image"`):
+            Column of data sets of images that holds the pictures.
+        shots (`int`, *optional*):
+            Images per class to learn from, drawn with the seed (see [`sample_few_shot`]); all by default.
+        known_labels (`float`, *optional*):
+            Share of the labels of images that stays known, drawn with the seed (see [`drop_labels`]).
+        partial_label_file (`str`, *optional*):
+            File with the labels of the training images in their order, -1, 0 or 1 (see [`read_partial_labels`]).
+        labeling_method (`str`, *optional*, defaults to `"forms"`):
+            How captions are labelled, `"forms"` or `"wordnet"`; see [`CaptionLabeler`].
+        max_captions (`int`, *optional*):
+            Captions read from the training data, the first ones; all by default. A stream without `max_captions` is
+            read to its end or, with `max_steps`, until it has given one caption for every place in a batch.
+        validation_size (`float`, *optional*, defaults to 0.05):
+            Captions held out of training to choose the checkpoint when the trainer gets no `eval_dataset`: a share
+            below 1, or a number of distinct captions. Equal captions stay on one side. 0 trains on all captions, as
+            the paper does, and keeps the last checkpoint.
+        feature_cache_dir (`str`, *optional*):
+            Where caption features are kept; `taidpt_caption_features` in the cache of `datasets` by default. The cache
+            is never emptied.
+        feature_dtype (`str`, *optional*, defaults to `"float32"`):
+            Precision of the kept features: `"float32"`, `"float16"` or `"bfloat16"`.
+        features_on_device (`bool`, *optional*):
+            Whether the kept caption features are held in the device's memory while learning, so that a step gathers
+            them there. By default on a GPU where they take at most half of its free memory.
+        feature_batch_size (`int`, *optional*, defaults to 128):
+            Captions encoded at a time.
+        pad_to_multiple_of (`int`, *optional*):
+            Pads the captions of a batch to a multiple of this length. Batches then have few shapes, which
+            `torch_compile` and CUDA graphs want; without it they are as long as their longest caption.
+        prompt_chunk_size (`int`, *optional*):
+            Classes whose prompts go through the text tower at a time; the backward pass computes each chunk again, so
+            that memory is that of one chunk. By default more than 1,024 classes do, with `activation_checkpointing`
+            (`gradient_checkpointing` of older transformers) fewer too. As many as there are classes keeps everything.
+        save_prompts_only (`bool`, *optional*, defaults to `False`):
+            Whether [`~TaiDptTrainer.save_model`] leaves the CLIP out. Checkpoints during training always do.
+        recipe (`str`, *optional*, defaults to `"paper"`):
+            Name of the recipe, for the log; set by [`~TaiDptTrainingArguments.from_recipe`].
+    """
+
+    # Defaults of the paper.
+    learning_rate: float = field(default=1e-4, metadata={"help": "Initial learning rate."})
+    num_train_epochs: float = field(default=20, metadata={"help": "Number of epochs, warm-up included."})
+    per_device_train_batch_size: int = field(default=512, metadata={"help": "Captions per device and step."})
+    per_device_eval_batch_size: int = field(default=512, metadata={"help": "Held-out captions per device and step."})
+    optim: OptimizerNames | str = field(default="sgd", metadata={"help": "Optimizer."})
+    weight_decay: float = field(default=5e-4, metadata={"help": "Weight decay of the context vectors."})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "Norm to clip gradients to; 0 clips nothing."})
+    lr_scheduler_type: SchedulerType | str = field(
+        default=EPOCH_COSINE, metadata={"help": "`epoch_cosine` (the paper's) or a schedule of transformers."}
+    )
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out the last incomplete batch."})
+    # Defaults that suit training from kept features.
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to score the held-out captions."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save the context vectors."})
+    logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
+    metric_for_best_model: str | None = field(
+        default="caption_map", metadata={"help": "Figure of held-out captions that chooses the checkpoint."}
+    )
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Wait for every loss and look at it."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept features have no unused column."})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All contexts get gradients."})
+    # Options of TaI-DPT.
+    warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Constant rate of the warm-up epochs."})
+    warmup_epochs: int = field(default=1, metadata={"help": "Number of warm-up epochs."})
+    loss: str = field(default="ranking", metadata={"help": f"One of {', '.join(LOSSES)}."})
+    loss_on: str = field(default="both", metadata={"help": f"One of {', '.join(LOSS_TARGETS)}."})
+    loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss."})
+    caption_prototype_weight: float = field(default=0.0, metadata={"help": "Weight of the caption-prototype term."})
+    prototype_max_captions: int | None = field(default=None, metadata={"help": "Most captions per prototype."})
+    caption_prototype_centering: list[float] = field(
+        default_factory=lambda: [0.0, 0.0],
+        metadata={"help": "Mean caption feature taken off global, local prototypes."},
+    )
+    prototype_label_power: float = field(default=0.0, metadata={"help": "Captions of n classes weigh 1 / n^power."})
+    prototypes_per_class: int = field(default=1, metadata={"help": "Clusters that make a prototype."})
+    feature_noise: float = field(default=0.0, metadata={"help": "Deviation of the noise on caption features."})
+    caption_composition: float = field(default=0.0, metadata={"help": "Share of captions joined with another."})
+    center_features: bool = field(default=False, metadata={"help": "Take the means off all features."})
+    caption_memory_size: int = field(default=0, metadata={"help": "Caption features that images are mapped to."})
+    cooccurrence_smoothing: float = field(default=0.0, metadata={"help": "Smoothing of likely negatives."})
+    class_balance_beta: float = field(default=0.0, metadata={"help": "Weights of rare classes, 0 to below 1."})
+    max_captions_per_class: int | None = field(default=None, metadata={"help": "Most captions given to a class."})
+    noise_filter: float = field(default=0.0, metadata={"help": "Share of doubtful captions left out."})
+    add_templates: bool = field(default=True, metadata={"help": "Mix template sentences among the captions."})
+    caption_column: str = field(default="caption", metadata={"help": "Column with the captions."})
+    label_column: str | None = field(default=None, metadata={"help": "Column with labels, instead of labelling."})
+    image_column: str = field(default="image", metadata={"help": "Column with the pictures."})
+    shots: int | None = field(default=None, metadata={"help": "Images per class to learn from."})
+    known_labels: float | None = field(default=None, metadata={"help": "Share of the labels that stays known."})
+    partial_label_file: str | None = field(default=None, metadata={"help": "File of labels -1, 0 or 1."})
+    labeling_method: str = field(default="forms", metadata={"help": f"One of {', '.join(METHODS)}."})
+    max_captions: int | None = field(default=None, metadata={"help": "Captions read from the training data."})
+    validation_size: float = field(default=0.05, metadata={"help": "Share or number of captions held out."})
+    feature_cache_dir: str | None = field(default=None, metadata={"help": "Where caption features are kept."})
+    feature_dtype: str = field(default="float32", metadata={"help": f"One of {', '.join(FEATURE_DTYPES)}."})
+    features_on_device: bool | None = field(default=None, metadata={"help": "Hold kept features on the device."})
+    feature_batch_size: int = field(default=128, metadata={"help": "Captions encoded at a time."})
+    pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Caption lengths are multiples of it."})
+    prompt_chunk_size: int | None = field(default=None, metadata={"help": "Classes encoded at a time, twice."})
+    save_prompts_only: bool = field(default=False, metadata={"help": "Leave the CLIP out of the saved model."})
+    recipe: str = field(default=PAPER_RECIPE, metadata={"help": "Name of the recipe, for the log."})
+
+    def __post_init__(self) -> None:
+        """Check the options of TaI-DPT and fill in what depends on others.
+
+        Raises:
+            ValueError: If an option has a value that it cannot have; the option is named.
+        """
+        if str(getattr(self.optim, "value", self.optim)) == "sgd" and self.optim_args is None:
+            self.optim_args = "momentum=0.9"
+        epoch_cosine = self.lr_scheduler_type == EPOCH_COSINE
+        if epoch_cosine:  # not one of transformers' schedules, which the parent insists on
+            self.lr_scheduler_type = SchedulerType.CONSTANT
+        if not torch.accelerator.is_available():
+            self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns in every loader
+        elif self.accelerator_config is None and self.dataloader_pin_memory:
+            self.accelerator_config = {"non_blocking": True}  # batches are copied while the device computes
+        super().__post_init__()
+        if epoch_cosine:
+            self.lr_scheduler_type = EPOCH_COSINE
+        self._check_options()
+        on_cpu = self.use_cpu or not torch.accelerator.is_available()
+        knows = torch.backends.mkldnn.is_available()  # other builds of torch cannot tell
+        if self.bf16 and on_cpu and knows and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            logger.warning(
+                "This CPU has no bfloat16 units: `bf16=True` is many times slower than fp32 here, leave it out."
+            )
+
+    def _check_options(self) -> None:
+        for name, choices in (
+            ("loss", tuple(LOSSES)),
+            ("loss_on", tuple(LOSS_TARGETS)),
+            ("labeling_method", METHODS),
+            ("feature_dtype", FEATURE_DTYPES),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"`{name}` is {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
+        for name in (
+            "max_captions",
+            "max_captions_per_class",
+            "prototype_max_captions",
+            "prototypes_per_class",
+            "feature_batch_size",
+            "pad_to_multiple_of",
+            "prompt_chunk_size",
+        ):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` is {value}: give a number, at least 1.")
+        for name in (
+            "warmup_epochs",
+            "warmup_learning_rate",
+            "loss_weight",
+            "caption_prototype_weight",
+            "prototype_label_power",
+            "feature_noise",
+            "caption_memory_size",
+        ):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is {getattr(self, name)}: it cannot be negative.")
+        if self.shots is not None and self.shots < 1:
+            raise ValueError(f"`shots` is {self.shots}: give a number of images per class, at least 1.")
+        if self.known_labels is not None and not 0 < self.known_labels <= 1:
+            raise ValueError(f"`known_labels` is {self.known_labels}: give a share above 0 and at most 1, as 0.1.")
+        for name, end in (
+            ("caption_composition", 1),
+            ("cooccurrence_smoothing", 1),
+            ("class_balance_beta", 1 - 1e-9),
+            ("noise_filter", 1 - 1e-9),
+        ):
+            if not 0 <= getattr(self, name) <= end:
+                below = "1" if end == 1 else "below 1"
+                raise ValueError(f"`{name}` is {getattr(self, name)}: give a number from 0 to {below}.")
+        for name, losses in (
+            ("class_balance_beta", ("ranking",)),
+            ("cooccurrence_smoothing", ("ranking", "bce", "focal", "soft_ce")),
+        ):
+            if getattr(self, name) and self.loss not in losses:
+                raise ValueError(f"`{name}` does not go with loss={self.loss!r}: choose {' or '.join(losses)}.")
+        centering = self.caption_prototype_centering
+        if len(centering) != 2 or not all(0 <= value < 1 for value in centering):
+            raise ValueError(
+                f"`caption_prototype_centering` is {centering}: give two numbers from 0 to below 1, for both branches."
+            )
+        size = self.validation_size
+        if size < 0 or (size >= 1 and size != int(size)):
+            raise ValueError(f"`validation_size` is {size}: give a share below 1 or a whole number of captions.")
+
+    @classmethod
+    def from_recipe(cls, recipe: Mapping[str, Any], **overrides: Any) -> TaiDptTrainingArguments:
+        """Takes the training arguments of a recommended recipe, as a base may carry one.
+
+        Args:
+            recipe (`Mapping`): `config.recommended_recipe`, `{"model": {...}, "training": {...}}`, of which
+                `"training"` is used. An optional `"name"` is what the log calls it.
+            **overrides: training arguments, as `output_dir`, that win over the recipe's.
+
+        Returns:
+            [`TaiDptTrainingArguments`]: what neither names has the paper's value.
+
+        Raises:
+            ValueError: If the recipe has no training arguments or one that does not exist.
+        """
+        if not isinstance(recipe, Mapping) or not isinstance(recipe.get("training"), Mapping):
+            raise ValueError(f"The recipe {recipe!r} has no 'training' arguments: give {{'training': {{...}}}}.")
+        arguments = {**recipe["training"], **overrides}
+        known = {entry.name for entry in fields(cls) if entry.init}
+        unknown = sorted(set(arguments) - known)
+        if unknown:
+            raise ValueError(f"{unknown[0]!r} in the recipe is no training argument: see TaiDptTrainingArguments.")
+        arguments.setdefault("recipe", str(recipe.get("name", "recommended")))
+        return cls(**arguments)
+
+    def describe_recipe(self) -> str:
+        """Names the recipe and what differs from the paper's, for the log."""
+        optimizer = str(getattr(self.optim, "value", self.optim))
+        schedule = str(getattr(self.lr_scheduler_type, "value", self.lr_scheduler_type))
+        length = f"{self.max_steps} steps" if self.max_steps > 0 else f"{self.num_train_epochs:g} epochs"
+        text = (
+            f"Recipe: {self.recipe} ({optimizer}, learning rate {self.learning_rate:g}, {schedule}, {length}, "
+            f"batch {self.per_device_train_batch_size}, {self.loss_weight:g} x {self.loss} loss"
+        )
+        if self.caption_prototype_weight:
+            text += f" + {self.caption_prototype_weight:g} x caption-prototype term"
+        return text + ")."
+
+
+__all__ = ["CAPTION_LOSSES", "FEATURE_DTYPES", "LOSS_TARGETS", "PAPER_RECIPE", "TaiDptTrainingArguments"]

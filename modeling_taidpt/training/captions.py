@@ -1,0 +1,243 @@
+"""Captions made ready for training: labelled, split, with templates, encoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset
+from transformers import PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from ..captions.corpus import read_captions
+from ..captions.labels import label_captions, multi_hot
+from ..captions.statistics import find_agreeing, select_by_rarest_class
+from ..data.dataset import with_multi_hot_labels
+from ..features.captions import CaptionFeatures, collate_features
+from ..features.device import DeviceFeatures, FeatureRows, fits_device
+from ..prompt_templates import load_templates
+from .arguments import CAPTION_LOSSES, TaiDptTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+PLAIN_TEMPLATE_COPIES = 9  # of "a photo of a {}." beside the 80 templates, as in the published code
+
+
+class TrainingCaptions:
+    """Reads the captions that a trainer is given.
+
+    Args:
+        model ([`TaiDptModel`]): the model that is trained, on its device.
+        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
+        labeler (`Callable`): finds the classes that captions name.
+        args ([`TaiDptTrainingArguments`]): columns, split, cache.
+
+    Attributes:
+        train_captions ([`CaptionFeatures`], *optional*): the training captions without templates.
+        held_out (`int`): number of captions held out or given to evaluate on.
+        sources (`list[str]`): where the training captions came from, for reports.
+        on_device ([`DeviceFeatures`], *optional*): the features, where the device holds them.
+    """
+
+    kind: ClassVar[str] = "caption"
+    metric: ClassVar[str] = "caption_map"
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        labeler: Callable[[list[str]], Any],
+        args: TaiDptTrainingArguments,
+    ) -> None:
+        """Keep what reading needs."""
+        self.model, self.tokenizer, self.labeler, self.args = model, tokenizer, labeler, args
+        self.labels: list[str] = model.config.labels
+        self.train_captions: CaptionFeatures | None = None
+        self.held_out = 0
+        self.sources: list[str] = []
+        self.on_device: DeviceFeatures | None = None
+
+    def collate(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Makes a batch of kept features, or of their rows where the device holds them."""
+        held = self.on_device
+        if held is not None and isinstance(items, FeatureRows) and held.holds(items.features.shards):
+            return held.batch(items, self.args.pad_to_multiple_of)
+        return collate_features(items, self.args.pad_to_multiple_of)
+
+    def hold(self, train_features: Any, eval_features: Any) -> None:
+        """Copies the features to the device if `features_on_device` asks for it, or by default if there is room.
+
+        Args:
+            train_features (`Any`): what the trainer learns from.
+            eval_features (`Any`): what it is evaluated on; a dictionary of several, one, or `None`.
+        """
+        several = eval_features.values() if isinstance(eval_features, dict) else [eval_features]
+        parts = [part.shards for part in (train_features, *several) if isinstance(part, CaptionFeatures)]
+        wanted, device = self.args.features_on_device, self.args.device
+        if parts and (fits_device(parts, device) if wanted is None else wanted):
+            if self.on_device is None or not all(self.on_device.holds(part) for part in parts):
+                self.on_device = DeviceFeatures(parts, device)
+        else:
+            self.on_device = None
+
+    def read(self, train_data: Any, eval_data: Any = None) -> tuple[CaptionFeatures | None, Any]:
+        """Features to train on and to choose the checkpoint on.
+
+        Args:
+            train_data (*optional*): as the trainer's `train_dataset`.
+            eval_data (*optional*): as the trainer's `eval_dataset`; a share of `train_data` by default.
+
+        Returns:
+            `tuple`: training captions with templates, and held-out captions (a dictionary for a dictionary); `None`
+            where there are none.
+
+        Raises:
+            ValueError: If no caption names a class.
+        """
+        if self.args.loss not in CAPTION_LOSSES:
+            raise ValueError(
+                f"`loss` is {self.args.loss!r}, and captions deny no class: choose one of {', '.join(CAPTION_LOSSES)}."
+            )
+        held_out = self._read_eval_data(eval_data)
+        if train_data is None:
+            return None, held_out
+        captions, labels = self._read_labelled(train_data, self._limit(train_data))
+        features = self._encode(captions, labels)
+        if eval_data is None:
+            is_held_out = _hold_out(captions, self.args.validation_size, self._seed())  # (captions,)
+            if is_held_out.all():
+                size = self.args.validation_size
+                raise ValueError(f"`validation_size={size}` holds out all {len(set(captions))} captions: lower it.")
+            held_out = features.select(np.flatnonzero(is_held_out)) if is_held_out.any() else None
+            features = features.select(np.flatnonzero(~is_held_out))
+        parts = held_out.values() if isinstance(held_out, dict) else [held_out]
+        self.held_out = sum(len(part) for part in parts if part is not None)
+        self.sources = [Path(train_data).name] if isinstance(train_data, (str, Path)) else []
+        features = self._choose(features)
+        self._warn_about_classes(features.labels)
+        self.train_captions = features
+        if self.args.add_templates:
+            sentences, one_hot = template_sentences(self.model.config.class_names)
+            features = features.join(self._encode(sentences, one_hot))
+        return features, held_out
+
+    def describe(self) -> dict[str, Any]:
+        """What was learned from, ready for JSON: numbers of captions, their sources, how many name each class."""
+        features = self.train_captions
+        counts = [0] * len(self.labels) if features is None else features.labels.sum(axis=0).tolist()  # (classes,)
+        return {
+            "captions": 0 if features is None else len(features),
+            "held_out": self.held_out,
+            "sources": self.sources,
+            "labeling": "the labels in the data" if self.args.label_column else f"{self.args.labeling_method!r}",
+            "per_class": {label: int(count) for label, count in zip(self.labels, counts, strict=True)},
+        }
+
+    def _choose(self, features: CaptionFeatures) -> CaptionFeatures:
+        """Leaves out captions with doubtful labels, then those beyond what a class may have."""
+        if self.args.noise_filter:
+            pooled = torch.stack([features.shards[int(row)][0] for row in features.rows]).float()  # (captions, dim)
+            scores = pooled @ self.model.encode_templates(tokenizer=self.tokenizer).cpu().T  # (captions, classes)
+            features = features.select(find_agreeing(features.labels, scores.numpy(), self.args.noise_filter))
+        if self.args.max_captions_per_class is not None:
+            kept = select_by_rarest_class(features.labels, self.args.max_captions_per_class, self._seed())
+            features = features.select(kept)
+        return features
+
+    def read_eval(self, data: Any) -> CaptionFeatures:
+        """Features of captions to evaluate on."""
+        return self._encode(*self._read_labelled(data, None))
+
+    def _read_eval_data(self, data: Any) -> Any:
+        if data is None or isinstance(data, CaptionFeatures):
+            return data
+        if isinstance(data, dict) and not isinstance(data, datasets.DatasetDict):
+            return {name: self._read_eval_data(part) for name, part in data.items()}
+        return self.read_eval(data)
+
+    def _read_labelled(self, data: Any, limit: int | None) -> tuple[list[str], np.ndarray]:
+        """Captions that name a class, and their labels `(captions, classes)`."""
+        if self.args.label_column is not None:
+            data = with_multi_hot_labels(data, self.labels, self.args.label_column)
+        table = read_captions(data, self.args.caption_column, self.args.label_column, limit)
+        if table.labels is None:
+            labels = label_captions(self.labeler, table.captions, self.labels)  # (captions, classes)
+        else:
+            labels = multi_hot(table.labels, self.labels, table.source)  # (captions, classes)
+        kept = np.flatnonzero(labels.any(axis=1))  # (kept captions,)
+        if len(kept) < len(table.captions):
+            logger.warning(
+                f"{len(kept)} of {len(table.captions)} captions of {table.source} name a class; "
+                f"{len(table.captions) - len(kept)} are dropped."
+            )
+        if not len(kept):
+            raise ValueError(
+                f"None of the {len(table.captions)} captions of {table.source} names one of the {len(self.labels)} "
+                f"classes ({', '.join(self.labels[:3])} ...): give the labeler synonyms, or other captions."
+            )
+        return [table.captions[index] for index in kept], labels[kept]
+
+    def _limit(self, data: Any) -> int | None:
+        """How many captions are read; a stream may have no end."""
+        is_stream = isinstance(data, (datasets.IterableDataset, IterableDataset))
+        if self.args.max_captions is not None or not is_stream or self.args.max_steps <= 0:
+            return self.args.max_captions
+        args = self.args
+        return args.max_steps * args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    def _encode(self, captions: list[str], labels: np.ndarray) -> CaptionFeatures:
+        return CaptionFeatures.encode(
+            self.model,
+            captions,
+            labels,
+            tokenizer=self.tokenizer,
+            cache_dir=self.args.feature_cache_dir,
+            dtype=self.args.feature_dtype,
+            batch_size=self.args.feature_batch_size,
+            bf16=self.args.bf16,
+            progress=not self.args.disable_tqdm,
+        )
+
+    def _seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+    def _warn_about_classes(self, labels: np.ndarray) -> None:
+        absent = [self.labels[column] for column in np.flatnonzero(~labels.any(axis=0))]
+        if absent:
+            logger.warning(
+                f"No training caption names {len(absent)} of the {len(self.labels)} classes: {', '.join(absent)}."
+            )
+
+
+def template_sentences(class_names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The sentences that the published code mixes among the captions.
+
+    Args:
+        class_names (`Sequence[str]`): what the prompt says for each class.
+
+    Returns:
+        `tuple`: 9 times "a photo of a {}." and 80 templates for each class, and one-hot labels
+        `(89 * classes, classes)`.
+    """
+    templates = load_templates("default") * PLAIN_TEMPLATE_COPIES + load_templates("imagenet")
+    names = [name.replace("_", " ") for name in class_names]
+    sentences = [template.replace("{}", name) for name in names for template in templates]
+    return sentences, np.repeat(np.eye(len(names), dtype=np.uint8), len(templates), axis=0)
+
+
+def _hold_out(captions: Sequence[str], size: float, seed: int) -> np.ndarray:
+    """Which captions are held out `(captions,)`: equal ones are all held out or all kept."""
+    distinct = list(dict.fromkeys(captions))
+    count = round(size * len(distinct)) if size < 1 else int(size)
+    if size > 0:
+        count = max(1, min(count, len(distinct)))
+    order = np.random.default_rng(seed).permutation(len(distinct))  # (distinct captions,)
+    held_out = {distinct[index] for index in order[:count]}
+    return np.fromiter((caption in held_out for caption in captions), dtype=bool, count=len(captions))
+
+
+__all__ = ["TrainingCaptions", "template_sentences"]

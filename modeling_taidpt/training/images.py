@@ -1,0 +1,228 @@
+"""Labelled images made ready for training: drawn, labels hidden, encoded once unless they are augmented.
+
+Sources: the few-shot and the partial-label settings of arXiv 2211.12739, section 4.4, and of the published code,
+`trainers/Caption_dual.py` and `configs/trainers/Caption_dual/rn101.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import datasets
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from ..data.collator import ImageCollator, find_image_processor
+from ..data.few_shot import sample_few_shot
+from ..data.partial_labels import ABSENT, UNKNOWN, drop_labels, read_partial_labels
+from ..features.images import ImageFeatures, collate_images
+from .arguments import TaiDptTrainingArguments
+
+logger = logging.get_logger(__name__)
+
+# What `TaiDptTrainingArguments.from_recipe` takes. "few_shot" has the BCE loss on both scores and the optimizer of the
+# published code; "partial_labels" is DualCoOp's recipe as published with TaI-DPT.
+IMAGE_RECIPES: dict[str, dict[str, Any]] = {
+    "few_shot": {
+        "name": "few-shot",
+        "model": {"num_context_tokens": 16},
+        "training": {
+            "loss": "bce",
+            "learning_rate": 2e-3,
+            "num_train_epochs": 50,
+            "per_device_train_batch_size": 64,
+            "dataloader_drop_last": False,
+        },
+    },
+    "partial_labels": {
+        "name": "partial labels",
+        "model": {"prompt_pair": "positive_negative", "class_specific_context": True, "num_context_tokens": 16},
+        "training": {
+            "loss": "partial_asl",
+            "loss_on": "local",
+            "learning_rate": 2e-3,
+            "num_train_epochs": 50,
+            "per_device_train_batch_size": 64,
+            "dataloader_drop_last": False,
+        },
+    },
+    "linear_head": {
+        "name": "linear head",
+        "model": {},
+        "training": {
+            "loss": "bce",
+            "loss_on": "merged",
+            "optim": "adamw_torch",
+            "learning_rate": 1e-3,
+            "lr_scheduler_type": "cosine",
+            "num_train_epochs": 50,
+            "per_device_train_batch_size": 64,
+            "dataloader_drop_last": False,
+        },
+    },
+}
+
+
+def is_image_data(data: Any, image_column: str = "image") -> bool:
+    """Whether a data set holds images: kept features, or rows of pictures or pixels."""
+    if isinstance(data, ImageFeatures):
+        return True
+    if isinstance(data, datasets.Dataset):
+        columns: Sequence[str] = data.column_names
+    elif isinstance(data, (list, torch.utils.data.Dataset)) and hasattr(data, "__len__") and len(data):
+        first = data[0]
+        columns = list(first) if isinstance(first, Mapping) else []
+    else:
+        return False
+    return image_column in columns or "pixel_values" in columns
+
+
+class TrainingImages:
+    """Reads the labelled images that a trainer is given.
+
+    Args:
+        model ([`TaiDptModel`]): the model that is trained, on its device.
+        args ([`TaiDptTrainingArguments`]): columns, shots, share of known labels, cache.
+        image_processor (*optional*): makes pixels; the model's by default.
+        transform (`Callable`, *optional*): changes each picture anew every time it is seen; nothing is kept then.
+    """
+
+    kind: ClassVar[str] = "image"
+    metric: ClassVar[str] = "held_out_map"
+    train_captions = None
+
+    def __init__(
+        self,
+        model: Any,
+        args: TaiDptTrainingArguments,
+        image_processor: Any = None,
+        transform: Callable[[Any], Any] | None = None,
+    ) -> None:
+        """Keep what reading needs."""
+        self.model, self.args, self.transform = model, args, transform
+        self.processor = image_processor or find_image_processor(model.config)
+        self.labels: list[str] = model.config.labels
+        self.column = "labels" if args.label_column is None else args.label_column
+        self.held_out = 0
+        self.train_labels = np.zeros((0, len(self.labels)), dtype=np.int8)  # (images, classes)
+
+    def read(self, train_data: Any, eval_data: Any = None) -> tuple[Any, Any]:
+        """Data to train on and to choose the checkpoint on; nothing is held out unless `eval_data` is given.
+
+        Args:
+            train_data (*optional*): as the trainer's `train_dataset`.
+            eval_data (*optional*): as the trainer's `eval_dataset`.
+
+        Returns:
+            `tuple`: training images, and held-out ones (a dictionary for a dictionary); `None` where there are none.
+
+        Raises:
+            ValueError: If there are no images, labels do not fit the loss, or an option needs captions.
+        """
+        if self.args.caption_prototype_weight:
+            raise ValueError("`caption_prototype_weight` needs captions: leave it out for labelled images.")
+        is_group = isinstance(eval_data, Mapping)
+        held_out = {name: self.read_eval(part) for name, part in eval_data.items()} if is_group else eval_data
+        if held_out is not None and not is_group:
+            held_out = self.read_eval(held_out)
+        self.held_out = sum(map(len, held_out.values())) if is_group else len(held_out or ())
+        return (None if train_data is None else self._read_train(train_data)), held_out
+
+    def describe(self) -> dict[str, Any]:
+        """What was learned from, ready for JSON: numbers of images, and how many are known to show each class."""
+        counts = (self.train_labels == 1).sum(axis=0).tolist()  # (classes,)
+        return {
+            "images": len(self.train_labels),
+            "held_out": self.held_out,
+            "per_class": {label: int(count) for label, count in zip(self.labels, counts, strict=True)},
+        }
+
+    def read_eval(self, data: Any) -> ImageFeatures:
+        """Features of images to evaluate on, with full labels: what is unknown counts as absent."""
+        features = self._encode(data)
+        return features.with_labels((features.labels == 1).astype(np.int8))
+
+    def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """Makes a batch of kept features, or of pictures that are transformed."""
+        if "image_embeds" in items[0]:
+            return collate_images(items)  # type: ignore[arg-type]
+        return ImageCollator(self.processor, self.labels, self.transform)(items)
+
+    def _read_train(self, data: Any) -> Any:
+        if self.transform is None or isinstance(data, ImageFeatures):
+            features = self._encode(data)
+            rows, labels = self._choose(features.labels)
+            return features.select(rows).with_labels(labels)
+        full = ImageFeatures.read_label_column(data, self.labels, self.args.image_column, self.column)
+        rows, labels = self._choose(full)
+        return _LabelledPictures(data, rows, labels, self.args.image_column)
+
+    def _choose(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows to train on, and their labels `(rows, classes)`."""
+        args = self.args
+        if args.partial_label_file is not None:
+            labels = read_partial_labels(args.partial_label_file, *labels.shape)  # (images, classes)
+        rows = np.arange(len(labels))  # (images,)
+        if args.shots is not None:
+            sample = sample_few_shot(labels, args.shots, self._seed(), self.labels)
+            logger.warning(sample.report(self.labels))
+            rows = sample.indices  # (drawn,)
+        labels = labels[rows]  # (rows, classes)
+        if args.known_labels is not None:
+            labels = drop_labels(labels, args.known_labels, self._seed())  # (rows, classes)
+        elif args.loss == "partial_asl" and args.partial_label_file is None and not (labels == ABSENT).any():
+            labels = drop_labels(labels, 1.0)  # full labels: 0 says absent
+        if args.loss == "partial_asl":
+            known = float((labels != UNKNOWN).mean())
+            logger.warning(f"{100 * known:.1f} % of the labels of {len(rows)} images are known.")
+        elif (labels == ABSENT).any():
+            if (labels == UNKNOWN).any():
+                raise ValueError(f"Some labels are unknown, and `loss={args.loss!r}` needs all: take 'partial_asl'.")
+            labels = (labels == 1).astype(np.int8)  # (rows, classes)
+        absent = [self.labels[column] for column in np.flatnonzero(~(labels == 1).any(axis=0))]
+        if absent:
+            logger.warning(
+                f"No training image shows {len(absent)} of the {len(self.labels)} classes: {', '.join(absent)}."
+            )
+        self.train_labels = labels
+        return rows, labels
+
+    def _encode(self, data: Any) -> ImageFeatures:
+        if isinstance(data, ImageFeatures):
+            if data.labels.shape[1] != len(self.labels):
+                raise ValueError(f"The images have {data.labels.shape[1]} labels each, the model {len(self.labels)}.")
+            return data
+        return ImageFeatures.encode(
+            self.model,
+            data,
+            self.processor,
+            image_column=self.args.image_column,
+            label_column=self.column,
+            cache_dir=self.args.feature_cache_dir,
+            dtype=self.args.feature_dtype,
+            batch_size=min(self.args.feature_batch_size, 32),
+            bf16=self.args.bf16,
+            progress=not self.args.disable_tqdm,
+        )
+
+    def _seed(self) -> int:
+        return self.args.seed if self.args.data_seed is None else self.args.data_seed
+
+
+class _LabelledPictures(torch.utils.data.Dataset):
+    """Some rows of a data set with labels of their own."""
+
+    def __init__(self, dataset: Any, rows: np.ndarray, labels: np.ndarray, image_column: str) -> None:
+        self.dataset, self.rows, self.labels, self.image_column = dataset, rows, labels, image_column
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.dataset[int(self.rows[index])]
+        return {"image": row[self.image_column], "labels": self.labels[index]}
+
+
+__all__ = ["IMAGE_RECIPES", "TrainingImages", "is_image_data"]

@@ -1,0 +1,144 @@
+"""From what a person asks for (base, labels, recipe, settings) to a model and training arguments."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import yaml
+from transformers import AutoConfig, HfArgumentParser
+
+from ..configuration_taidpt import TaiDptConfig
+from ..data.recipes import read_recipe
+from ..hub import HUB_ARGUMENTS, resolve_source
+from ..hub_errors import plain_errors
+from ..modeling_taidpt import TaiDptModel
+from .arguments import PAPER_RECIPE, TaiDptTrainingArguments
+
+RECOMMENDED = "recommended"
+REPLACES = {"num_context_tokens": "context_init", "num_train_epochs": "max_steps"}  # of a recipe, by a setting
+
+
+class _Parser(HfArgumentParser):
+    """Reads the values of training arguments; says what is wrong instead of ending the process."""
+
+    def error(self, message: str) -> Any:
+        """Raise what argparse would print."""
+        raise ValueError(f"Training arguments: {message.rstrip('.')}.")
+
+
+def set_up_training(
+    base: str,
+    labels: Sequence[str],
+    output_dir: str | Path,
+    recipe: str | Mapping[str, Any] = RECOMMENDED,
+    settings: Mapping[str, Any] | None = None,
+    **hub_arguments: Any,
+) -> tuple[TaiDptModel, TaiDptTrainingArguments]:
+    """Makes an untrained model and the arguments to train it with.
+
+    Args:
+        base (`str`): CLIP to learn prompts on: folder, Hub repository, or name of a base that ships.
+        labels (`Sequence[str]`): the labels, in the order of the logits.
+        output_dir (`str` or `Path`): folder of the run.
+        recipe (`str` or `Mapping`, *optional*, defaults to `"recommended"`): `"recommended"` is the base's own where
+            it has one, else the paper's; `"paper"`; a JSON or YAML file, or a name, see [`read_recipe`]; or
+            `{"model": {...}, "training": {...}}`.
+        settings (`Mapping`, *optional*): fields of [`TaiDptTrainingArguments`] and [`TaiDptConfig`] that win over the
+            recipe's; texts are read as on a command line ("1e-3", "true", "0.3,0.5").
+        **hub_arguments: `revision`, `token` and so on, for the base.
+
+    Returns:
+        `tuple[TaiDptModel, TaiDptTrainingArguments]`.
+
+    Raises:
+        FileNotFoundError: If the recipe is a file that does not exist.
+        ValueError: If a setting or an entry of the recipe is none, or has a value that it cannot have.
+        OSError: If the base cannot be read.
+    """
+    recipe = find_recipe(recipe, base, **hub_arguments)
+    training, options = split_settings(settings or {})
+    recipe_training, recipe_options = dict(recipe.get("training", {})), dict(recipe.get("model", {}))
+    for given, replaced in REPLACES.items():
+        for chosen, inherited in ((training, recipe_training), (options, recipe_options)):
+            if given in chosen and replaced not in chosen:
+                inherited.pop(replaced, None)
+    recipe = {**recipe, "training": recipe_training}
+    arguments = TaiDptTrainingArguments.from_recipe(recipe, output_dir=str(output_dir), **training)
+    model = TaiDptModel.from_clip(base, labels, **(recipe_options | options), **hub_arguments)
+    return model, arguments
+
+
+def find_recipe(
+    recipe: str | Mapping[str, Any], base: str, protocol: str = "clean", **hub_arguments: Any
+) -> dict[str, Any]:
+    """The recipe that a name, a file or a base stands for.
+
+    Args:
+        recipe (`str` or `Mapping`): as for [`set_up_training`].
+        base (`str`): the CLIP.
+        protocol (`str`, *optional*, defaults to `"clean"`): of a recipe that has several; see [`read_recipe`].
+        **hub_arguments: `revision`, `token` and so on, for the base.
+
+    Returns:
+        `dict`: `{"name": ..., "model": {...}, "training": {...}}`, and of a file what else it holds.
+
+    Raises:
+        FileNotFoundError: If there is no such file or name.
+        OSError: If the base cannot be read.
+        ValueError: If the file is no recipe.
+    """
+    if isinstance(recipe, Mapping):
+        return dict(recipe)
+    if recipe == RECOMMENDED:
+        hub_arguments = {key: value for key, value in hub_arguments.items() if key in HUB_ARGUMENTS}
+        with plain_errors(base, hub_arguments.get("revision")):
+            config = AutoConfig.from_pretrained(resolve_source(base), **hub_arguments)
+        found = getattr(config, "recommended_recipe", None)
+        return {"name": RECOMMENDED} | found if found else {"name": PAPER_RECIPE, "training": {}}
+    if recipe == PAPER_RECIPE:
+        return {"name": PAPER_RECIPE, "training": {}}
+    return read_recipe(recipe, protocol)
+
+
+def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parts settings into training arguments and model options, and reads those that are texts.
+
+    Args:
+        settings (`Mapping`): values by name.
+
+    Returns:
+        `tuple[dict, dict]`: fields of [`TaiDptTrainingArguments`], and of [`TaiDptConfig`].
+
+    Raises:
+        ValueError: If a name is neither, or a text cannot be read as its value.
+    """
+    arguments = {entry.name for entry in fields(TaiDptTrainingArguments) if entry.init}
+    known = arguments | set(TaiDptConfig.__dataclass_fields__)
+    for name in settings:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f": do you mean {close[0]!r}?" if close else "."
+            raise ValueError(f"{name!r} is no field of TaiDptTrainingArguments or TaiDptConfig{hint}")
+    training = {name: value for name, value in settings.items() if name in arguments}
+    texts = {name: value for name, value in training.items() if isinstance(value, str)}
+    training |= _parse_arguments(texts) if texts else {}
+    options = {name: value for name, value in settings.items() if name not in arguments}
+    read: Callable[[Any], Any] = yaml.safe_load
+    return training, {name: read(value) if isinstance(value, str) else value for name, value in options.items()}
+
+
+def _parse_arguments(texts: Mapping[str, str]) -> dict[str, Any]:
+    hints = get_type_hints(TaiDptTrainingArguments)
+    command = []
+    for name, text in texts.items():
+        is_list = "list[" in str(hints[name]) and "str |" not in str(hints[name])
+        command += [f"--{name}", *text.split(",")] if is_list else [f"--{name}={text}"]
+    namespace = _Parser(TaiDptTrainingArguments).parse_args(command)
+    return {name: getattr(namespace, name) for name in texts}
+
+
+__all__ = ["find_recipe", "set_up_training", "split_settings"]

@@ -1,0 +1,582 @@
+"""Learns prompts from captions: `transformers.Trainer` on caption features that a frozen CLIP computed once.
+
+Source of the recipe: "Texts as Images in Prompt Tuning for Multi-Label Image Recognition" (CVPR 2023,
+arXiv 2211.12739), sections 3 and 4.1.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalPrediction, TrainOutput, sort_checkpoints
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
+
+from ..atomic import staged_file
+from ..backbones import keep_scalars_whole
+from ..captions.labels import default_labeler
+from ..captions.statistics import class_counts, describe_counts
+from ..data.captions import warn_of_overlap
+from ..data.collator import ImageCollator
+from ..data.dataset import with_multi_hot_labels
+from ..encoding_taidpt import DEFAULT_TEMPLATE
+from ..evaluation.metrics import mean_average_precision
+from ..features.cache import KeptFeatures
+from ..hub import find_image_processor
+from ..losses import get_loss
+from ..model_card import has_edited_card, write_card
+from ..modeling_taidpt import TaiDptModel
+from .arguments import LOSS_TARGETS, TaiDptTrainingArguments
+from .captions import TrainingCaptions
+from .checks import checked_arguments, checked_model, without_selection
+from .gap_training import GapTraining
+from .images import TrainingImages, is_image_data
+from .report import training_report
+from .schedules import EPOCH_COSINE, epoch_cosine_schedule
+
+logger = logging.get_logger(__name__)
+
+REPORTED = ("caption_map", "held_out_map", "template_cosine")  # and the former two after "zero_shot_"
+
+
+class TaiDptTrainer(Trainer):
+    r"""Learns the context vectors of a [`TaiDptModel`] from captions.
+
+    Captions are labelled with the classes they name, those that name none are dropped, the others are encoded once
+    and kept on disk (see [`CaptionFeatures`]). The checkpoint is chosen on held-out captions, never on images.
+    Checkpoints during training hold the context vectors alone, and training goes on from one bit for bit.
+
+    After training, the metrics of [`~TaiDptTrainer.train`], the log, `all_results.json` and `trainer_state.json` in
+    the output folder hold `caption_map` and `zero_shot_caption_map` (mAP in percent on the held-out captions of the
+    learned prompts and of "a photo of a {}."), `template_cosine` (mean cosine between the learned and the template's
+    class embeddings) and, with evaluation images, `image_map` and `zero_shot_image_map`.
+
+    What is not listed here, from `model_init` to `preprocess_logits_for_metrics`, is as in
+    [`~transformers.Trainer`]; `compute_loss_func` replaces the loss on the scores, `compute_metrics` adds to the
+    figures.
+
+    Args:
+        model ([`TaiDptModel`]): made by [`TaiDptModel.from_clip`].
+        args ([`TaiDptTrainingArguments`], *optional*): the paper's recipe by default.
+        data_collator (`Callable`, *optional*): makes batches of features; pads them by default.
+        train_dataset (`Dataset`, `IterableDataset`, `str` or `Path`): captions to learn from: a data set with a
+            caption column, or a text, CSV, JSON, JSON lines or Parquet file; see [`read_captions`]. A stream is read
+            into the feature cache first, as far as `max_captions` or `max_steps` ask for. Or labelled images: a data
+            set with `image` and `labels`, or [`ImageFeatures`]; see `args.shots` and `args.known_labels`.
+        eval_dataset (same, or a `dict` of them, *optional*): held-out captions; a share of `train_dataset` by
+            default (`args.validation_size`). Of images none are held out by default.
+        processing_class (`PreTrainedTokenizerBase` or processor, *optional*): the tokenizer; the model's by default.
+        labeler (`Callable`, *optional*): finds the classes that captions name; by default the synonyms of a published
+            class table where the model's labels are its classes, else the labels' own names.
+        image_eval_dataset (`Dataset`, *optional*): rows of `image` or `pixel_values`, and `labels` (multi-hot, indices
+            or names), measured once after training.
+        image_processor (*optional*): makes pixels of them; the base's by default.
+        image_transform (`Callable`, *optional*): augments each training picture, a PIL image, anew in every epoch; no
+            features are kept then.
+        unlabeled_images ([`ImageFeatures`], *optional*): images whose means `args.center_features` takes; labels are
+            not looked at.
+
+    Raises:
+        TypeError: If `args` or the captions are of the wrong kind.
+        ValueError: If there is nothing to learn, no caption names a class, or images or their labels are bad.
+    """
+
+    args: TaiDptTrainingArguments
+    _data: Any  # TrainingCaptions or TrainingImages
+
+    def __init__(
+        self,
+        model: TaiDptModel | None = None,
+        args: TaiDptTrainingArguments | None = None,
+        data_collator: Callable[[list[Any]], dict[str, Any]] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        model_init: Callable[..., TaiDptModel] | None = None,
+        compute_loss_func: Callable[..., torch.Tensor] | None = None,
+        compute_metrics: Callable[[EvalPrediction], dict] | None = None,
+        callbacks: list[TrainerCallback] | None = None,
+        optimizers: tuple[Any, Any] = (None, None),
+        optimizer_cls_and_kwargs: tuple[Any, dict[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[..., torch.Tensor] | None = None,
+        labeler: Callable[[list[str]], Any] | None = None,
+        image_eval_dataset: Any = None,
+        image_processor: Any = None,
+        image_transform: Callable[[Any], Any] | None = None,
+        unlabeled_images: Any = None,
+    ) -> None:
+        """Label, split and encode the captions, or encode the images, then set up the trainer."""
+        args = TaiDptTrainingArguments("tmp_trainer") if args is None else checked_arguments(args)
+        self.model_init = model_init
+        reader = checked_model(model if model is not None or model_init is None else self.call_model_init(), args)
+        self.image_eval_dataset = image_eval_dataset
+        self.unlabeled_images = unlabeled_images
+        self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
+        self._set_up(reader.to(args.device), args, processing_class, labeler)
+        if is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column):
+            self._data = TrainingImages(reader, args, self.image_processor, image_transform)
+            self.image_processor = self._data.processor
+        warn_of_overlap(train_dataset, image_eval_dataset)
+        train_features, eval_features = self._data.read(train_dataset, eval_dataset)
+        if eval_features is None and args.eval_strategy != "no":
+            args = without_selection(args, self._data.kind)
+        if args.metric_for_best_model == TrainingCaptions.metric != self._data.metric:
+            args = copy.copy(args)
+            args.metric_for_best_model = self._data.metric
+        self._user_metrics = compute_metrics
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=data_collator or self._data.collate,
+            train_dataset=train_features,
+            eval_dataset=eval_features,
+            processing_class=processing_class,
+            model_init=model_init,
+            compute_loss_func=compute_loss_func,
+            compute_metrics=self._held_out_metrics,
+            callbacks=callbacks,
+            optimizers=optimizers,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        )
+        if self.is_fsdp_enabled:
+            keep_scalars_whole(self.model)
+            self._zero_shot_model()  # while the CLIP is whole
+        self.loss_is_scaled_for_ga = compute_loss_func is not None  # otherwise the loss is a mean over its batch
+        self.loss_function = get_loss(args.loss)
+        # The labels of kept captions were looked at when they were made: no step waits to look again.
+        self.loss_function.check_labels = not self._makes_batches_of_captions()
+        # First, so that the report reaches TensorBoard and others before they close.
+        self.callback_handler.callbacks.insert(0, _ReportAtEnd(self))
+
+    def _set_up(self, reader: TaiDptModel, args: TaiDptTrainingArguments, processing_class: Any, labeler: Any) -> None:
+        tokenizer = getattr(processing_class, "tokenizer", processing_class)
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            tokenizer = None
+        self.tokenizer = reader.get_tokenizer(tokenizer)
+        self.labels = reader.config.labels
+        self.labeler = labeler or default_labeler(self.labels, reader.config.class_names, args.labeling_method)
+        self._data = TrainingCaptions(reader, self.tokenizer, self.labeler, args)
+        self._gap = GapTraining(args)
+        self._zero_shot: TaiDptModel | None = None
+        self._zero_shot_maps: dict[int, tuple[Any, float]] = {}
+        self._zero_shot_map = float("nan")
+        self._report: dict[str, float] = {}
+        self._saves_checkpoint = False
+        self._update_steps_per_epoch, self._num_epochs = 1, 1
+
+    # ------------------------------------------------------------------ training
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, trial: Any = None, **kwargs: Any) -> TrainOutput:
+        """Learns the context vectors.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint folder, or `True` for the last whole one
+                in the output folder.
+            trial (*optional*): as in [`~transformers.Trainer.train`].
+            **kwargs: as in [`~transformers.Trainer.train`].
+
+        Returns:
+            `TrainOutput`: its metrics hold the report.
+
+        Raises:
+            ValueError: If there are fewer captions than a batch takes, or no checkpoint to go on from.
+        """
+        self._check_batches()
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = self._last_checkpoint()
+        logger.warning(self.args.describe_recipe())
+        if self._makes_batches_of_captions():
+            self._data.hold(self.train_dataset, self.eval_dataset)
+        if self._data.train_captions is not None:
+            self._report_class_counts(self._data.train_captions.labels)
+            self._gap.prepare(self.model, self._data.train_captions, self.unlabeled_images)
+        output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
+        output.metrics.update(self._report)
+        if self.is_world_process_zero():
+            self.save_metrics("train", output.metrics)
+        self.save_state()
+        return output
+
+    def _report_class_counts(self, labels: np.ndarray) -> None:
+        """Logs how many training captions name each class, and keeps it in `class_counts.json`."""
+        if self.is_world_process_zero():
+            counts = class_counts(labels)  # (classes,)
+            logger.warning(describe_counts(self.labels, counts))
+            with staged_file(Path(self.args.output_dir) / "class_counts.json") as path:
+                path.write_text(json.dumps(dict(zip(self.labels, counts.tolist(), strict=True)), indent=2) + "\n")
+
+    def _check_batches(self) -> None:
+        if self.train_dataset is None:
+            raise ValueError("There is nothing to learn from: give `train_dataset`.")
+        needed = self.args.train_batch_size * self.args.world_size
+        if self.args.dataloader_drop_last and len(self.train_dataset) < needed:
+            raise ValueError(
+                f"{len(self.train_dataset)} {self._data.kind}s do not fill one batch of {needed}: lower "
+                "`per_device_train_batch_size` or set `dataloader_drop_last=False`."
+            )
+
+    def _last_checkpoint(self) -> str:
+        """The last checkpoint that was written to its end; the trainer's state is written last."""
+        for folder in reversed(sort_checkpoints(output_dir=self.args.output_dir)):
+            with contextlib.suppress(OSError, ValueError, TypeError):
+                type(self.state).load_from_json(os.path.join(folder, TRAINER_STATE_NAME))
+                return folder
+        raise ValueError(
+            f"There is no whole checkpoint in {self.args.output_dir!r} to go on from: train without "
+            "`resume_from_checkpoint`, or name a folder."
+        )
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
+        """Notes the length of an epoch, on which the paper's schedule depends."""
+        values = super().set_initial_training_values(*args, **kwargs)
+        self._num_epochs, self._update_steps_per_epoch = values[0], values[1]
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None) -> Any:
+        """Makes the paper's schedule, or the one that `lr_scheduler_type` names."""
+        if self.lr_scheduler is not None or self.args.lr_scheduler_type != EPOCH_COSINE:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = epoch_cosine_schedule(
+            self.optimizer if optimizer is None else optimizer,
+            self._update_steps_per_epoch,
+            self._num_epochs,
+            self.args.learning_rate,
+            self.args.warmup_learning_rate,
+            self.args.warmup_epochs,
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
+        """One step on a batch whose features are first changed as the options say (noise, composition)."""
+        inputs = self._prepare_inputs(inputs)
+        inputs = self._gap.augment(inputs, self.state.global_step, self.args.process_index)
+        return super().training_step(model, inputs, *args, **kwargs)
+
+    def _makes_batches_of_captions(self) -> bool:
+        """Whether batches hold features of captions, and nobody else changes them on the way."""
+        return isinstance(self._data, TrainingCaptions) and self.data_collator == self._data.collate
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """The batch on the device; rows of features that are held there become the features."""
+        inputs = super()._prepare_inputs(inputs)
+        held = getattr(self._data, "on_device", None)
+        return inputs if held is None else held.gather(inputs)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        """Loss on both scores (paper, equation 6; or those that `loss_on` names) and the caption-prototype term.
+
+        Args:
+            model (`nn.Module`): the model, possibly wrapped.
+            inputs (`dict`): a batch of features with `labels` `(batch, classes)`.
+            return_outputs (`bool`, *optional*, defaults to `False`): also returns the model's output.
+            num_items_in_batch (*optional*): for a `compute_loss_func`.
+
+        Returns:
+            `torch.Tensor`: a scalar in fp32, or a tuple of it and the output.
+        """
+        labels = inputs["labels"]  # (batch, classes)
+        features = {name: value for name, value in inputs.items() if name != "labels"}
+        options = {"prompt_chunk_size": self.args.prompt_chunk_size}
+        outputs = model(**features, return_class_embeddings=self._gap.prototypes is not None, **options)
+        if self.compute_loss_func is not None:
+            loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
+        else:
+            scores = [getattr(outputs, name) for name in LOSS_TARGETS[self.args.loss_on]]  # (batch, classes) each
+            loss = self._gap.loss(self.loss_function, scores, labels)  # ()
+        loss = self.args.loss_weight * loss
+        if self._gap.prototypes is not None:
+            loss = loss + self.args.caption_prototype_weight * self._gap.term(outputs.class_embeddings)  # ()
+        return (loss, outputs) if return_outputs else loss
+
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Nothing is counted: transformers' estimate assumes that the whole model runs on every batch."""
+        return 0
+
+    # ------------------------------------------------------------------ evaluation
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measures the model on captions: loss, `caption_map`, `zero_shot_caption_map`, `template_cosine`.
+
+        Args:
+            eval_dataset (*optional*): captions as in the constructor, or [`CaptionFeatures`]; the held-out ones by
+                default.
+            ignore_keys (`list[str]`, *optional*): as in [`~transformers.Trainer.evaluate`].
+            metric_key_prefix (`str`, *optional*, defaults to `"eval"`): what the names of the figures begin with.
+
+        Returns:
+            `dict[str, float]`: the figures.
+        """
+        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict, KeptFeatures)):
+            eval_dataset = self._data.read_eval(eval_dataset)
+        chosen = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(chosen, str):
+            if not isinstance(self.eval_dataset, dict) or chosen not in self.eval_dataset:
+                chosen = eval_dataset = self._data.read_eval(chosen)
+            else:
+                chosen = self.eval_dataset[chosen]
+        if isinstance(chosen, KeptFeatures):
+            self._zero_shot_map = self._score_zero_shot(chosen)
+        return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    @contextlib.contextmanager
+    def _every_caption(self) -> Iterator[None]:
+        """Has the loaders made meanwhile leave out nothing: the recipe drops incomplete batches, in training alone."""
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """Loader of captions to evaluate on, every one of them."""
+        with self._every_caption():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
+        """Loader of captions to predict, every one of them."""
+        if not isinstance(test_dataset, KeptFeatures):
+            test_dataset = self._data.read_eval(test_dataset)
+        with self._every_caption():
+            return super().get_test_dataloader(test_dataset)
+
+    def prediction_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        prediction_loss_only: bool,
+        ignore_keys: list[str] | None = None,
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
+        """Scores a batch; returns its loss, merged scores `(batch, classes)` and labels `(batch, classes)`."""
+        inputs = self._prepare_inputs(inputs)
+        with torch.no_grad(), self.compute_loss_context_manager():
+            loss, outputs = self.compute_loss(model, inputs, return_outputs=True)
+        loss = loss.detach().mean()
+        if prediction_loss_only:
+            return loss, None, None
+        return loss, outputs.logits.detach().float(), inputs["labels"].detach()
+
+    def _held_out_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
+        metrics = {
+            self._data.metric: mean_average_precision(prediction.predictions, prediction.label_ids)["map"],
+            f"zero_shot_{self._data.metric}": self._zero_shot_map,
+            "template_cosine": self.template_cosine(),
+        }
+        return metrics if self._user_metrics is None else {**metrics, **self._user_metrics(prediction)}
+
+    @torch.no_grad()
+    def template_cosine(self) -> float:
+        """Mean cosine between the learned class embeddings of both branches and those of "a photo of a {}."."""
+        blank = torch.ones(1, self.model.config.embedding_dim, device=self.args.device)  # (1, dim)
+        caption = {"caption_embeds": blank, "token_embeds": blank[None], "attention_mask": blank[:, :1]}
+        # through the forward pass, before which FSDP gathers the parameters
+        learned = torch.stack(self.model.eval()(**caption, return_class_embeddings=True).class_embeddings)
+        template = self._zero_shot_model().class_embeddings_global  # (classes, dim)
+        return float((learned.float() * template.float()).sum(dim=-1).mean())
+
+    def _zero_shot_model(self) -> TaiDptModel:
+        """The template on the same CLIP, made once."""
+        clip, config = self.model.clip, self.model.config
+        if self._zero_shot is None or self._zero_shot.clip is not clip:
+            scales = ("logit_scale", "text_spatial_scale", "image_spatial_scale", "local_weight")
+            images = ("dense_features", "flip", "multi_crop")
+            options = {name: getattr(config, name) for name in (*scales, *images, "class_names")}
+            labels = config.labels
+            zero_shot = TaiDptModel.zero_shot(clip, labels, [DEFAULT_TEMPLATE], self.tokenizer, **options)
+            self._zero_shot, self._zero_shot_maps = zero_shot.to(self.args.device), {}
+        return self._zero_shot
+
+    @torch.no_grad()
+    def _score_zero_shot(self, features: KeptFeatures) -> float:
+        """Percent mAP of the template on captions; it does not change with training and is kept."""
+        zero_shot = self._zero_shot_model()
+        kept = self._zero_shot_maps.get(id(features))
+        if kept is None:
+            scores, labels = [], []
+            for batch in self.get_eval_dataloader(features):
+                batch = self._prepare_inputs(batch)
+                truth = batch.pop("labels")  # (batch, classes)
+                with self.compute_loss_context_manager():
+                    logits = zero_shot(**batch).logits.float()  # (batch, classes)
+                logits, truth = self.accelerator.gather_for_metrics((logits, truth))
+                scores.append(logits.cpu())
+                labels.append(truth.cpu())
+            value = mean_average_precision(torch.cat(scores), torch.cat(labels))["map"]
+            kept = self._zero_shot_maps[id(features)] = (features, value)
+        return kept[1]
+
+    @torch.no_grad()
+    def evaluate_images(self, image_eval_dataset: Any = None) -> dict[str, float]:
+        """Measures the learned prompts and the template on photographs.
+
+        The template's scores pool with CLIP's positional embedding, as CLIP does.
+
+        Args:
+            image_eval_dataset (`Dataset`, *optional*): the constructor's by default.
+
+        Returns:
+            `dict[str, float]`: `image_map` and `zero_shot_image_map` in percent.
+
+        Raises:
+            ValueError: If there are no images, or a row lacks a picture or labels.
+        """
+        dataset = self.image_eval_dataset if image_eval_dataset is None else image_eval_dataset
+        if dataset is None:
+            raise ValueError("There are no evaluation images: give `image_eval_dataset`.")
+        dataset = with_multi_hot_labels(dataset, self.labels)
+        if self.image_processor is None:
+            self.image_processor = find_image_processor(self.model.config)
+        collator = ImageCollator(self.image_processor, self.labels)
+        loader = DataLoader(dataset, batch_size=min(self.args.eval_batch_size, 64), collate_fn=collator)
+        parts = list(self._score_images(self.accelerator.prepare(loader)))
+        # (images, classes) each
+        learned, template, labels = (torch.cat(column) for column in zip(*parts, strict=True))
+        return {
+            "image_map": mean_average_precision(learned, labels)["map"],
+            "zero_shot_image_map": mean_average_precision(template, labels)["map"],
+        }
+
+    def _score_images(self, loader: DataLoader) -> Iterator[tuple[torch.Tensor, ...]]:
+        """Scores of the learned prompts, of the template, and labels, each `(batch, classes)`."""
+        learned, zero_shot = self.model.eval(), self._zero_shot_model()
+        for batch in loader:
+            batch = self._prepare_inputs(batch)
+            with self.compute_loss_context_manager():
+                pooled, dense = learned.encode_images(batch["pixel_values"])
+                scores = learned(image_embeds=pooled, dense_embeds=dense).logits  # (batch, classes)
+                if learned.config.pool_with_positions != zero_shot.config.pool_with_positions:
+                    pooled, dense = zero_shot.encode_images(batch["pixel_values"])
+                baseline = zero_shot(image_embeds=pooled, dense_embeds=dense).logits  # (batch, classes)
+            gathered = self.accelerator.gather_for_metrics((scores.float(), baseline.float(), batch["labels"]))
+            yield tuple(values.cpu() for values in gathered)
+
+    def report(self) -> dict[str, float]:
+        """Measures the model as it is, logs the figures and says when the template is better.
+
+        Returns:
+            `dict[str, float]`: `caption_map`, `zero_shot_caption_map`, `template_cosine`, and with evaluation images
+            `image_map` and `zero_shot_image_map`.
+        """
+        figures = {"template_cosine": self.template_cosine()}
+        if self.eval_dataset is not None:
+            measured = self.evaluate()
+            figures = {
+                name.removeprefix("eval_"): value for name, value in measured.items() if name.endswith(REPORTED)
+            }
+        if self.image_eval_dataset is not None:
+            figures.update(self.evaluate_images())
+        for name, on in ((self._data.metric, f"held-out {self._data.kind}s"), ("image_map", "the evaluation images")):
+            learned, template = figures.get(name), figures.get(f"zero_shot_{name}")
+            if learned is not None and template is not None and learned < template:
+                logger.warning(
+                    f"The learned prompts are worse than the template {DEFAULT_TEMPLATE!r} on {on}: "
+                    f"{learned:.2f} mAP against {template:.2f}."
+                )
+        self.log(dict(figures))
+        return figures
+
+    # ------------------------------------------------------------------ saving and loading
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        self._saves_checkpoint = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._saves_checkpoint = False
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
+        """Saves the contexts for a checkpoint of the run, else the model with its tokenizer and image processor."""
+        if not self.args.should_save:
+            return
+        folder = Path(self.args.output_dir if output_dir is None else output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        state_dict = self.model.state_dict() if state_dict is None else state_dict
+        if self._saves_checkpoint:
+            prompts = {name: value.contiguous() for name, value in state_dict.items() if not name.startswith("clip.")}
+            safetensors.torch.save_file(prompts, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+            config = copy.deepcopy(self.model.config)
+            config.prompts_only = True
+            config.save_pretrained(folder)
+        else:
+            self.model.save_pretrained(folder, prompts_only=self.args.save_prompts_only, state_dict=state_dict)
+            self.tokenizer.save_pretrained(folder)
+            if self.image_processor is not None:  # else the model saved its own
+                self.image_processor.save_pretrained(folder)
+        torch.save(self.args, folder / TRAINING_ARGS_NAME)
+
+    def create_model_card(
+        self, language: str | None = None, license: str | None = None, tags: Any = None, **kwargs: Any
+    ) -> None:
+        """Renders the model card into the output folder; a card that was edited there is left as it is.
+
+        Args:
+            language (`str`, *optional*): of the captions.
+            license (`str`, *optional*): of the checkpoint.
+            tags (`str` or `list[str]`, *optional*): further tags.
+            **kwargs: `model_name` replaces the name of the repository; the others are not needed here.
+        """
+        folder = Path(self.args.output_dir)
+        if self.is_world_process_zero() and not has_edited_card(folder):
+            name = self.hub_model_id or kwargs.get("model_name") or folder.resolve().name
+            write_card(self.model, folder, name, language=language, license=license, tags=tags)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """Loads the contexts of a checkpoint into the model."""
+        model = self.model if model is None else model
+        path = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
+        if not path.is_file():
+            raise ValueError(f"The checkpoint {str(resume_from_checkpoint)!r} holds no {SAFE_WEIGHTS_NAME}.")
+        prompts = {k: v for k, v in safetensors.torch.load_file(path).items() if not k.startswith("clip.")}
+        expected = {k: v.shape for k, v in model.state_dict().items() if not k.startswith("clip.")}
+        if {k: v.shape for k, v in prompts.items()} != expected:
+            raise ValueError(
+                f"The checkpoint {str(resume_from_checkpoint)!r} does not fit the model: it holds "
+                f"{ {k: tuple(v.shape) for k, v in prompts.items()} }, the model "
+                f"{ {k: tuple(v) for k, v in expected.items()} }."
+            )
+        if self.is_fsdp_enabled:  # every process takes its part of them
+            from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+            set_model_state_dict(model, prompts, options=StateDictOptions(full_state_dict=True, strict=False))
+        else:
+            model.load_state_dict(prompts, strict=False)
+
+    def _load_best_model(self) -> None:
+        logger.info(f"The best checkpoint is {self.state.best_model_checkpoint} ({self.state.best_metric:.4f}).")
+        self._load_from_checkpoint(self.state.best_model_checkpoint)
+
+
+class _ReportAtEnd(TrainerCallback):
+    """Makes the report when training is over and the best checkpoint is loaded."""
+
+    def __init__(self, trainer: TaiDptTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        trainer = self.trainer
+        trainer._report = trainer.report()
+        trainer.model.training_report = training_report(trainer, trainer._report)  # for the model card
+
+
+__all__ = ["TaiDptTrainer", "TaiDptTrainingArguments"]

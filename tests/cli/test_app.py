@@ -1,0 +1,255 @@
+"""The command line as a user types it: results, JSON, exit codes, bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from taidpt_cli.app import app
+
+ROOT = Path(__file__).parents[2]
+IMAGES = ROOT / "examples" / "images"
+CAT = str(IMAGES / "cat.jpg")
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def fails(*arguments: str) -> str:
+    """What a command says that cannot be done: one line, nothing on standard output, no traceback."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    lines = [line for line in result.stderr.splitlines() if line.startswith("taidpt: ")]
+    assert len(lines) == 1 and "Traceback" not in result.stderr
+    assert len(lines[0]) < 600
+    return lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["predict"]])
+def test_answers_before_torch_loads(arguments):
+    code = f"import sys; sys.argv = ['taidpt', *{arguments!r}]\nfrom taidpt_cli.app import main\n"
+    code += "try: main()\nfinally: print('heavy:', *({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == (2 if arguments == ["predict"] else 0), result.stderr
+    assert result.stdout.rstrip().endswith("heavy:")
+
+
+def test_the_script_loads_the_package_when_it_needs_it():
+    code = (
+        "import sys; sys.argv = ['/usr/bin/taidpt']\nimport modeling_taidpt\nassert 'torch' not in sys.modules\n"
+        "from modeling_taidpt import captions\nassert 'torch' not in sys.modules\n"
+        "from modeling_taidpt import TaiDptConfig\nfrom transformers import AutoConfig\n"
+        "assert type(AutoConfig.from_pretrained(modeling_taidpt.DEFAULT_CHECKPOINT)) is TaiDptConfig\n"
+        "try: modeling_taidpt.nothing\nexcept AttributeError: print('done')\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert result.stdout == "done\n", result.stderr
+
+
+def test_help_of_every_command_has_an_example():
+    names = [command.name or command.callback.__name__ for command in app.registered_commands]
+    assert len(set(names)) == len(names)
+    for name in names:
+        result = run(name, "--help")
+        assert result.exit_code == 0
+        assert f"taidpt {name}" in result.stdout.split("Examples")[1], name
+
+
+def test_completion_is_there():
+    assert "--install-completion" in run("--help").stdout
+
+
+# ------------------------------------------------------------------ predict
+
+
+def test_predict_prints_a_table():
+    result = run("predict", CAT, "--top-k", "2")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines()[0] == CAT
+    assert result.stdout.splitlines()[2].startswith("cat ")
+    assert len(result.stdout.splitlines()) == 4
+
+
+def test_predict_takes_the_thresholds_of_the_checkpoint():
+    rows = json.loads(run("predict", CAT, "--top-k", "0", "--threshold", "auto", "--json").stdout)
+    assert rows[0]["labels"][0]["label"] == "cat"
+    assert len(rows[0]["labels"]) < 5
+    assert json.loads(run("predict", CAT, "--threshold", "0.99", "--json").stdout)[0]["labels"] == []
+
+
+def test_predict_prints_json_alone_with_own_labels(tmp_path):
+    labels = tmp_path / "labels.txt"
+    labels.write_text("kitten\n\nairport [at night]\n")
+    result = run("predict", CAT, IMAGES / "coffee.jpg", "--labels", labels, "--json")
+    rows = json.loads(result.stdout)
+    assert [Path(row["image"]).name for row in rows] == ["cat.jpg", "coffee.jpg"]
+    assert [entry["label"] for entry in rows[0]["labels"]] == ["kitten", "airport [at night]"]
+    assert "No prompts were learned" in result.stderr or result.exit_code == 0
+
+
+def make_images(folder: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (60, 40, 3), dtype=np.uint8)
+    picture = Image.open(CAT).convert("RGB").resize((300, 200))
+    (folder / "text.jpg").write_text("This is no picture.")
+    (folder / "empty.jpg").write_bytes(b"")
+    (folder / "truncated.jpg").write_bytes((IMAGES / "cat.jpg").read_bytes()[:2000])
+    Image.new("1", (10_000, 10_001)).save(folder / "huge.png")
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(folder / "grey16.png")
+    picture.rotate(90, expand=True).save(folder / "turned.png", exif=_orientation(6))
+    picture.save(folder / "upright.png")
+
+
+def _orientation(value: int) -> Image.Exif:
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return exif
+
+
+IMAGE_CASES = {
+    "missing.jpg": "there is no such file",
+    "text.jpg": "it is not an image",
+    "empty.jpg": "it is not an image",
+    "truncated.jpg": "broken or cut off",
+    "huge.png": "more pixels than the limit",
+    "cmyk.jpg": None,
+    "grey16.png": None,
+    "turned.png": None,
+    "upright.png": None,
+}
+
+
+@pytest.fixture(scope="module")
+def image_rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    make_images(folder)
+    result = run("predict", *(folder / name for name in IMAGE_CASES), "--json", "-k", "80")
+    assert result.exit_code == 2
+    for name, reason in IMAGE_CASES.items():
+        assert (str(folder / name) in result.stderr) == (reason is not None)
+    return {Path(row["image"]).name: row for row in json.loads(result.stdout)}
+
+
+@pytest.mark.parametrize(("name", "reason"), IMAGE_CASES.items(), ids=IMAGE_CASES)
+def test_predict_names_what_it_cannot_read_and_tags_the_others(image_rows, name, reason):
+    row = image_rows[name]
+    if reason is None:
+        assert "error" not in row and len(row["labels"]) == 80
+    else:
+        assert reason in row["error"] and name in row["error"] and row["labels"] == []
+
+
+def test_a_photograph_is_turned_as_its_exif_says(image_rows):
+    assert image_rows["turned.png"]["labels"] == image_rows["upright.png"]["labels"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "org/none"], "cannot be reached"),
+        (["--model", "./nothing"], "neither a folder nor the name of a repository"),
+        (["--model", str(IMAGES)], "Unrecognized model"),
+        (["--labels", "labels.txt"], "The label file 'labels.txt' does not exist"),
+        (["--labels", " , "], "There is no label"),
+        (["--labels", "cat,dog,cat"], "'cat' stands twice"),
+        (["--labels", "x" * 5000], "tokens"),
+        (["--threshold", "high"], "give a number from 0 to 1, 'auto'"),
+    ],
+    ids=[
+        "no network",
+        "no model",
+        "no model in it",
+        "no label file",
+        "no label",
+        "label twice",
+        "label of 5000",
+        "threshold",
+    ],
+)
+def test_predict_says_what_is_wrong(arguments, reason):
+    assert reason in fails("predict", CAT, *arguments)
+
+
+# ------------------------------------------------------------------ label and classes
+
+
+def test_label_counts_and_writes(tmp_path):
+    captions = tmp_path / "captions.txt"
+    captions.write_text("Two dogs run.\nA cat sleeps.\nNothing here.\nA dog and a cat.\n")
+    for output in (tmp_path / "out" / "labelled.jsonl", tmp_path / "labelled.parquet"):
+        result = run("label", captions, "--labels", "dog,cat,bus", "--output", output, "--json")
+        assert json.loads(result.stdout) == {
+            "captions": 4,
+            "captions_with_labels": 3,
+            "counts": {"dog": 2, "cat": 2, "bus": 0},
+        }
+    rows = [json.loads(line) for line in (tmp_path / "out" / "labelled.jsonl").read_text().splitlines()]
+    assert rows == pq.read_table(tmp_path / "labelled.parquet").to_pylist()
+    assert [row["labels"] for row in rows] == [["dog"], ["cat"], [], ["dog", "cat"]]
+    assert "1 labels are named by none" in run("label", captions, "--labels", "dog,cat,bus").stdout
+
+
+def test_label_reads_a_class_table(tmp_path):
+    table = tmp_path / "table.yaml"
+    table.write_text("vehicle: [lorry, bus]\nanimal: [dog]\n")
+    captions = tmp_path / "captions.txt"
+    captions.write_text("Lorries and dogs.\n")
+    counts = json.loads(run("label", captions, "--labels", table, "--json").stdout)["counts"]
+    assert counts == {"vehicle": 1, "animal": 1}
+    rows = json.loads(run("classes", table, "--json").stdout)
+    assert rows[0] == {"name": "vehicle", "synonyms": ["vehicle", "lorry", "bus"]}
+
+
+@pytest.mark.parametrize(
+    ("captions", "options", "reason"),
+    [
+        ("none.txt", ["--labels", "dog"], "The caption file 'none.txt' does not exist"),
+        ("", ["--labels", "dog"], "There is no caption"),
+        ("a dog", ["--labels", "dog", "--output", "out.xlsx"], "must end in"),
+        ("a dog", ["--labels", "dog", "--method", "magic"], "Unknown labelling method"),
+    ],
+)
+def test_label_says_what_is_wrong(tmp_path, captions, options, reason):
+    path = captions
+    if not captions.endswith(".txt"):
+        path = tmp_path / "captions.txt"
+        path.write_text(captions)
+    assert reason in fails("label", path, *options)
+
+
+def test_classes_of_the_checkpoint_that_ships():
+    rows = json.loads(run("classes", "--json").stdout)
+    assert len(rows) == 80 and rows[0] == {"name": "person", "prompt name": "person", "origin": "learned"}
+    assert "person" in run("classes").stdout
+    assert len(json.loads(run("classes", "voc20", "--json").stdout)) == 20
+    assert "'./none'" in fails("classes", "./none")
+
+
+# ------------------------------------------------------------------ all commands
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, tmp_path):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("taidpt_cli.label._write_labelled", interrupt)
+    captions = tmp_path / "captions.txt"
+    captions.write_text("a dog\n")
+    result = run("label", captions, "--labels", "dog", "--output", tmp_path / "out.jsonl")
+    assert result.exit_code == 130
+    assert [file.name for file in tmp_path.iterdir()] == ["captions.txt"]
+
+
+def test_traceback_on_demand():
+    result = run("--traceback", "classes", "./none")
+    assert isinstance(result.exception, OSError)

@@ -1,0 +1,170 @@
+"""`taidpt convert`, `export` and `push`, and figures of `predict`: thin over functions tested elsewhere."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, List, Value
+from huggingface_hub.errors import HTTPError as ConnectError
+from onnxruntime import InferenceSession
+from PIL import Image
+from safetensors.torch import load_file
+from sklearn.metrics import average_precision_score
+from transformers import AutoImageProcessor, pipeline
+
+from modeling_taidpt import TaiDptModel
+from modeling_taidpt.pipelines import TASK
+
+from ..conftest import make_clip
+from .test_app import CAT, IMAGES, fails, run
+
+LABELLED = Dataset.from_dict(
+    {"image": [CAT], "labels": [[0]]}, Features({"image": Value("string"), "labels": List(ClassLabel(names=["cat"]))})
+)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A tiny checkpoint with the labels dog and cat."""
+    make_clip().save_pretrained(tmp_path / "base")
+    TaiDptModel.from_clip(str(tmp_path / "base"), ["dog", "cat"]).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_export_writes_a_program_that_gives_probabilities(checkpoint, tmp_path):
+    result = run("export", "--model", checkpoint, "--format", "torch", "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["labels"] == ["dog", "cat"] and report["format"] == "torch"
+    program = torch.export.load(report["model"]).module()
+    assert program(torch.zeros(2, 3, 32, 32))[0].shape == (2, 2)
+
+
+def test_export_says_what_int8_weights_cost(checkpoint, tmp_path):
+    for module in ("onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="needs the extra [onnx]")
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for name in ("cat.jpg", "coffee.jpg", "astronaut.jpg"):
+        (photographs / name).write_bytes((IMAGES / name).read_bytes())
+    (photographs / "labels.csv").write_text("file_name,labels\ncat.jpg,cat\ncoffee.jpg,cup\nastronaut.jpg,dog;cat\n")
+    options = ["--model", checkpoint, "--quantize", "--eval-images", photographs, "--output", tmp_path / "out"]
+    report = json.loads(run("export", *options, "--json").stdout)
+    assert (report["images"], report["classes"]) == (3, 2)  # a cup is no label of this model
+    truth = [[0, 1], [0, 0], [1, 1]]
+    for key, name in (("map", "model.onnx"), ("map_int8", "model_quantized.onnx")):
+        session = InferenceSession(tmp_path / "out" / name)
+        processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+        pictures = [
+            Image.open(photographs / file).convert("RGB") for file in ("cat.jpg", "coffee.jpg", "astronaut.jpg")
+        ]
+        pixels = processor(images=pictures, return_tensors="np")["pixel_values"]
+        scores = session.run(["probabilities"], {"pixel_values": pixels.astype("float32")})[0]
+        assert report[key] == pytest.approx(100 * average_precision_score(truth, scores))
+    assert 0 < report["largest_difference"] < 0.2
+
+
+def test_convert_reads_published_prompts(tmp_path):
+    clip = make_clip()
+    clip.save_pretrained(tmp_path / "base")
+    contexts = {name: torch.randn(4, 32) for name in ("ctx", "ctx_double")}
+    torch.save({"state_dict": contexts, "epoch": 1}, tmp_path / "model-best.pth.tar")
+    options = ["--clip", tmp_path / "base", "--labels", "dog,cat", "--output", tmp_path / "out"]
+    result = run("convert", tmp_path / "model-best.pth.tar", *options, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout) == {"model": str(tmp_path / "out"), "class": "TaiDptModel"}
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert torch.equal(weights["prompt_learner.global_context"], contexts["ctx"])
+
+
+def test_predict_saves_figures(checkpoint, tmp_path):
+    result = run("predict", CAT, "--model", checkpoint, "--save-figure", tmp_path / "cat.png", "--json")
+    row = json.loads(result.stdout)[0]
+    assert row["figure"] == str(tmp_path / "cat.png") and set(row["labels"][0]) == {"label", "score"}
+    run("predict", CAT, IMAGES / "coffee.jpg", "--model", checkpoint, "--save-figure", tmp_path / "figures")
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["cat.png", "coffee.png"]
+    with Image.open(tmp_path / "cat.png") as picture:
+        assert picture.width > picture.height
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["convert", "none.pt", "--output", "OUT"], "none.pt"),
+        (["convert", CAT, "--output", "OUT"], "cat.jpg"),
+        (["convert", CAT, "--clip", "x", "--output", "OUT"], "both --clip and --labels"),
+        (["export", "--model", "./none", "--output", "OUT"], "neither a folder nor the name of a repository"),
+        (["export", "--labels", "dog,dog", "--output", "OUT"], "'dog' stands twice"),
+        (["export", "--format", "torch", "--quantize", "--output", "OUT"], "--quantize is for --format onnx"),
+        (["export", "--eval-images", "photos", "--output", "OUT"], "give both"),
+        (["export", "--quantize", "--eval-images", "./none", "--output", "OUT"], "'./none' does not exist"),
+        (["push", "./none", "org/model"], "neither a folder nor the name of a repository"),
+        (["push", "MODEL", "org/model"], "Nothing was pushed to 'org/model'"),
+        (["push", "MODEL", "a/b/c"], "'a/b/c'"),
+        (["predict", CAT, "--model", "MODEL", "--save-figure", "x.xyz"], "'x.xyz'"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
+)
+def test_what_cannot_be_done_is_said_in_one_sentence(checkpoint, tmp_path, arguments, reason):
+    places = {"OUT": str(tmp_path / "out"), "MODEL": str(checkpoint)}
+    assert reason in fails(*(places.get(argument, argument) for argument in arguments))
+    assert not (tmp_path / "out").exists()
+
+
+def test_demo_serves_the_model_that_is_named(checkpoint, monkeypatch):
+    pytest.importorskip("gradio")
+    served = {}
+    monkeypatch.setattr(
+        "modeling_taidpt.serving.demo.launch_demo", lambda tagger, **options: served.update(tagger=tagger, **options)
+    )
+    result = run("demo", "--model", checkpoint, "--port", "7861")
+    assert result.exit_code == 0, result.stderr
+    assert list(served["tagger"].model.config.id2label.values()) == ["dog", "cat"]
+    assert (served["server_name"], served["server_port"]) == ("127.0.0.1", 7861)
+    assert "'nowhere'" in fails("demo", "--model", "nowhere")
+
+
+@pytest.mark.parametrize("command", [["predict", CAT], ["evaluate", IMAGES], ["push", "org/none"]], ids=lambda c: c[0])
+def test_without_network_the_hub_is_asked_once(command, monkeypatch):
+    asked = []
+
+    class Session:
+        def head(self, address, timeout):
+            asked.append(address)
+            raise ConnectError("no route")
+
+    monkeypatch.setattr("modeling_taidpt.hub_errors.get_session", Session)
+    monkeypatch.setattr("modeling_taidpt.hub_errors.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("modeling_taidpt.data.loaders.load_images", lambda *arguments, **options: LABELLED)
+    model = ["org/target"] if command[0] == "push" else ["--model", "org/none"]
+    said = fails(*command, *model)
+    assert (
+        said == "taidpt: 'org/none' is not in the cache and https://huggingface.co cannot be reached: check the "
+        "network connection."
+    )
+    assert asked == ["https://huggingface.co"]
+
+
+def test_offline_mode_is_named(checkpoint):
+    assert "while HF_HUB_OFFLINE is set" in fails("push", checkpoint, "org/model")
+    assert "while HF_HUB_OFFLINE is set" in fails("predict", CAT, "--model", "org/none")
+
+
+def test_predict_and_tag_see_the_same_views(checkpoint, tmp_path):
+    views = ["--image-size", "40", "--no-center-crop", "--flip", "--multi-crop"]
+    options = ["--model", checkpoint, "--json"]
+    rows = json.loads(run("predict", CAT, *views, *options).stdout)
+    scores = {entry["label"]: entry["score"] for entry in rows[0]["labels"]}
+    tagger = pipeline(TASK, model=str(checkpoint))
+    seen = tagger(CAT, image_size=40, center_crop=False, flip=True, multi_crop=True)
+    assert scores == pytest.approx({entry["label"]: entry["score"] for entry in seen}, abs=1e-6)
+    assert scores != pytest.approx({entry["label"]: entry["score"] for entry in tagger(CAT)}, abs=1e-6)
+    (tmp_path / "list.txt").write_text(CAT)
+    tag = ["tag", tmp_path / "list.txt", "--output", tmp_path / "tags", "--num-workers", "0", *options]
+    assert run(*tag, *views).exit_code == 0
+    (row,) = pq.read_table(tmp_path / "tags").to_pylist()
+    assert dict(zip(row["labels"], row["scores"], strict=True)) == pytest.approx(scores, abs=1e-6)
+    assert "holds the output of another run, with `image_size` 40" in fails(*tag)

@@ -1,0 +1,117 @@
+"""`taidpt train` on a tiny CLIP: what it writes, what it reports, how it ends on bad input and interruption."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from modeling_taidpt import TaiDptTrainer, TaiDptTrainingArguments
+from modeling_taidpt.training.setup import find_recipe, set_up_training, split_settings
+
+from ..conftest import make_clip
+from .test_app import CAT, fails, run
+
+NAMES = ("dog", "cat", "bus")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with a tiny base and a corpus."""
+    folder = tmp_path_factory.mktemp("train")
+    make_clip().save_pretrained(folder / "base")
+    lines = [
+        f"a {name} {verb} in place {n}" for name in ("dog", "cat", "bus") for verb in ("is", "was") for n in "abcdef"
+    ]
+    (folder / "captions.txt").write_text("\n".join(lines))
+    return folder
+
+
+@pytest.fixture
+def command(place, tmp_path):
+    options = ["--batch-size", "32", "--set", f"feature_cache_dir={place / 'cache'}", "--no-templates", "--json"]
+    options += ["--base", str(place / "base"), "--captions", str(place / "captions.txt")]
+    return ["train", "--labels", ",".join(NAMES), *options, "--output", str(tmp_path / "m")]
+
+
+def test_train_saves_a_model_that_predicts(command, tmp_path):
+    result = run(*command, "--steps", "2", "--context-tokens", "4", "--set", "learning_rate=1e-2")
+    assert result.exit_code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert report["labels"] == ["dog", "cat", "bus"] and report["recipe"] == "paper"
+    assert 0 <= report["metrics"]["caption_map"] <= 100
+    assert json.loads((tmp_path / "m" / "config.json").read_text())["num_context_tokens"] == 4
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]  # nothing of the staging is left
+    tags = json.loads(run("predict", CAT, "--model", tmp_path / "m", "--json").stdout)
+    assert {entry["label"] for entry in tags[0]["labels"]} == {"dog", "cat", "bus"}
+
+
+def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
+    save_model = TaiDptTrainer.save_model
+
+    def interrupt(trainer, output_dir=None, _internal_call=False):
+        save_model(trainer, output_dir, _internal_call)
+        if not _internal_call:  # the last act, not a checkpoint
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TaiDptTrainer, "save_model", interrupt)
+        result = run(*command, "--steps", "2")
+    assert result.exit_code == 130
+    assert "--resume" in result.stderr and result.stdout == ""
+    assert not (tmp_path / "m" / "config.json").exists() and (tmp_path / "m" / "checkpoint-2").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    result = run(*command, "--steps", "3", "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads((tmp_path / "m" / "trainer_state.json").read_text())["global_step"] == 3
+    assert (tmp_path / "m" / "config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (["--labels", "none.txt"], "The label file 'none.txt' does not exist"),
+        (["--labels", "dog,dog"], "'dog' stands twice"),
+        (["--labels", "zebra"], "names one of the 1 classes"),
+        (["--labels", "x" * 5000], "tokens"),
+        (["--captions", "none.txt"], "There is no caption file 'none.txt'"),
+        (["--base", "./none"], "neither a folder nor the name of a repository"),
+        (["--base", "org/none"], "cannot be reached"),
+        (["--recipe", "none.yaml"], "taidpt: There is no recipe 'none.yaml'"),
+        (["--set", "lerning_rate=1"], "do you mean 'learning_rate'"),
+        (["--set", "learning_rate"], "is no NAME=VALUE"),
+        (["--set", "learning_rate=fast"], "invalid float value: 'fast'"),
+        (["--loss", "magic"], "`loss` is 'magic'"),
+        (["--batch-size", "512"], "do not fill one batch"),
+        (["--resume"], "no whole checkpoint"),
+    ],
+    ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
+)
+def test_train_says_what_is_wrong(command, tmp_path, change, reason):
+    assert reason in fails(*command, *change)
+    assert not (tmp_path / "m" / "config.json").exists()
+
+
+def test_settings_win_over_the_recipe(place, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "model: {context_init: a photo of a, class_specific_context: true}\n"
+        "training: {learning_rate: 0.5, max_steps: 7, weight_decay: 0.25}\n"
+    )
+    settings = {"num_context_tokens": "3", "num_train_epochs": 2, "learning_rate": "1e-2"}
+    model, arguments = set_up_training(str(place / "base"), ["dog", "cat"], tmp_path / "out", str(recipe), settings)
+    assert isinstance(arguments, TaiDptTrainingArguments) and arguments.recipe == "mine"
+    assert (arguments.learning_rate, arguments.weight_decay) == (0.01, 0.25)
+    assert (arguments.max_steps, arguments.num_train_epochs) == (-1, 2)  # epochs replace the steps of the recipe
+    assert (model.config.num_context_tokens, model.config.context_init) == (3, None)
+    assert model.config.class_specific_context
+    assert find_recipe("recommended", str(place / "base"))["name"] == "paper"
+    assert find_recipe("recommended", "taidpt-coco80")["training"]["max_steps"] == 400
+
+
+def test_settings_are_read_by_their_type():
+    training, options = split_settings(
+        {"bf16": "false", "caption_prototype_centering": "0.3,0.5", "optim_args": "a=1,b=2", "context_init": "a photo"}
+    )
+    assert training == {"bf16": False, "caption_prototype_centering": [0.3, 0.5], "optim_args": "a=1,b=2"}
+    assert options == {"context_init": "a photo"}

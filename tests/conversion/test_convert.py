@@ -1,0 +1,200 @@
+"""Published weight files, written in their formats by the test: scores equal those of the published code."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from transformers import AutoImageProcessor, AutoTokenizer
+
+from modeling_taidpt import TaiDptModel, convert_openai_checkpoint, convert_taidpt_checkpoint
+from modeling_taidpt.conversion.weight_files import read_weights
+
+from ..conftest import make_clip
+from ..test_golden import GOLDEN, NAMES, assert_golden, read_clip
+
+
+class Warmup(torch.optim.lr_scheduler.LRScheduler):
+    """As in the published code: the schedule that follows stands inside, and goes into the checkpoint as an object."""
+
+    def __init__(self, optimizer, successor):
+        self.successor = successor
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        return [1e-5]
+
+
+def write_prompts(path: Path, ctx: torch.Tensor, ctx_double: torch.Tensor, classes: int, **changes) -> Path:
+    """`prompt_learner/model-best.pth.tar` as the published trainer writes it, token vectors and schedule included."""
+    width, dtype = ctx.shape[-1], ctx.dtype
+    state = OrderedDict(ctx=ctx, ctx_double=ctx_double)
+    for name in ("temperature", "spatial_T", "ranking_scale"):
+        state[name] = torch.tensor(4.0 if name == "ranking_scale" else 3.0, dtype=dtype)
+    state["token_prefix"] = torch.randn(classes, 1, width, dtype=dtype)
+    state["token_suffix"] = torch.randn(classes, 60, width, dtype=dtype)
+    state["token_suffix_nocls"] = torch.randn(classes, 60, width, dtype=dtype)
+    state.update(changes)
+    parameter = nn.Parameter(ctx.clone())
+    optimizer = torch.optim.SGD([parameter], lr=1e-4, momentum=0.9, weight_decay=5e-4)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    schedule = Warmup(optimizer, torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 20))
+    content = {
+        "state_dict": state,
+        "epoch": 7,
+        "optimizer": optimizer.state_dict(),
+        "scheduler": schedule.state_dict(),
+    }
+    torch.save(content, path)
+    return path
+
+
+def as_modules(state_dict: dict[str, torch.Tensor]) -> nn.Module:
+    """Modules nested by the dotted names, as OpenAI's traced model has them, with one plain tensor attribute."""
+    root = nn.Module()
+    for key, value in state_dict.items():
+        *parents, name = key.split(".")
+        module = root
+        for parent in parents:
+            if not hasattr(module, parent):
+                module.add_module(parent, nn.Module())
+            module = getattr(module, parent)
+        if value.is_floating_point() and "running" not in name:
+            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
+        else:
+            module.register_buffer(name, value)
+    root.transformer.resblocks.get_submodule("0").attn_mask = torch.zeros(77, 77)
+    root.visual.input_resolution = 64
+    return root
+
+
+@pytest.fixture(params=NAMES)
+def case(request):
+    numbers = load_file(GOLDEN / f"{request.param}.safetensors")
+    settings = json.loads((GOLDEN / f"{request.param}.json").read_text())
+    return numbers, settings, read_clip(GOLDEN / f"{request.param}_clip.safetensors")
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+@pytest.mark.parametrize("form", ["torchscript", "state_dict", "safetensors"])
+def test_published_files_give_the_published_scores(case, form, tmp_path):
+    numbers, settings, state_dict = case
+    prompts = write_prompts(
+        tmp_path / "model-best.pth.tar", numbers["ctx"], numbers["ctx_double"], len(settings["classnames"])
+    )
+    weights = tmp_path / ("RN50.safetensors" if form == "safetensors" else "RN50.pt")
+    if form == "torchscript":
+        torch.jit.save(torch.jit.script(as_modules(state_dict)), weights)
+    elif form == "safetensors":
+        save_file(state_dict, weights)
+    else:
+        torch.save(OrderedDict(state_dict), weights)
+
+    convert_taidpt_checkpoint(prompts, weights, settings["classnames"], save_directory=tmp_path / "model")
+    model = TaiDptModel.from_pretrained(tmp_path / "model")
+    assert model.config.class_specific_context == settings["class_specific"]
+    assert (model.config.logit_scale, model.config.image_spatial_scale) == (4.0, 40.0)
+    with torch.no_grad():
+        outputs = model(pixel_values=numbers["images"])
+    assert_golden(outputs.logits_global, numbers["images.logits_global"])
+    assert_golden(outputs.logits_local, numbers["images.logits_local"])
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    captions = tokenizer(settings["captions"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert_golden(model(**captions).logits_global, numbers["captions.logits_global"])
+    pixels = AutoImageProcessor.from_pretrained(tmp_path / "model")(torch.zeros(3, 80, 100), return_tensors="pt")
+    assert pixels["pixel_values"].shape == (1, 3, 64, 64)
+
+
+def test_openai_file_becomes_a_base(case, tmp_path):
+    numbers, settings, state_dict = case
+    torch.save(state_dict, tmp_path / "RN50.pt")
+    convert_openai_checkpoint(tmp_path / "RN50.pt", tmp_path / "base")
+    model = TaiDptModel.from_clip(tmp_path / "base", settings["classnames"])
+    with torch.no_grad():
+        outputs = model.clip.vision_model(numbers["images"])
+    assert_golden(outputs.pooler_output, numbers["images.pooled_with_positions"])
+
+
+def test_scales_that_a_run_learned_are_kept(tmp_path):
+    ctx = torch.randn(4, 32, dtype=torch.float16)
+    changes = {"temperature": torch.tensor(1.5), "spatial_T": torch.tensor(3.5)}
+    path = write_prompts(tmp_path / "learned", ctx, ctx, 2, **changes)
+    config = convert_taidpt_checkpoint(path, make_clip(), ["dog", "cat"]).config
+    assert config.logit_scale == pytest.approx(4.4817, rel=1e-4)
+    assert config.text_spatial_scale == config.image_spatial_scale == pytest.approx(33.115, rel=1e-4)
+    # The published configuration of NUS-WIDE; what the caller says wins.
+    path = write_prompts(tmp_path / "kept", ctx, ctx, 81)
+    assert convert_taidpt_checkpoint(path, make_clip(), "nuswide81").config.image_spatial_scale == 4.0
+    model = convert_taidpt_checkpoint(path, make_clip(), "nuswide81", image_spatial_scale=7.0)
+    assert model.config.image_spatial_scale == 7.0
+    assert model.config.labels[40] == "nighttime"
+
+
+class Malicious:
+    def __reduce__(self):
+        return (eval, ("__import__('pathlib').Path('touched').write_text('x')",))
+
+
+class Forbidden:
+    def __reduce__(self):
+        return (os.system, ("touch touched",))
+
+
+def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"ctx": torch.zeros(2, 3), "extra": Malicious()}, "a.pt")
+    assert read_weights("a.pt")["ctx"].shape == (2, 3)
+    torch.save({"ctx": torch.zeros(2, 3), "extra": Forbidden()}, "b.pt")
+    with pytest.raises(ValueError, match=r"'b\.pt' cannot be read as weights"):
+        read_weights("b.pt")
+    assert not Path("touched").exists()
+
+
+def test_unusable_files_are_named(tmp_path):
+    ctx = torch.randn(4, 32)
+    with pytest.raises(FileNotFoundError, match=r"weight file .*absent.* does not exist"):
+        read_weights(tmp_path / "absent")
+    (tmp_path / "text.pt").write_text("no weights")
+    with pytest.raises(ValueError, match=r"text\.pt' cannot be read as weights"):
+        read_weights(tmp_path / "text.pt")
+    torch.save([ctx], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="holds a list, not a state dict"):
+        read_weights(tmp_path / "list.pt")
+    torch.save({"ctx": ctx}, tmp_path / "clip.pt")
+    with pytest.raises(ValueError, match=r"clip\.pt': This is no OpenAI CLIP"):
+        convert_openai_checkpoint(tmp_path / "clip.pt")
+
+    def convert(labels=("dog", "cat"), ctx=ctx, ctx_double=ctx, **changes):
+        path = write_prompts(tmp_path / "prompts", ctx, ctx_double, len(labels), **changes)
+        return convert_taidpt_checkpoint(path, make_clip(), labels)
+
+    assert convert().config.num_context_tokens == 4
+    with pytest.raises(ValueError, match="contexts of width 16, the text tower has 32"):
+        convert(ctx=ctx[:, :16], ctx_double=ctx[:, :16])
+    with pytest.raises(ValueError, match="contexts for 3 classes and there are 2 labels"):
+        convert(ctx=torch.randn(3, 4, 32), ctx_double=torch.randn(3, 4, 32))
+    with pytest.raises(ValueError, match="negative contexts"):
+        convert(ctx_neg=ctx)
+    with pytest.raises(ValueError, match="no `ctx_double` of two or three dimensions"):
+        convert(ctx_double=torch.randn(32))
+    with pytest.raises(ValueError, match="two branches must have one shape"):
+        convert(ctx_double=ctx[:2])
+    with pytest.raises(ValueError, match="`labels` is 'voc': give a list of class names, or one of coco80"):
+        convert(labels="voc")
+
+
+def test_contexts_are_copied_not_shared(tmp_path):
+    ctx = torch.randn(4, 32)
+    model = convert_taidpt_checkpoint(write_prompts(tmp_path / "p", ctx, 2 * ctx, 2), make_clip(), ["dog", "cat"])
+    before = copy.deepcopy(model.prompt_learner.state_dict())
+    assert torch.equal(before["global_context"], ctx)
+    assert torch.equal(before["local_context"], 2 * ctx)

@@ -1,0 +1,61 @@
+"""The code blocks of README and docs: where they stand, whether they are run, what their commands are.
+
+A block is run unless the line before it says why not, as `<!-- not run: needs COCO -->`. On a page whose commands all
+need what is not at hand, one line anywhere says so for its bash blocks: `<!-- commands not run: need COCO -->`.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FENCE = re.compile(r"^(?:<!-- not run: (.+?) -->\n)?^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGE_REASON = re.compile(r"^<!-- commands not run: (.+?) -->$", re.MULTILINE)
+ASSIGNMENT = re.compile(r"\w+=\S*")
+
+
+@dataclass(frozen=True)
+class Block:
+    """One block: its page, the number of its first line, its language and code, and why it is not run, if so."""
+
+    page: Path
+    line: int
+    language: str
+    code: str
+    reason: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.page.name}:{self.line}"
+
+    def commands(self) -> list[list[str]]:
+        """The words of every command of a bash block, without comments and settings of the environment."""
+        commands = []
+        for line in self.code.replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            while "&&" in words:
+                place = words.index("&&")
+                commands.append(words[:place])
+                words = words[place + 1 :]
+            commands.append(words)
+        for words in commands:
+            while words and ASSIGNMENT.fullmatch(words[0]):
+                del words[0]
+        return [words for words in commands if words]
+
+
+def read_blocks(page: Path) -> list[Block]:
+    """All fenced blocks of a page, in their order."""
+    text = page.read_text(encoding="utf-8")
+    of_page = PAGE_REASON.search(text)
+    blocks = []
+    for match in FENCE.finditer(text):
+        reason, language, code = match.groups()
+        if reason is None and language == "bash" and of_page:
+            reason = of_page[1]
+        blocks.append(Block(page, text[: match.start(3)].count("\n") + 1, language, code, reason))
+    return blocks

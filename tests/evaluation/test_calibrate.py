@@ -1,0 +1,149 @@
+"""Fitting a model's scores to captions and images at hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from modeling_taidpt import TaiDptModel
+from modeling_taidpt.evaluation.calibrate import (
+    calibrate,
+    calibrate_on_captions,
+    calibrate_without_labels,
+    fit_caption_bank,
+    fit_score_statistics,
+    fit_score_thresholds,
+    probabilities,
+)
+from modeling_taidpt.features.images import ImageFeatures
+
+LABELS = ["dog", "cat", "horse"]
+CAPTIONS = ["a dog", "a cat on a mat", "a dog and a cat", "two horses", "a street", "a horse and a dog"]
+
+
+@pytest.fixture
+def model(clip, monkeypatch, tmp_path):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    return TaiDptModel.from_clip(clip, labels=LABELS, num_context_tokens=2)
+
+
+@pytest.fixture
+def images():
+    generator = np.random.default_rng(0)
+    return [Image.fromarray(generator.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(8)]
+
+
+def test_caption_bank_and_statistics_of_captions_alone(model):
+    fit_caption_bank(model, CAPTIONS, size=3)
+    assert model.config.image_standardization == "captions"
+    assert model.caption_bank.shape == (model.config.caption_bank_size, 24)
+    mean = (model.caption_bank_log_weights.exp()[:, None] * model.caption_bank).sum(dim=0)
+    assert torch.allclose(mean, model.encode_texts(CAPTIONS).mean(dim=0), atol=1e-3)
+    fit_score_statistics(model, captions=CAPTIONS)
+    assert model.config.score_statistics["source"] == "6 captions"
+    tokens = model.get_tokenizer()(CAPTIONS, padding=True, return_tensors="pt")
+    with torch.no_grad():
+        scores = model(**tokens, standardize=True)
+    for logits in (scores.logits_global, scores.logits_local):
+        assert torch.allclose(logits.mean(dim=0), torch.zeros(3), atol=0.05)
+        assert torch.allclose(logits.std(dim=0), torch.ones(3), atol=0.05)
+
+
+def test_statistics_of_images(model, images):
+    fit_score_statistics(model, images)
+    scores = model(image_embeds=None, pixel_values=_pixels(model, images))
+    assert torch.allclose(scores.logits_local.mean(dim=0), torch.zeros(3), atol=1e-3)
+    assert torch.allclose(scores.logits_local.std(dim=0), torch.ones(3), atol=1e-3)
+    with pytest.raises(ValueError, match="one of the two"):
+        fit_score_statistics(model)
+
+
+def _pixels(model, images):
+    from modeling_taidpt.data.collator import find_image_processor
+
+    with torch.no_grad():
+        return find_image_processor(model.config)(images=images, return_tensors="pt")["pixel_values"]
+
+
+@torch.no_grad()
+def test_labelled_images_give_probabilities_and_thresholds(model, images, tmp_path):
+    logits = model(pixel_values=_pixels(model, images)).logits
+    present = logits > logits.median()  # separable but for one pair
+    present[0] = ~present[0]
+    names = [[label for label, here in zip(LABELS, row, strict=True) if here] for row in present.tolist()]
+    figures = calibrate(model, images, names)
+    assert figures["ece"] < figures["ece_before"]
+    assert figures["f1"] > 80
+    config = model.config
+    assert len(config.score_thresholds) == 3
+    assert config.score_calibration == "8 labelled images"
+    assert probabilities(config, logits).mean().item() == pytest.approx(present.double().mean().item(), abs=1e-2)
+    model.save_pretrained(tmp_path / "saved")
+    loaded = TaiDptModel.from_pretrained(tmp_path / "saved").config
+    for name in ("score_scale", "score_bias", "score_thresholds", "score_calibration"):
+        assert getattr(loaded, name) == getattr(config, name)
+    # unknown labels are left out: those of the last four images
+    partial = torch.where(present, 1, -1)
+    partial[4:] = 0
+    calibrate(model, images, partial.tolist(), per_class=True)
+    half = calibrate(TaiDptModel(config, clip=model.clip), images[:4], present[:4].long().tolist(), per_class=True)
+    assert half["f1"] > 0
+    with pytest.raises(ValueError, match="8 images and labels for 1"):
+        calibrate(model, images, [["dog"]])
+
+
+@torch.no_grad()
+def test_captions_and_unlabelled_images(model, images):
+    calibrate_on_captions(model, CAPTIONS)
+    scale = model.config.score_scale
+    assert model.config.score_calibration == "6 captions"
+    calibrate_without_labels(model, images, 0.2)
+    assert model.config.score_scale == scale
+    logits = model(pixel_values=_pixels(model, images)).logits
+    assert probabilities(model.config, logits).mean().item() == pytest.approx(0.2, abs=1e-3)
+    features = ImageFeatures.encode(model, [{"image": image} for image in images], label_column=None, progress=False)
+    calibrate_without_labels(model, features, torch.tensor([0.1, 0.2, 0.3]))
+    assert probabilities(model.config, logits).mean(dim=0).tolist() == pytest.approx([0.1, 0.2, 0.3], abs=1e-3)
+    with pytest.raises(ValueError, match="There are no captions"):
+        fit_caption_bank(model, [])
+
+
+def test_one_labelled_image_is_enough_not_to_fail(model, images, tmp_path):
+    with torch.no_grad():
+        best = LABELS[int(model(pixel_values=_pixels(model, images[:1])).logits.argmax())]
+    figures = calibrate(model, images[:1], [[best]], per_class=True)
+    assert figures["f1"] == 100
+    assert all(0 < value < 1e4 for value in model.config.score_scale)
+    with pytest.raises(ValueError, match="have no labels: give `labels`"):
+        calibrate(model, images)
+
+
+def test_thresholds_of_rare_classes_keep_their_digits(model, images):
+    model.config.score_bias = -14.0  # probabilities of about a millionth
+    names = [["dog"], ["cat"], [], [], ["dog"], [], ["horse"], []]
+    fit_score_thresholds(model, images, names)
+    assert all(1e-7 < threshold < 1e-5 for threshold in model.config.score_thresholds)
+
+
+def test_photographs_of_other_categories_are_partial_labels(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "examples"))
+    from embedded_base.labelled import read_labelled
+
+    table = {
+        "categories": ["sofa", "dog"],
+        "images": [{"file_name": f"{number}.jpg", "labels": []} for number in range(9)],
+    }
+    table["images"][0]["labels"] = [0]
+    (tmp_path / "labels.json").write_text(json.dumps(table))
+    rows = read_labelled(tmp_path, ["cat", "couch", "dog"])
+    assert rows[0] == {"image": str(tmp_path / "images" / "0.jpg"), "labels": [0, 1, -1]}  # whether a cat: not known
+    assert rows[1]["labels"] == [0, -1, -1]
+    chosen, others = (read_labelled(tmp_path, ["couch", "dog"], part) for part in (True, False))
+    assert len(chosen) + len(others) == 9
+    with pytest.raises(ValueError, match="the category 'sofa' is no label"):
+        read_labelled(tmp_path, ["dog"])

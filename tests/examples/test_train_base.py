@@ -1,0 +1,216 @@
+"""The parts of `examples/train_base.py`, on made-up features, captions and a tiny random trunk."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import zlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from transformers import MobileNetV2Config, MobileNetV2Model
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+CAPTIONS = ["a cat on a mat", "two cats sleep", "a red bus", "the bus stops near a cat", "an old kite", "a kite flies"]
+MENTIONS = [[0], [0], [1], [0, 1], [2], [2]]
+KEYS = [("coco", 1), ("coco", 1), ("coco", 2), ("coco", 3), ("flickr", 4), ("flickr", 4)]
+CHANNELS = 1280
+
+
+@pytest.fixture(scope="module")
+def base():
+    """The helper modules of the script, under their own names."""
+    sys.path.insert(0, str(EXAMPLES))
+    names = ("base_model", "base_tokenizer", "concepts", "corpus", "image_features", "imagenet_trunk", "pairs")
+    modules = {name: importlib.import_module(f"embedded_base.{name}") for name in (*names, "selection", "training")}
+    sys.path.remove(str(EXAMPLES))
+    return SimpleNamespace(**modules)
+
+
+@pytest.fixture(scope="module")
+def small_tokenizer(base, tokenizer):
+    return base.base_tokenizer.reduce_tokenizer(tokenizer, CAPTIONS, 600)
+
+
+@pytest.fixture(scope="module")
+def trunk():
+    torch.manual_seed(0)
+    return MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, tf_padding=False), add_pooling_layer=False).eval()
+
+
+@pytest.fixture
+def model(base, trunk, small_tokenizer):
+    torch.manual_seed(0)
+    return base.base_model.build_base(trunk, small_tokenizer, torch.zeros(CHANNELS))
+
+
+def make_photographs(base, labels: torch.Tensor, cells: torch.Tensor):
+    ids = [None] * len(labels)
+    names = [f"{number}.jpg" for number in range(len(labels))]
+    return base.image_features.Photographs(Path("photos"), ["cat", "bus", "kite"], names, labels, ids, cells)
+
+
+@pytest.fixture
+def sampler(base):
+    """Concepts 0 and 1 have a classifier row each, concept 2 is known from photographs only."""
+    generator = torch.Generator().manual_seed(0)
+    concepts = [
+        base.concepts.Concept("cat", rows={3}),
+        base.concepts.Concept("bus", rows={5}),
+        base.concepts.Concept("kite"),
+    ]
+    labels = torch.eye(3).repeat(6, 1)  # (18, 3)
+    cells = 0.1 * torch.randn(18, 2, 4, CHANNELS, generator=generator)
+    cells += 2 * labels.argmax(1)[:, None, None, None] * torch.nn.functional.one_hot(torch.tensor(7), CHANNELS)
+    rows = torch.randn(1000, CHANNELS, generator=generator)
+    photographs = [make_photographs(base, labels, cells)]
+    options = base.pairs.PairOptions(shrinkage=float("inf"), background_low=0.0, background_high=0.0, photo_share=0.0)
+    return base.pairs.PairSampler(MENTIONS, KEYS, concepts, photographs, rows, options)
+
+
+def test_reduced_tokenizer_encodes_any_word_and_its_own_words_as_before(small_tokenizer, tokenizer):
+    assert len(small_tokenizer) <= 600
+    assert small_tokenizer.model_max_length == 77
+    for text in ("the cat stops near an old kite", "Xylophonist 你好 naïve 42"):
+        ids = small_tokenizer(text)["input_ids"]
+        assert (
+            ids[0] == small_tokenizer.bos_token_id
+            and ids[-1] == small_tokenizer.eos_token_id == len(small_tokenizer) - 1
+        )
+        assert small_tokenizer.unk_token_id not in ids[1:-1]
+        assert small_tokenizer.decode(ids, skip_special_tokens=True) == tokenizer.decode(
+            tokenizer(text)["input_ids"], skip_special_tokens=True
+        )
+    assert small_tokenizer.tokenize("kite") == tokenizer.tokenize("kite")
+
+
+def test_reduced_tokenizer_refuses_a_size_without_room_for_bytes(base, tokenizer):
+    with pytest.raises(ValueError, match="514"):
+        base.base_tokenizer.reduce_tokenizer(tokenizer, [], 100)
+
+
+def test_selection_is_by_checksum_and_the_parts_do_not_meet(base, tmp_path):
+    names = [f"{number:03}.jpg" for number in range(40)]
+    content = {"categories": ["cat"], "images": [{"file_name": name, "labels": [0], "coco_id": 9} for name in names]}
+    (tmp_path / "labels.json").write_text(json.dumps(content))
+    selection = base.image_features.read_photographs(tmp_path, selection=True).names
+    training = base.image_features.read_photographs(tmp_path, selection=False).names
+    assert selection == [name for name in names if zlib.crc32(name.encode()) % 5 == 0]
+    assert sorted(selection + training) == names
+
+
+def test_captions_of_held_out_images_are_left_out_and_bad_lines_are_named(base, tmp_path):
+    coco, other = tmp_path / "coco_captions.jsonl", tmp_path / "other.jsonl"
+    coco.write_text("".join(json.dumps({"image_id": number, "caption": f"c{number}"}) + "\n" for number in (1, 2)))
+    other.write_text(json.dumps({"image_id": 2, "caption": "o2"}) + "\n")
+    captions, keys = base.corpus.read_image_captions([coco, other], held_out={2})
+    assert captions == ["c1", "o2"]
+    assert keys == [("coco", 1), ("other", 2)]
+    other.write_text('{"caption": "x", "image_id": 1}\n{"text": "x"}\n')
+    with pytest.raises(ValueError, match=r"other\.jsonl, line 2"):
+        base.corpus.read_image_captions([other], set())
+
+
+def test_other_weights_are_refused(base, tmp_path):
+    file = tmp_path / "weights.pth"
+    torch.save({}, file)
+    with pytest.raises(ValueError, match="b0353104"):
+        base.imagenet_trunk.read_weights(file)
+
+
+def test_class_means_recover_planted_means(base):
+    generator = torch.Generator().manual_seed(0)
+    mixing = torch.randn(12, 12, generator=generator)
+    means = torch.randn(4, 12, generator=generator)
+    means -= means.mean(0)
+    noise = torch.randn(20000, 12, generator=generator) @ mixing  # within-class covariance mixing.T @ mixing
+    rows = means @ torch.linalg.inv(mixing.T @ mixing)  # Fisher's discriminant
+    found = base.pairs.class_means(rows, noise, shrinkage=0.0)
+    assert torch.nn.functional.cosine_similarity(found, means).min() > 0.97
+    plain = base.pairs.class_means(rows, noise, shrinkage=float("inf"))
+    assert torch.nn.functional.cosine_similarity(plain, rows).min() > 0.9999
+
+
+def test_composed_features_show_what_the_caption_names(base, sampler):
+    centred = sampler.compose([[0], [0, 1], [2]]) - sampler.mean
+    assert torch.allclose(centred.norm(dim=1), sampler.norm.expand(3), rtol=1e-4)
+    cat, both, kite = base.pairs.unit(centred)
+    assert torch.allclose(cat, sampler.bank[3], atol=1e-5)
+    assert both @ sampler.bank[3] > 0.1 and both @ sampler.bank[5] > 0.1
+    assert kite[7] > 0.5  # no classifier row: drawn from its photographs
+    captions, features, shown = sampler.composed(64)
+    assert features.shape == (64, CHANNELS)
+    assert [row.nonzero().flatten().tolist() for row in shown] == [MENTIONS[caption] for caption in captions]
+
+
+def test_real_pairs_and_paraphrases(sampler):
+    captions, _, shown = sampler.real(32)
+    for caption, row in zip(captions, shown, strict=True):
+        assert set(MENTIONS[caption]) & set(row.nonzero().flatten().tolist())
+    for first, second in zip(*sampler.paraphrases(16), strict=True):
+        assert first != second and KEYS[first] == KEYS[second]
+
+
+def test_contrastive_loss_masks_equal_and_contained_concepts(base):
+    torch.manual_seed(0)
+    first, second = (torch.nn.functional.normalize(torch.randn(3, 8), dim=-1) for _ in range(2))
+    shown = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # 0 is contained in 1
+    logits = 10 * first @ second.T
+    logits[0, 1] = logits[1, 0] = -torch.inf
+    expected = -(logits.log_softmax(0).diag().mean() + logits.log_softmax(1).diag().mean()) / 2
+    found = base.training.contrastive_loss(first, second, torch.tensor(10.0), shown)
+    assert torch.allclose(found, expected, atol=1e-6)
+    assert base.training.contrastive_loss(first, second, torch.tensor(10.0)) > found
+
+
+def test_encoder_equals_one_text_at_a_time(base, model, small_tokenizer):
+    ids = small_tokenizer(CAPTIONS)["input_ids"]
+    encode = base.training.CaptionEncoder(model.eval(), ids, chunks=2, max_tokens=6)
+    found = encode([5, 0, 3])
+    for row, caption in zip(found, (5, 0, 3), strict=True):
+        text = ids[caption] if len(ids[caption]) <= 6 else [*ids[caption][:5], small_tokenizer.eos_token_id]
+        alone = model.get_text_features(torch.tensor([text])).pooler_output[0]
+        assert torch.allclose(row, torch.nn.functional.normalize(alone, dim=-1), atol=1e-5)
+
+
+def test_untrained_pool_is_the_mean_of_cells(model):
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        pooled = model.eval().get_image_features(pixels).pooler_output  # (2, dim)
+        dense = model.vision_model.attention_pool.dense(model.vision_model.encode_cells(pixels))  # (2, 2, 2, dim)
+    assert torch.allclose(pooled, dense.mean(dim=(1, 2)), atol=1e-5)
+
+
+def test_training_learns_repeats_itself_and_leaves_the_trunk_alone(base, trunk, sampler, small_tokenizer):
+    ids = small_tokenizer(CAPTIONS)["input_ids"]
+    options = base.training.BaseTrainingOptions(steps=12, composed=8, real=4, paraphrases=2, warmup=2)
+    runs = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        sampler.generator = np.random.default_rng(0)
+        model = base.base_model.build_base(trunk, small_tokenizer, sampler.mean)
+        losses = base.training.train(model, sampler, base.training.CaptionEncoder(model, ids), options)
+        runs.append(losses)
+    assert runs[0] == runs[1]
+    assert np.mean(runs[0][-3:]) < np.mean(runs[0][:3])
+    for name, tensor in model.vision_model.trunk.state_dict().items():
+        assert torch.equal(tensor, trunk.state_dict()[name])
+    assert not model.vision_model.attention_pool.q_proj.weight.any()
+
+
+def test_wordnet_concepts_know_rows_and_keep_names_apart(base):
+    pytest.importorskip("nltk")
+    try:
+        concepts = base.concepts.build_concepts(
+            ["dog", "orange"], [{"name": "dog", "synonyms": ["puppy"]}, {"name": "orange", "synonyms": []}]
+        )
+    except LookupError:
+        pytest.skip("needs NLTK's WordNet data (NLTK_DATA)")
+    assert len(concepts[0].rows) == 118
+    names = [name for concept in concepts for name in (concept.name, *concept.synonyms)]
+    assert len(names) == len(set(names))
+    assert base.concepts.find_mentions(["Two puppies near an oranges stand."], concepts)[0][:2] == [0, 1]

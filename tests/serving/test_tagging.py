@@ -1,0 +1,232 @@
+"""Tagging of many images into Parquet: sources, rows, errors, resumption, engines."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor, pipeline
+from typer.testing import CliRunner
+
+from modeling_taidpt import TaiDptModel
+from modeling_taidpt.data.sources import open_images
+from modeling_taidpt.serving.tagging import PartTagger, part_path, tag_images
+from taidpt_cli.app import app
+
+from ..conftest import make_clip
+
+LABELS = ["cat", "dog", "tree"]
+PROCESSOR = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+
+
+@pytest.fixture(scope="module")
+def tagger():
+    model = TaiDptModel.from_clip(make_clip(), labels=LABELS, num_context_tokens=2)
+    return pipeline("multi-label-image-classification", model=model, image_processor=CLIPImageProcessor(**PROCESSOR))
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (40, 48, 3), dtype=np.uint8))
+
+
+def encoded(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Seven images in two folders; `b.png` is no image."""
+    root = tmp_path / "images"
+    (root / "sub").mkdir(parents=True)
+    for seed, name in enumerate(("a.png", "c.png", "d.png", "sub/e.png", "sub/f.png", "z.png")):
+        picture(seed).save(root / name)
+    (root / "b.png").write_text("no image")
+    (root / "notes.md").write_text("not listed")
+    return root
+
+
+def rows(output: Path) -> list[dict]:
+    return pq.read_table(output).to_pylist()
+
+
+def test_rows_are_what_the_pipeline_says(tagger, folder, tmp_path):
+    report = tag_images(folder, tmp_path / "out", tagger, batch_size=2, num_workers=0, shard_size=3, progress=False)
+    assert (report.images, report.errors, report.skipped, report.parts) == (7, 1, 0, 3)
+    found = rows(tmp_path / "out")
+    names = ["a.png", "b.png", "c.png", "d.png", "sub/e.png", "sub/f.png", "z.png"]
+    assert [row["path"] for row in found] == [str(folder / name) for name in names]
+    for row in found:
+        if row["path"].endswith("b.png"):
+            assert row["labels"] == [] and row["scores"] == []
+            assert row["error"].startswith(f"cannot read image '{folder / 'b.png'}'")
+            continue
+        expected = tagger(row["path"])
+        assert row["error"] is None
+        assert row["labels"] == [result["label"] for result in expected]
+        assert row["scores"] == pytest.approx([result["score"] for result in expected], abs=1e-6)
+
+
+def test_options_and_worker_processes(tagger, folder, tmp_path):
+    report = tag_images(folder, tmp_path / "out", tagger, top_k=1, num_workers=1, batch_size=3, progress=False)
+    assert report.images == 7
+    tag_images(folder, tmp_path / "own", tagger, candidate_labels=["bird"], num_workers=0, progress=False)
+    assert all(len(row["labels"]) == 1 for row in rows(tmp_path / "out") if row["error"] is None)
+    assert {label for row in rows(tmp_path / "own") for label in row["labels"]} == {"bird"}
+
+
+def test_a_killed_run_goes_on_without_repeating_or_losing_a_row(tagger, folder, tmp_path, monkeypatch):
+    options = {"num_workers": 0, "shard_size": 2, "progress": False}
+    tag_images(folder, tmp_path / "whole", tagger, **options)
+    calls = []
+    tag = PartTagger.tag
+
+    def killed(self, items):
+        calls.append(len(items))
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return tag(self, items)
+
+    monkeypatch.setattr(PartTagger, "tag", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tag_images(folder, tmp_path / "out", tagger, **options)
+    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 2
+    before = part_path(tmp_path / "out", 0).stat().st_mtime_ns
+    report = tag_images(folder, tmp_path / "out", tagger, **options)
+    assert (report.skipped, report.images, report.parts) == (4, 3, 2)
+    assert part_path(tmp_path / "out", 0).stat().st_mtime_ns == before
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_machines_share_the_work(tagger, folder, tmp_path):
+    options = {"num_workers": 0, "shard_size": 2, "progress": False}
+    tag_images(folder, tmp_path / "whole", tagger, **options)
+    reports = [tag_images(folder, tmp_path / "out", tagger, part=(machine, 2), **options) for machine in (1, 0)]
+    assert [report.images for report in reports] == [3, 4]
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("kind", ["list", "parquet", "tar", "dataset", "stream"])
+def test_every_source_gives_the_same_images(folder, tmp_path, kind):
+    names = ["a.png", "b.png", "c.png"]
+    contents = [(folder / name).read_bytes() for name in names]
+    if kind == "list":
+        source = folder / "list.txt"
+        source.write_text("\n".join(names) + "\n")
+    elif kind == "parquet":
+        source = tmp_path / "images.parquet"
+        stored = [{"bytes": content, "path": name} for name, content in zip(names, contents, strict=True)]
+        pq.write_table(pa.table({"image": stored, "other": [1, 2, 3]}), source)
+    elif kind == "tar":
+        source = tmp_path / "images.tar"
+        with tarfile.open(source, "w") as archive:
+            for name in names:
+                archive.add(folder / name, name)
+            archive.add(folder / "notes.md", "a.txt")
+    else:
+        stored = {"image": [{"bytes": content, "path": name} for name, content in zip(names, contents, strict=True)]}
+        source = datasets.Dataset.from_dict(stored, features=datasets.Features({"image": datasets.Image()}))
+        source = source if kind == "dataset" else source.to_iterable_dataset()
+    items = list(open_images(source))
+    assert [Path(item.name).name for item in items] == names
+    read = [item.payload if isinstance(item.payload, bytes) else Path(item.payload).read_bytes() for item in items]
+    assert read == contents
+
+
+def test_errors_of_sources_are_rows_or_one_sentence(tagger, folder, tmp_path):
+    broken = tmp_path / "cut.tar"
+    with tarfile.open(broken, "w") as archive:
+        archive.add(folder / "a.png", "a.png")
+        archive.add(folder / "c.png", "c.png")
+    broken.write_bytes(broken.read_bytes()[: broken.stat().st_size // 4])
+    tag_images(broken, tmp_path / "cut", tagger, num_workers=0, progress=False)
+    assert "cannot read archive" in rows(tmp_path / "cut")[-1]["error"]
+    table = tmp_path / "empty.parquet"
+    pq.write_table(pa.table({"image": pa.array([encoded(0), None], pa.binary())}), table)
+    tag_images(table, tmp_path / "null", tagger, num_workers=0, progress=False)
+    assert [row["error"] is None for row in rows(tmp_path / "null")] == [True, False]
+    for source, sentence in (
+        (tmp_path / "nowhere", "does not exist"),
+        (folder / "notes.md", "is of no kind that is known"),
+        (datasets.DatasetDict(train=datasets.Dataset.from_dict({"image": []})), "dictionary of splits"),
+        (datasets.Dataset.from_dict({"picture": ["a.png"]}), "There is no column 'image'"),
+        (7, "cannot be listed from a int"),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+            tag_images(source, tmp_path / "never", tagger, progress=False)
+
+
+def test_a_folder_of_another_run_is_not_mixed(tagger, folder, tmp_path):
+    options = {"num_workers": 0, "progress": False}
+    tag_images(folder, tmp_path / "out", tagger, shard_size=3, **options)
+    with pytest.raises(ValueError, match="another run, with `shard_size` 3, not 4"):
+        tag_images(folder, tmp_path / "out", tagger, shard_size=4, **options)
+    (folder / "a.png").unlink()
+    with pytest.raises(ValueError, match="the source has changed since"):
+        tag_images(folder, tmp_path / "out", tagger, shard_size=3, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"engine": "spark"}, "`engine` is 'spark'"),
+        ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"shard_size": 0}, "`shard_size` is 0"),
+        ({"part": (2, 2)}, "`part` is"),
+        ({"top_k": 0}, "`top_k` is 0"),
+    ],
+)
+def test_wrong_options(tagger, folder, tmp_path, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tag_images(folder, tmp_path / "out", tagger, progress=False, **options)
+
+
+@pytest.mark.slow
+def test_ray_writes_the_same_rows(tagger, folder, tmp_path):
+    ray = pytest.importorskip("ray")
+    tagger.save_pretrained(tmp_path / "model")
+    tagger.model.get_tokenizer().save_pretrained(tmp_path / "model")
+    options = {"model": str(tmp_path / "model"), "shard_size": 2, "progress": False}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as in a worker of Ray: another number rounds the last digit otherwise
+    try:
+        tag_images(folder, tmp_path / "local", num_workers=0, **options)
+    finally:
+        torch.set_num_threads(threads)
+    try:
+        report = tag_images(folder, tmp_path / "ray", engine="ray", concurrency=2, **options)
+        with pytest.raises(ValueError, match="by its folder or repository"):
+            tag_images(folder, tmp_path / "object", tagger, engine="ray", progress=False)
+    finally:
+        ray.shutdown()
+    assert (report.images, report.errors, report.parts) == (7, 1, 4)
+    assert rows(tmp_path / "ray") == rows(tmp_path / "local")
+
+
+def test_command(folder, tmp_path):
+    arguments = ["tag", str(folder), "--output", str(tmp_path / "out"), "--top-k", "2", "--labels", "cat, tree"]
+    result = CliRunner().invoke(app, [*arguments, "--num-workers", "0", "--json"])
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout) | {"output_dir": ""} == {
+        "images": 7,
+        "errors": 1,
+        "skipped": 0,
+        "parts": 1,
+        "output_dir": "",
+    }
+    assert {len(row["labels"]) for row in rows(tmp_path / "out")} == {0, 2}
+    for wrong, sentence in ((["--part", "1:2"], "write M/N"), (["--part", "2/2"], "0 <= machine < machines")):
+        result = CliRunner().invoke(app, [*arguments, *wrong])
+        assert result.exit_code == 2
+        assert sentence in result.stderr

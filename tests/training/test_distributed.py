@@ -1,0 +1,51 @@
+"""Several processes learn what one does: torchrun on the CPU (gloo)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[2]
+LAUNCHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def run(launcher: list[str], output: Path, batch_size: int, *options: str) -> dict:
+    command = [*launcher, "-m", "tests.training.distributed_run", str(output), str(batch_size), *options]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return {
+        **json.loads((output / "figures.json").read_text()),
+        "contexts": load_file(output / "contexts.safetensors"),
+    }
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does_with_twice_the_batch(tmp_path):
+    one = run([sys.executable], tmp_path / "one", 16)
+    two = run(LAUNCHER, tmp_path / "two", 8, "chunks")
+    sharded = run(LAUNCHER, tmp_path / "sharded", 8, "fsdp", "chunks")
+    assert (one["processes"], two["processes"], sharded["processes"]) == (1, 2, 2)
+    assert (two["model"], sharded["model"]) == ("TaiDptModel", "FSDPTaiDptModel")
+    for several in (two, sharded):
+        for name, expected in one["contexts"].items():
+            torch.testing.assert_close(several["contexts"][name], expected, atol=1e-5, rtol=1e-5)
+        # 23 held-out captions in batches of 4: the last ones are padded, and must count once
+        for name in ("caption_map", "zero_shot_caption_map"):
+            assert several[name] == pytest.approx(one[name], abs=1e-4)
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp", "FSDP"), ("deepspeed_zero2", "DEEPSPEED")])
+def test_configurations_of_accelerate_load(name, kind):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(ROOT / "examples" / "accelerate" / f"{name}.yaml"))
+    assert getattr(config.distributed_type, "value", config.distributed_type) == kind
+    assert config.num_processes == 8
