@@ -1,19 +1,18 @@
 """The command `taidpt`: the app and the errors that all commands share. Each command stands in a module of its own.
 
-A command is a function with typer's annotations in a module `cli_NAME.py`, listed in `COMMANDS`. Its docstring is its
-help; it imports torch and what needs it inside, so that help and version answer at once; it raises `ValueError`,
-`OSError`, `TypeError` or `ImportError` with one clear sentence on bad input, and prints with `cli_common`.
+A command is a function with typer's annotations in a module `NAME.py`, listed in `COMMANDS`. Its docstring is its
+help; it imports `modeling_taidpt` inside, so that help and version answer at once; it raises `ValueError`,
+`OSError`, `TypeError` or `ImportError` with one clear sentence on bad input, and prints with `common`.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.metadata import version
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
-
-from modeling_taidpt import __version__
 
 from .calibrate import calibrate
 from .common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
@@ -62,7 +61,7 @@ app = typer.Typer(
 
 def _print_version(value: bool) -> None:
     if value:
-        typer.echo(f"taidpt {__version__}")
+        typer.echo(f"taidpt {version('taidpt')}")
         raise typer.Exit
 
 

@@ -10,17 +10,13 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from modeling_taidpt import DEFAULT_CHECKPOINT
-from modeling_taidpt.evaluation.json_values import json_value
-
-DEFAULT_MODEL = Path(DEFAULT_CHECKPOINT).name  # goes by its name, not by where the package lies
+DEFAULT_MODEL = "taidpt-coco80"  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
 VIEWS = "What the model sees (by default as the checkpoint says)"
 
@@ -81,6 +77,8 @@ def make_table(*columns: str, title: str | None = None) -> Table:
 
 def print_json(value: Any) -> None:
     """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
+    from modeling_taidpt.evaluation.json_values import json_value
+
     typer.echo(json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False))
 
 
@@ -167,7 +165,7 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
     """
     from transformers import pipeline
 
-    from modeling_taidpt import api  # noqa: F401  (registers the pipeline)
+    import modeling_taidpt  # noqa: F401  (registers the pipeline)
     from modeling_taidpt.hub_errors import plain_errors
     from modeling_taidpt.pipelines import TASK
 
@@ -189,7 +187,7 @@ def load_model(name: str, device: str | None = None) -> Any:
     Raises:
         ValueError, OSError: the checkpoint cannot be loaded; one sentence that names it.
     """
-    from modeling_taidpt.api import TaiDptModel
+    from modeling_taidpt import TaiDptModel
 
     source = find_source(name)
     with without_loading_bar():

@@ -144,7 +144,7 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
     with plain_errors(source):
         from transformers import AutoConfig
 
-        from modeling_taidpt import api  # noqa: F401  (registers the configuration)
+        import modeling_taidpt  # noqa: F401  (registers the configuration)
 
         config = AutoConfig.from_pretrained(find_source(source))
         if not is_prompts_config(config):

@@ -188,7 +188,7 @@ def _train(
 
     if labels is not None:
         read_labels(labels)  # what is wrong with them is said before torch is loaded
-    from modeling_taidpt.api import TaiDptTrainer
+    from modeling_taidpt import TaiDptTrainer
     from modeling_taidpt.atomic import staged_folder
     from modeling_taidpt.data.recipes import load_recipe_captions, without_captions
     from modeling_taidpt.training.setup import find_recipe, set_up_training

@@ -7,19 +7,17 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
+from transformers import PreTrainedModel
 from transformers.utils import SAFE_WEIGHTS_NAME
 
 from .atomic import staged_file
 from .configuration_taidpt import TaiDptConfig
 from .hub import find_optional_file, resolve_source
-
-if TYPE_CHECKING:
-    from .modeling_taidpt import TaiDptModel
 
 CARD_NAME = "README.md"
 REPORT_NAME = "training_report.json"
@@ -87,7 +85,7 @@ def card_folder() -> Path:
     return Path(str(importlib.import_module(f"{__package__}.pipelines").__file__)).parents[1] / "hub_cards"
 
 
-def write_card(model: TaiDptModel, folder: Path, name: str, **metadata: Any) -> None:
+def write_card(model: PreTrainedModel, folder: Path, name: str, **metadata: Any) -> None:
     """Writes the card of a model, and its training report if there is one, into a folder.
 
     A card that somebody wrote for exactly these prompts goes with them.
@@ -181,7 +179,7 @@ def has_edited_card(folder: Path) -> bool:
     return path.is_file() and MARK not in path.read_text(encoding="utf-8")
 
 
-def known_report(model: TaiDptModel) -> dict[str, Any] | None:
+def known_report(model: Any) -> dict[str, Any] | None:
     """What is known of a model's training: noted on it, or stored beside the checkpoint that it is unchanged from."""
     if model.training_report is not None:
         return model.training_report
@@ -206,7 +204,7 @@ def _write(path: Path, text: str) -> None:
         staged.write_text(text, encoding="utf-8")
 
 
-def _holds_same_model(source: str, model: TaiDptModel) -> bool:
+def _holds_same_model(source: str, model: PreTrainedModel) -> bool:
     """Whether a checkpoint has the labels and, bit for bit, the prompts of a model."""
     path = find_optional_file(source, SAFE_WEIGHTS_NAME)
     if path is None or TaiDptConfig.from_pretrained(source).labels != model.config.labels:

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .backbones import text_side
 from .configuration_taidpt import TaiDptConfig
 from .tokenization_taidpt import tokenize_names
 
-if TYPE_CHECKING:
-    from .modeling_taidpt import TaiDptModel
-
 TEMPLATE_WORDS = "a photo of a"
 
 
 def relabel(
-    model: TaiDptModel, labels: list[str], tokenizer: PreTrainedTokenizerBase, strict: bool = False
-) -> TaiDptModel:
+    model: PreTrainedModel, labels: list[str], tokenizer: PreTrainedTokenizerBase, strict: bool = False
+) -> Any:
     """Builds the model behind [`TaiDptModel.with_labels`].
 
     Args:
@@ -62,8 +59,8 @@ def relabel(
 
 
 def with_fixed_embeddings(
-    model: TaiDptModel, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor, baked: bool = False
-) -> TaiDptModel:
+    model: PreTrainedModel, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor, baked: bool = False
+) -> Any:
     """Builds the model behind [`TaiDptModel.with_class_embeddings`] and [`TaiDptModel.bake`].
 
     Args:
@@ -98,7 +95,7 @@ def with_fixed_embeddings(
 
 
 @torch.no_grad()
-def with_linear_head(model: TaiDptModel, train_prompts: bool = False) -> TaiDptModel:
+def with_linear_head(model: PreTrainedModel, train_prompts: bool = False) -> Any:
     """Builds the model behind [`TaiDptModel.with_linear_head`]."""
     if model.head is not None:
         raise ValueError("The model has a linear head: train it as it is.")
@@ -120,7 +117,7 @@ def with_linear_head(model: TaiDptModel, train_prompts: bool = False) -> TaiDptM
 
 
 @torch.no_grad()
-def template_embeddings(model: TaiDptModel) -> tuple[torch.Tensor, torch.Tensor]:
+def template_embeddings(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Global and local class embeddings `(classes, dim)` of the templates that a zero-shot model was made with."""
     embeddings = model.encode_templates(model.config.templates)  # (classes, dim)
     if model.config.local_templates is None:
@@ -143,7 +140,7 @@ def _check_trained_labels(config: TaiDptConfig, labels: list[str]) -> None:
         )
 
 
-def _copy_extras(new: TaiDptModel, model: TaiDptModel) -> None:
+def _copy_extras(new: PreTrainedModel, model: PreTrainedModel) -> None:
     """Copies what a model holds beside the prompts, where the new model has it too."""
     if new.log_scales is not None:
         new.log_scales.copy_(model.log_scales)  # (2,)
@@ -207,7 +204,7 @@ def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, places: list[i
     config.context_positions = ["end" if place is None else positions[place] for place in places]
 
 
-def _fill_fixed(new: TaiDptModel, model: TaiDptModel, places: list[int | None]) -> None:
+def _fill_fixed(new: PreTrainedModel, model: PreTrainedModel, places: list[int | None]) -> None:
     both = template_embeddings(new) if None in places else (None, None)  # (classes, dim) each
     for branch, templates in zip(("class_embeddings_global", "class_embeddings_local"), both, strict=True):
         target, source = getattr(new, branch), getattr(model, branch)  # (new classes, dim), (old classes, dim)
@@ -216,7 +213,7 @@ def _fill_fixed(new: TaiDptModel, model: TaiDptModel, places: list[int | None]) 
 
 
 def _fill_contexts(
-    new: TaiDptModel, model: TaiDptModel, places: list[int | None], tokenizer: PreTrainedTokenizerBase
+    new: PreTrainedModel, model: PreTrainedModel, places: list[int | None], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     for branch in ("global_context", "local_context"):
         target, source = getattr(new.prompt_learner, branch), getattr(model.prompt_learner, branch)

@@ -24,8 +24,8 @@ from modeling_taidpt import (
 )
 from modeling_taidpt.captions.labels import label_captions
 from modeling_taidpt.captions.statistics import cooccurrence
+from modeling_taidpt.captions.templates import template_sentences
 from modeling_taidpt.features.prototypes import caption_memory
-from modeling_taidpt.training.captions import template_sentences
 
 BASELINE = "recipe"
 CORPORA = ("real", "templates", "made", "made, co-occurrence")

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from unittest import mock
 
 import torch
@@ -24,9 +24,7 @@ from torch import nn
 
 from ..atomic import staged_folder
 from ..data.collator import find_image_processor
-
-if TYPE_CHECKING:
-    from ..modeling_taidpt import TaiDptModel
+from ..modeling_taidpt import TaiDptModel
 
 ONNX_FILE, QUANTIZED_FILE, TORCH_FILE = "model.onnx", "model_quantized.onnx", "model.pt2"
 LABELS_FILE = "labels.json"

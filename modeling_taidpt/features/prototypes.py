@@ -6,23 +6,19 @@ means as class vectors are those of the nearest-class-mean classifier (Mensink e
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import torch
 
 from ..caption_clusters import spherical_clusters
 from ..scores import normalize
-
-if TYPE_CHECKING:
-    from .captions import CaptionFeatures
+from .cache import KeptFeatures
 
 BLOCK = 8192  # captions read at a time
 CLUSTER_STEPS = 10
 
 
 def class_prototypes(
-    features: CaptionFeatures,
+    features: KeptFeatures,
     max_captions: int | None = None,
     seed: int = 0,
     centering: float = 0.0,
@@ -92,7 +88,7 @@ def cluster_directions(
     return torch.nn.functional.normalize(sums, dim=-1)  # (clusters, dim)
 
 
-def caption_memory(features: CaptionFeatures, size: int, seed: int = 0) -> torch.Tensor:
+def caption_memory(features: KeptFeatures, size: int, seed: int = 0) -> torch.Tensor:
     """Caption features that images are mapped to; see [`map_to_captions`].
 
     Args:
@@ -125,7 +121,7 @@ def prototype_term(
     return (1 - (both * prototypes).sum(dim=-1)).mean(dim=1).sum()  # ()
 
 
-def _pooled(features: CaptionFeatures, places: np.ndarray) -> torch.Tensor:
+def _pooled(features: KeptFeatures, places: np.ndarray) -> torch.Tensor:
     """Global features `(places, dim)` in fp64."""
     return torch.stack([features.shards[int(row)][0] for row in features.rows[places]]).double()
 

@@ -173,7 +173,7 @@ class PhotographTagger:
         if model is None or isinstance(model, (str, Path)):
             import transformers
 
-            from .. import api  # noqa: F401  registers the pipeline
+            import modeling_taidpt  # noqa: F401  registers the pipeline
 
             pipeline: Any = transformers.pipeline
             model = pipeline("multi-label-image-classification", model=str(model or DEFAULT_CHECKPOINT))

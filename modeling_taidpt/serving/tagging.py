@@ -8,31 +8,24 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from tqdm.auto import tqdm
-from transformers import pipeline
 from transformers.utils import logging
 
 from ..atomic import staged_file
 from ..data.sources import ImageItem, open_images
-from ..pipelines import TASK
-from ..pipelines.image_batches import read_batch
+from .parts import Part, PartTagger, part_path
+from .tagging_ray import tag_parts
 
 logger = logging.get_logger(__name__)
 
 ENGINES = ("local", "ray")
 SETTINGS_FILE = "_settings.json"  # Arrow and Spark pass over names that begin with _ or .
-SCHEMA = pa.schema(
-    {"path": pa.string(), "labels": pa.list_(pa.string()), "scores": pa.list_(pa.float32()), "error": pa.string()}
-)
 
 
 @dataclass
@@ -52,13 +45,6 @@ class TaggingReport:
     skipped: int
     parts: int
     output_dir: str
-
-
-class Part(NamedTuple):
-    """Images that go into one output file: its number, and the images in their order."""
-
-    number: int
-    items: list[ImageItem]
 
 
 def tag_images(
@@ -143,12 +129,9 @@ def tag_images(
     }
     report = TaggingReport(0, 0, 0, 0, str(folder))
     parts = _missing_parts(items, folder, shard_size, part, report)
+    counts = _tag_locally(parts, folder, tagger)
     if engine == "ray":
-        from .tagging_ray import tag_parts
-
         counts = tag_parts(parts, folder, tagger, concurrency)
-    else:
-        counts = _tag_locally(parts, folder, tagger)
     with tqdm(desc="Tagging", unit="image", disable=not progress) as bar:
         for images, errors in counts:
             report.images, report.errors, report.parts = (
@@ -158,114 +141,6 @@ def tag_images(
             )
             bar.update(images)
     return report
-
-
-class PartTagger:
-    """Tags the images of one part after the other; every worker of an engine has one.
-
-    Args:
-        model: as in [`tag_images`].
-        options (`dict`): options of the pipeline's call.
-        batch_size (`int`): images in a forward pass.
-        num_workers (`int`, *optional*): processes that decode; `None` chooses by the device of the model.
-        pipeline_kwargs (`dict`): arguments of [`~transformers.pipeline`].
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        options: dict[str, Any],
-        batch_size: int,
-        num_workers: int | None,
-        pipeline_kwargs: dict[str, Any],
-    ) -> None:
-        if not hasattr(model, "preprocess"):
-            make: Any = pipeline  # its overloads know the tasks of transformers alone
-            model = make(TASK, model=model, **_with_companions(model, pipeline_kwargs))
-        self.pipe = model
-        if num_workers is None:
-            num_workers = 0 if self.pipe.device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
-        self.batch_size, self.num_workers = batch_size, num_workers
-        self.preprocess_options, self.forward_options, self.postprocess_options = self.pipe._sanitize_parameters(
-            **options
-        )
-
-    def write(self, part: Part, folder: Path) -> tuple[int, int]:
-        """Tags a part and writes its file, whole or not at all.
-
-        Returns:
-            `tuple[int, int]`: rows, and rows with an error among them.
-        """
-        table = self.tag(part.items)
-        with staged_file(part_path(folder, part.number)) as path:
-            pq.write_table(table, path)
-        return table.num_rows, table.num_rows - table.column("error").null_count
-
-    @torch.inference_mode()
-    def tag(self, items: Sequence[ImageItem]) -> pa.Table:
-        """Rows of the images, in their order, by [`SCHEMA`]."""
-        loader = torch.utils.data.DataLoader(
-            _Decoded(items, self.pipe, self.preprocess_options),
-            batch_size=self.batch_size,
-            num_workers=min(self.num_workers, -(-len(items) // self.batch_size)),
-            collate_fn=list,
-        )
-        rows = [row for batch in loader for row in self._score(batch)]
-        columns = {
-            "path": [item.name for item in items],
-            "labels": [[result["label"] for result in results] for results, _ in rows],
-            "scores": [[result["score"] for result in results] for results, _ in rows],
-            "error": [error for _, error in rows],
-        }
-        return pa.table(columns, schema=SCHEMA)
-
-    def _score(self, batch: list[tuple[Any, str | None]]) -> Iterator[tuple[list[dict[str, Any]], str | None]]:
-        """Results, or an error, of each image of a batch."""
-        good = [features for features, error in batch if error is None]
-        if good:
-            inputs = {name: [features[name] for features in good] for name in good[0]}
-            outputs = self.pipe.forward(inputs, **self.forward_options)
-        place = 0
-        for _, error in batch:
-            if error is not None:
-                yield [], error
-                continue
-            single = {name: values[place : place + 1] for name, values in outputs.items()}
-            yield self.pipe.postprocess(single, **self.postprocess_options), None
-            place += 1
-
-
-class _Decoded(torch.utils.data.Dataset):
-    """Pixels of images, or why there are none."""
-
-    def __init__(self, items: Sequence[ImageItem], pipe: Any, options: dict[str, Any]) -> None:
-        self.items, self.pipe, self.options = items, pipe, options
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[Any, str | None]:
-        return self._read(self.items[index])
-
-    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, str | None]]:
-        """A batch at once; `DataLoader` calls this where it is there."""
-        items = [self.items[index] for index in indices]
-        return read_batch(self._read, items, [item.payload for item in items], self.pipe.image_processor)
-
-    def _read(self, item: ImageItem) -> tuple[Any, str | None]:
-        if item.error is not None:
-            return None, item.error
-        try:
-            # Bytes carry their name, so that an error says which image it was.
-            payload = {"path": item.name, "bytes": item.payload} if isinstance(item.payload, bytes) else item.payload
-            return self.pipe.preprocess(payload, **self.options), None
-        except ValueError as error:
-            return None, str(error)
-
-
-def part_path(folder: Path, number: int) -> Path:
-    """The output file of a part."""
-    return folder / f"part-{number:08d}.parquet"
 
 
 def _tag_locally(parts: Iterable[Part], folder: Path, tagger: dict[str, Any]) -> Iterator[tuple[int, int]]:
@@ -304,15 +179,6 @@ def _model_name(model: Any) -> str:
     return getattr(getattr(model, "config", None) or model.model.config, "_name_or_path", "") or type(model).__name__
 
 
-def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Adds what `pipeline` cannot find by itself for a model that is no name."""
-    if model is None or isinstance(model, (str, Path)) or "image_processor" in arguments:
-        return arguments
-    from ..data.collator import find_image_processor
-
-    return arguments | {"image_processor": find_image_processor(model.config)}
-
-
 def _open_output(folder: Path, settings: dict[str, Any]) -> Path:
     """Makes the output folder, or checks that what is there came of the same settings."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -332,4 +198,4 @@ def _open_output(folder: Path, settings: dict[str, Any]) -> Path:
     return folder
 
 
-__all__ = ["Part", "PartTagger", "TaggingReport", "part_path", "tag_images"]
+__all__ = ["TaggingReport", "tag_images"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.sources import ImageItem
-from .tagging import Part, PartTagger
+from .parts import Part, PartTagger
 
 PARTS_IN_FLIGHT = 16  # per worker; what their images weigh is held in Ray's object store
 

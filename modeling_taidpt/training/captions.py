@@ -16,15 +16,13 @@ from transformers.utils import logging
 from ..captions.corpus import read_captions
 from ..captions.labels import label_captions, multi_hot
 from ..captions.statistics import find_agreeing, select_by_rarest_class
+from ..captions.templates import template_sentences
 from ..data.dataset import with_multi_hot_labels
 from ..features.captions import CaptionFeatures, collate_features
 from ..features.device import DeviceFeatures, FeatureRows, fits_device
-from ..prompt_templates import load_templates
 from .arguments import CAPTION_LOSSES, TaiDptTrainingArguments
 
 logger = logging.get_logger(__name__)
-
-PLAIN_TEMPLATE_COPIES = 9  # of "a photo of a {}." beside the 80 templates, as in the published code
 
 
 class TrainingCaptions:
@@ -213,22 +211,6 @@ class TrainingCaptions:
             )
 
 
-def template_sentences(class_names: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The sentences that the published code mixes among the captions.
-
-    Args:
-        class_names (`Sequence[str]`): what the prompt says for each class.
-
-    Returns:
-        `tuple`: 9 times "a photo of a {}." and 80 templates for each class, and one-hot labels
-        `(89 * classes, classes)`.
-    """
-    templates = load_templates("default") * PLAIN_TEMPLATE_COPIES + load_templates("imagenet")
-    names = [name.replace("_", " ") for name in class_names]
-    sentences = [template.replace("{}", name) for name in names for template in templates]
-    return sentences, np.repeat(np.eye(len(names), dtype=np.uint8), len(templates), axis=0)
-
-
 def _hold_out(captions: Sequence[str], size: float, seed: int) -> np.ndarray:
     """Which captions are held out `(captions,)`: equal ones are all held out or all kept."""
     distinct = list(dict.fromkeys(captions))
@@ -240,4 +222,4 @@ def _hold_out(captions: Sequence[str], size: float, seed: int) -> np.ndarray:
     return np.fromiter((caption in held_out for caption in captions), dtype=bool, count=len(captions))
 
 
-__all__ = ["TrainingCaptions", "template_sentences"]
+__all__ = ["TrainingCaptions"]

@@ -7,12 +7,9 @@ import shlex
 import sys
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .arguments import TaiDptTrainingArguments
-
-if TYPE_CHECKING:
-    from .trainer import TaiDptTrainer
 
 PACKAGES = ("taidpt", "transformers", "torch")
 # Arguments that say how a run was watched and where it went, not what was learned.
@@ -31,25 +28,33 @@ NOT_REPORTED = (
 )
 
 
-def training_report(trainer: TaiDptTrainer, metrics: dict[str, float]) -> dict[str, Any]:
+def training_report(
+    args: TaiDptTrainingArguments,
+    labels: list[str],
+    steps: int,
+    corpus: dict[str, Any],
+    metrics: dict[str, float],
+) -> dict[str, Any]:
     """Notes what was learned from what, and how well.
 
     Args:
-        trainer ([`TaiDptTrainer`]): after training.
-        metrics (`dict[str, float]`): its figures.
+        args ([`TaiDptTrainingArguments`]): of the trainer.
+        labels (`list[str]`): of the model.
+        steps (`int`): optimizer steps taken.
+        corpus (`dict`): what was learned from, ready for JSON.
+        metrics (`dict[str, float]`): the figures.
 
     Returns:
         `dict`: ready for JSON; `labels`, `recipe`, `seed`, `arguments`, `corpus`, `metrics`, `versions` and, where
         there is one, `command`. Of files it holds the names, not the folders.
     """
-    args, labels = trainer.args, trainer.model.config.labels
     report: dict[str, Any] = {
         "labels": labels,
         "recipe": args.describe_recipe(),
         "seed": args.seed,
-        "steps": trainer.state.global_step,
+        "steps": steps,
         "arguments": _changed(args),
-        "corpus": trainer._data.describe(),
+        "corpus": corpus,
         "metrics": {name: float(value) for name, value in metrics.items()},
         "versions": {name: importlib.metadata.version(name) for name in PACKAGES if _is_installed(name)},
     }

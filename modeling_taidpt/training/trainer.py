@@ -576,7 +576,9 @@ class _ReportAtEnd(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
         trainer._report = trainer.report()
-        trainer.model.training_report = training_report(trainer, trainer._report)  # for the model card
+        labels, corpus = trainer.model.config.labels, trainer._data.describe()
+        report = training_report(trainer.args, labels, trainer.state.global_step, corpus, trainer._report)
+        trainer.model.training_report = report  # for the model card
 
 
 __all__ = ["TaiDptTrainer", "TaiDptTrainingArguments"]

@@ -22,7 +22,7 @@ from modeling_taidpt.data.sources import ImageItem
 from modeling_taidpt.pipelines import TASK
 from modeling_taidpt.pipelines.image_batches import read_batch
 from modeling_taidpt.pipelines.pixel_tables import BYTES_ONLY, scale_pixels, scales_last
-from modeling_taidpt.serving.tagging import PartTagger
+from modeling_taidpt.serving.parts import PartTagger
 
 from .conftest import LABELS, PROCESSOR, SIDE, assert_same, encoded, new_pipe, picture, plain_outputs
 

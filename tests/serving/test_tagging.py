@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 
 from modeling_taidpt import TaiDptModel
 from modeling_taidpt.data.sources import open_images
-from modeling_taidpt.serving.tagging import PartTagger, part_path, tag_images
+from modeling_taidpt.serving.parts import PartTagger, part_path
+from modeling_taidpt.serving.tagging import tag_images
 from taidpt_cli.app import app
 
 from ..conftest import make_clip

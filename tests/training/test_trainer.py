@@ -15,12 +15,12 @@ from safetensors.torch import load_file
 from transformers import HfArgumentParser, TrainerCallback, TrainingArguments
 
 from modeling_taidpt.captions.labeler import CaptionLabeler
+from modeling_taidpt.captions.templates import template_sentences
 from modeling_taidpt.evaluation.metrics import mean_average_precision
 from modeling_taidpt.features.captions import CaptionFeatures, collate_features
 from modeling_taidpt.features.prototypes import prototype_term
 from modeling_taidpt.losses import RankingLoss
 from modeling_taidpt.modeling_taidpt import TaiDptModel
-from modeling_taidpt.training.captions import template_sentences
 from modeling_taidpt.training.schedules import epoch_learning_rate
 from modeling_taidpt.training.trainer import TaiDptTrainer, TaiDptTrainingArguments
 
