@@ -148,7 +148,7 @@ def fit_probabilities(
     Raises:
         ValueError: an image cannot be read, or there are neither labels nor captions.
     """
-    from modeling_taidpt.evaluation import calibrate as adaptation
+    from modeling_taidpt.evaluation import score_fitting as adaptation
     from modeling_taidpt.features.images import ImageFeatures
 
     rows = [{"image": image} for image in found.images]

@@ -24,7 +24,7 @@ from embedded_base.training_rows import Corpora, with_memory
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import TaiDptModel, read_captions
-from modeling_taidpt.evaluation.calibrate import calibrate, fit_caption_bank, fit_score_thresholds
+from modeling_taidpt.evaluation.score_fitting import calibrate, fit_caption_bank, fit_score_thresholds
 
 WORD_COUNTS = "word_counts.json.gz"
 

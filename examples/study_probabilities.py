@@ -20,7 +20,7 @@ from embedded_base.probability_rows import cross_validate, measure, predict, way
 from transformers import HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, default_labeler, read_captions
-from modeling_taidpt.evaluation.reliability import plot_reliability, reliability
+from modeling_taidpt.evaluation.reliability_diagram import plot_reliability, reliability
 
 
 @dataclass

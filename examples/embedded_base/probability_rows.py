@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from modeling_taidpt import TaiDptModel
-from modeling_taidpt.evaluation.calibrate import (
+from modeling_taidpt.evaluation.reliability_diagram import expected_calibration_error
+from modeling_taidpt.evaluation.score_fitting import (
     calibrate,
     calibrate_on_captions,
     calibrate_without_labels,
@@ -17,7 +18,6 @@ from modeling_taidpt.evaluation.calibrate import (
     probabilities,
     score_features,
 )
-from modeling_taidpt.evaluation.reliability import expected_calibration_error
 from modeling_taidpt.features.images import ImageFeatures
 
 from .labelled import joined

@@ -8,7 +8,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from modeling_taidpt.evaluation.calibration import fit_score_calibration, fit_thresholds, match_prevalence
-from modeling_taidpt.evaluation.reliability import expected_calibration_error, plot_reliability, reliability
+from modeling_taidpt.evaluation.reliability_diagram import expected_calibration_error, plot_reliability, reliability
 
 
 def test_equals_unregularised_logistic_regression():

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from modeling_taidpt import TaiDptModel
-from modeling_taidpt.evaluation.calibrate import (
+from modeling_taidpt.evaluation.score_fitting import (
     calibrate,
     calibrate_on_captions,
     calibrate_without_labels,

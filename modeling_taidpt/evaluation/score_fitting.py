@@ -20,7 +20,7 @@ from ..features.images import ImageFeatures, collate_images
 from ..modeling_taidpt import TaiDptModel, TaiDptOutput
 from ..standardization import cluster_captions
 from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
-from .reliability import expected_calibration_error
+from .reliability_diagram import expected_calibration_error
 
 BATCH = 64
 
