@@ -21,11 +21,11 @@ from .modeling_clip_resnet import CLIPResNetModel, CLIPResNetVisionModel
 from .modeling_taidpt import TaiDptModel, TaiDptOutput
 from .pipelines import MultiLabelImageClassificationPipeline, register
 from .prompt_templates import load_templates
+from .rare_words import count_words
 from .serving import *
-from .standardization import cluster_captions, two_step_zscore
+from .standardization import two_step_zscore
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
 from .training import *
-from .word_counts import count_words
 
 __version__ = "0.1.0"
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig
+from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
+
+from .tokenization_taidpt import frame_token_ids, tokenize_names
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
@@ -150,7 +154,7 @@ class TaiDptConfig(PreTrainedConfig):
             captions), `"image"`, `"cell"` (of unlabelled images).
         dense_features (`str`, *optional*, defaults to `"value"`):
             What is done to the last block of a ViT for the dense features: `"value"`, `"value_residual"`, `"sclip"`,
-            `"clearclip"` or `"naclip"` (see `dense_features.py` for what each computes and where it is from).
+            `"clearclip"` or `"naclip"` (see `image_encoding.py` for what each computes and where it is from).
             Convolutional towers have all but `"value_residual"`.
         flip (`bool`, *optional*, defaults to `False`):
             Whether image features are averaged with those of the mirror image.
@@ -365,6 +369,19 @@ class TaiDptConfig(PreTrainedConfig):
                 raise ValueError(f"`feature_means[{name!r}]` has {len(mean)} numbers: the features have {dim}.")
 
 
+def check_labels(labels: Sequence[str]) -> None:
+    """Raises a `ValueError` that names the first label that is empty, no text, or repeated."""
+    if isinstance(labels, str) or len(labels) == 0:
+        raise ValueError(f"`labels` is {labels!r}: give a list with at least one label, as ['dog', 'cat'].")
+    seen: set[str] = set()
+    for index, label in enumerate(labels):
+        if not isinstance(label, str) or not label.strip():
+            raise ValueError(f"Label {index} is {label!r}: a label is a text that is not empty.")
+        if label in seen:
+            raise ValueError(f"The label {label!r} stands twice in `labels` (again at {index}): remove one.")
+        seen.add(label)
+
+
 def check_dense_features(model_type: str, option: str) -> None:
     """Raises a `ValueError` where a CLIP of this type has no dense features of this name."""
     _check_choice("dense_features", option, DENSE_FEATURES)
@@ -380,8 +397,68 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"`{name}` is {value!r}: choose one of {', '.join(map(repr, choices))}.")
 
 
+def context_token_ids(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]) -> list[int]:
+    """Token ids of the words in `context_init`; sets `num_context_tokens` to their number."""
+    words = config.get("context_init")
+    if words is None:
+        return []
+    ids = tokenize_names(tokenizer, [words])[0]
+    if config.setdefault("num_context_tokens", len(ids)) != len(ids):
+        raise ValueError(
+            f"`context_init` {words!r} has {len(ids)} tokens and `num_context_tokens` is "
+            f"{config['num_context_tokens']}: leave one of them out."
+        )
+    return ids
+
+
+def build_config(
+    clip_config: Any,
+    labels: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase,
+    options: dict[str, Any],
+) -> TaiDptConfig:
+    """Configuration of a new model.
+
+    Args:
+        clip_config (`CLIPConfig` or that of another dual encoder): the base's.
+        labels (`Sequence[str]`): the labels, in the order of the logits.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the base.
+        options (`dict`): further fields of [`TaiDptConfig`].
+
+    Returns:
+        [`TaiDptConfig`]: with tokenised class names.
+
+    Raises:
+        ValueError: labels are empty or repeated.
+    """
+    check_labels(labels)
+    names = list(options.pop("class_names", None) or labels)
+    start, end = frame_token_ids(tokenizer)
+    period = tokenizer(".", add_special_tokens=False)["input_ids"]  # none where the tokenizer strips punctuation
+    return TaiDptConfig(
+        clip_config=copy.deepcopy(clip_config),
+        id2label=dict(enumerate(labels)),
+        label2id={label: index for index, label in enumerate(labels)},
+        class_names=names,
+        class_input_ids=tokenize_names(tokenizer, names),
+        bos_token_id=start,
+        eos_token_id=end,
+        period_token_id=period[0] if period else None,
+        pad_token_id=tokenizer.pad_token_id,
+        **options,
+    )
+
+
 # Sub-configurations are resolved by their `model_type`, in the installed package and in remote code alike.
 AutoConfig.register("clip_resnet_vision_model", CLIPResNetVisionConfig, exist_ok=True)
 AutoConfig.register("clip_resnet", CLIPResNetConfig, exist_ok=True)
 
-__all__ = ["CLIPResNetConfig", "CLIPResNetVisionConfig", "TaiDptConfig", "check_dense_features"]
+__all__ = [
+    "CLIPResNetConfig",
+    "CLIPResNetVisionConfig",
+    "TaiDptConfig",
+    "build_config",
+    "check_dense_features",
+    "check_labels",
+    "context_token_ids",
+]

@@ -17,9 +17,8 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput, logging
 
 from .backbones import DualEncoder, text_side
-from .class_embedding_cache import ClassEmbeddingCache
-from .configuration_taidpt import TaiDptConfig
-from .encoding_taidpt import EncodingMixin
+from .class_embeddings import ClassEmbeddingCache, encode_chunks, split_classes
+from .configuration_taidpt import TaiDptConfig, build_config, check_labels, context_token_ids
 from .hub import (
     HUB_ARGUMENTS,
     clip_class,
@@ -35,20 +34,21 @@ from .hub import (
     storage_dtype,
 )
 from .hub_errors import plain_errors
-from .label_config import build_config, check_labels, context_token_ids
+from .image_encoding import encode_views, image_features
 from .losses import RankingLoss
 from .modality_gap import center, map_to_captions
 from .model_card import known_report
-from .prompt_learner import PromptLearner
-from .prompt_templates import load_templates
-from .relabel import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
+from .prompt_learner import PromptLearner, encode_full_prompts, lay_out_prompts
+from .prompt_templates import DEFAULT_TEMPLATE, load_templates
+from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
-from .scores import global_scores, local_scores, positive_negative_scores
-from .standardization import StandardizationMixin
-from .word_counts import find_rare_words, load_word_counts
+from .scores import branch_scores, normalize
+from .standardization import CaptionBank, score_statistics, standardize_scores
+from .variants import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
 
 logger = logging.get_logger(__name__)
 
+TEXT_BATCH = 256  # texts or prompts encoded at a time where no gradient is kept
 PAIR_LOG_SCALES = (3.91, 3.0)  # initial T and sT of DualCoOp, about 50 and 20
 
 
@@ -76,7 +76,7 @@ class TaiDptOutput(ModelOutput):
     class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
 
 
-class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrainedModel):
+class TaiDptModel(RepositoryMixin, PreTrainedModel):
     """A frozen CLIP with two learned prompts per class.
 
     Build it with [`~TaiDptModel.from_clip`], [`~TaiDptModel.zero_shot`] or [`~TaiDptModel.from_pretrained`].
@@ -128,7 +128,9 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         self.head: nn.Linear | None = None
         if config.linear_head:
             self.head = nn.Linear(config.num_labels + config.embedding_dim, config.num_labels)
-        self._register_caption_bank()
+        self.caption_bank: CaptionBank | None = None
+        if config.caption_bank_size:
+            self.caption_bank = CaptionBank(config.caption_bank_size, config.embedding_dim)
         self._class_embedding_cache = ClassEmbeddingCache()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.training_report: dict[str, Any] | None = None  # what the model card says of the training
@@ -143,11 +145,14 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         if isinstance(module, PromptLearner):
             for parameter in module.parameters():
                 init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+        elif isinstance(module, CaptionBank):
+            init.zeros_(module.features)
+            init.zeros_(module.log_weights)
         elif module is self.head:
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, TaiDptModel):
-            for buffer in module.buffers(recurse=False):  # class embeddings, caption bank, caption memory
+            for buffer in module.buffers(recurse=False):  # class embeddings, caption memory
                 init.zeros_(buffer)
             if module.log_scales is not None:
                 init.copy_(module.log_scales, torch.tensor(PAIR_LOG_SCALES))
@@ -176,6 +181,45 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         self._make_caption_memory()
         if memory is not None:
             self.caption_memory = memory.to(self.device, torch.float32)  # (captions, dim)
+
+    def set_caption_bank(self, bank: torch.Tensor | None, log_weights: torch.Tensor | None = None) -> None:
+        """Keeps a bank of caption features with the model and standardises images by it (or drops it with `None`).
+
+        The bank does not depend on the labels: it serves [`~TaiDptModel.with_labels`] too. It is saved with the model.
+
+        Args:
+            bank (`torch.Tensor` of shape `(clusters, dim)`, *optional*): see [`cluster_captions`].
+            log_weights (`torch.Tensor` of shape `(clusters,)`, *optional*): equal shares by default.
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
+        if bank is None:
+            self.config.caption_bank_size, self.config.image_standardization = 0, None
+            self.caption_bank = None
+            return
+        self.caption_bank = CaptionBank.from_features(bank, log_weights, self.config.embedding_dim).to(self.device)
+        self.config.caption_bank_size, self.config.image_standardization = len(bank), "captions"
+        self.config.caption_bank_temperature = float(self.clip.logit_scale.detach().float().exp())
+
+    def set_score_statistics(
+        self, logits_global: torch.Tensor | None, logits_local: torch.Tensor | None = None, source: str | None = None
+    ) -> None:
+        """Keeps mean and standard deviation of each class and branch, and z-scores classes by them.
+
+        Args:
+            logits_global (`torch.Tensor` of shape `(samples, classes)`, *optional*): global scores of unlabelled
+                images (or captions), after the image step that the model is set to; `None` stops z-scoring.
+            logits_local (`torch.Tensor` of shape `(samples, classes)`, *optional*): local scores of the same.
+            source (`str`, *optional*): what they were taken from, for the card.
+
+        Raises:
+            ValueError: there are fewer than two samples, or one branch alone is given.
+        """
+        if (logits_global is None) != (logits_local is None):
+            raise ValueError("Give the scores of both branches, `logits_global` and `logits_local`, or none.")
+        both = None if logits_global is None else score_statistics(logits_global, logits_local, source)
+        self.config.score_statistics = both
 
     def _freeze(self) -> None:
         """Leaves only what is learned on top of the CLIP trainable, and the CLIP in eval mode for good."""
@@ -235,7 +279,7 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
             config.setdefault("local_weight", 1.0)
         named = isinstance(clip_id_or_model, (str, Path))
         config.setdefault("base_model_revision", find_commit(source, **hub_arguments) if named else None)
-        model = cls(build_config(clip, labels, tokenizer, config), clip=clip)
+        model = cls(build_config(clip.config, labels, tokenizer, config), clip=clip)
         if context_ids:
             words = text_side(clip).token_embedding.weight[context_ids].detach().float()  # (M, width)
             with torch.no_grad():
@@ -440,6 +484,220 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         check_labels(labels)
         return relabel(self, list(labels), self.get_tokenizer(tokenizer), strict)
 
+    def get_tokenizer(self, tokenizer: PreTrainedTokenizerBase | str | None = None) -> PreTrainedTokenizerBase:
+        """The tokenizer: the argument, else the one beside the checkpoint, else the base's, else CLIP's BPE.
+
+        Args:
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): taken as it is, or loaded from there.
+
+        Returns:
+            [`~transformers.PreTrainedTokenizerBase`]: found once, then kept.
+        """
+        if tokenizer is None and self._tokenizer is not None:
+            return self._tokenizer
+        sources = [self.config._name_or_path, self.config.base_model_name_or_path]
+        found = find_tokenizer(sources, self.config.clip_config.text_config.vocab_size, tokenizer)
+        if tokenizer is None:
+            self._tokenizer = found
+        return found
+
+    def get_input_embeddings(self) -> torch.nn.Module | None:
+        """The token embedding of the text tower; `None` of a baked model, which has none."""
+        return None if self.config.baked else text_side(self.clip).token_embedding
+
+    def _require_text_tower(self) -> None:
+        if self.config.baked:
+            raise ValueError(
+                "The model is baked: it has no text tower and scores images against its own labels only; use the "
+                "checkpoint that it was baked from."
+            )
+
+    def _require_base(self) -> None:
+        if self.config.prompts_only:
+            raise ValueError(
+                "The prompts of this model stand on a random CLIP: load it with `TaiDptModel.from_pretrained`, which "
+                "fetches the CLIP that they were learned on."
+            )
+
+    def encode_classes(self, prompt_chunk_size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Class embeddings of both branches.
+
+        In eval mode they are computed once and kept until a parameter changes.
+
+        Args:
+            prompt_chunk_size (`int`, *optional*): as in [`~TaiDptModel.forward`].
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: global G and local H, each `(classes, dim)`, L2-normalised, fp32.
+        """
+        self._require_base()
+        if self.config.class_embedding_source == "fixed":
+            return normalize(self.class_embeddings_global), normalize(self.class_embeddings_local)
+        if self.training:
+            both = self._compute_class_embeddings(prompt_chunk_size)  # (2, classes, dim)
+        else:
+            contexts, frozen = self.prompt_learner.contexts, text_side(self.clip).parameters()
+            both = self._class_embedding_cache.get(self._compute_class_embeddings, contexts, frozen)
+        return both[0], both[1]
+
+    def _compute_class_embeddings(self, chunk_size: int | None = None) -> torch.Tensor:
+        """Class embeddings `(2, classes, dim)`; many classes go in pieces."""
+        count, learner = len(self.config.labels), self.prompt_learner
+        if torch.is_grad_enabled():
+            contexts, recompute = learner.contexts, learner.gradient_checkpointing and self.training
+            both = encode_chunks(self._encode_piece, count, contexts, chunk_size, recompute)  # (2, classes, dim)
+        else:
+            both = torch.cat([self._encode_piece(piece) for piece in split_classes(count, TEXT_BATCH)], dim=1)
+        return normalize(both)  # (2, classes, dim)
+
+    def _encode_piece(self, classes: range) -> torch.Tensor:
+        """Embeddings `(2, classes, dim)` of some classes, not normalised."""
+        side = text_side(self.clip)
+        if side.shares_prefix:
+            return self.prompt_learner(self.clip.text_model, self.clip.text_projection, classes)
+        return encode_full_prompts(self.prompt_learner, side, classes)
+
+    def _check_prompts(self) -> None:
+        """Raises a `ValueError` that names the first class whose prompt is too long for the text tower."""
+        side, classes = text_side(self.clip), range(self.config.num_labels)
+        if side.shares_prefix:
+            self.prompt_learner.layout(classes, torch.device("cpu"))
+        else:
+            lay_out_prompts(self.config, classes, side)
+
+    @torch.no_grad()
+    def encode_templates(
+        self, templates: Sequence[str] | None = None, tokenizer: PreTrainedTokenizerBase | str | None = None
+    ) -> torch.Tensor:
+        """Class embeddings of written templates: normalised, averaged over the templates, normalised again.
+
+        Args:
+            templates (`Sequence[str]`, *optional*): texts with `{}` for the name; `"a photo of a {}."` by default.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
+
+        Returns:
+            `torch.Tensor` of shape `(classes, dim)`, fp32.
+
+        Raises:
+            ValueError: a template has no `{}`, or a text is too long.
+        """
+        templates = [DEFAULT_TEMPLATE] if templates is None else list(templates)
+        wrong = [template for template in templates if "{}" not in template]
+        if wrong or not templates:
+            raise ValueError(
+                f"Template {wrong or templates} has no {{}} for the class name: write 'a photo of a {{}}.'"
+            )
+        names = [name.replace("_", " ") for name in self.config.class_names]
+        texts = [template.replace("{}", name) for name in names for template in templates]
+        features = self.encode_texts(texts, tokenizer)  # (classes * templates, dim)
+        return normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1))  # (classes, dim)
+
+    @torch.no_grad()
+    def encode_texts(
+        self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase | str | None = None
+    ) -> torch.Tensor:
+        """Pooled features of written texts.
+
+        Args:
+            texts (`Sequence[str]`): any texts.
+            tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
+
+        Returns:
+            `torch.Tensor` of shape `(texts, dim)`, L2-normalised, fp32.
+
+        Raises:
+            ValueError: a text is longer than the text tower's positions (it is named), or the model is baked.
+        """
+        self._require_text_tower()
+        tokenizer = self.get_tokenizer(tokenizer)
+        max_length = text_side(self.clip).max_length
+        features = []
+        for start in range(0, len(texts), TEXT_BATCH):
+            batch = list(texts[start : start + TEXT_BATCH])
+            tokens = tokenizer(
+                batch,
+                padding=True,
+                padding_side="right",
+                return_attention_mask=True,
+                return_tensors="pt",
+                verbose=False,
+            )
+            lengths = tokens["attention_mask"].sum(dim=1)  # (batch,)
+            if int(lengths.max()) > max_length:
+                text = batch[int(lengths.argmax())]
+                raise ValueError(
+                    f"The text {text[:60]!r} has {int(lengths.max())} tokens, the text tower takes {max_length}."
+                )
+            features.append(self.encode_captions(tokens["input_ids"], tokens["attention_mask"])[0])  # (batch, dim)
+        return torch.cat(features)  # (texts, dim)
+
+    def encode_captions(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of captions, pooled as the text tower pools (CLIP: at the end of text) and of every token.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(batch, length)`): token ids with start and end of text.
+            attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): 1 for tokens, 0 for padding;
+                required where a caption is padded.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and token `(batch, length, dim)` features,
+            L2-normalised, fp32; tokens of the padding are zero.
+
+        Raises:
+            ValueError: a caption has no end-of-text token, or is padded and there is no mask, or the model is baked.
+        """
+        return self._encode_captions(input_ids, attention_mask)[:2]
+
+    def _encode_captions(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Global and token features of captions, and the mask of their tokens `(batch, length)`."""
+        self._require_text_tower()
+        side, input_ids = text_side(self.clip), input_ids.to(self.device)  # (batch, length)
+        end, mask = side.find_end(input_ids, attention_mask, self.config.eos_token_id)  # (batch,), (batch, length)
+        pooled, tokens = side.encode(input_ids, mask, end, self.config.pad_token_id)
+        tokens = normalize(tokens) * mask[:, :, None]  # (batch, length, dim)
+        return normalize(pooled), tokens, mask
+
+    def encode_images(
+        self,
+        pixel_values: torch.Tensor,
+        interpolate_pos_encoding: bool = False,
+        flip: bool | None = None,
+        multi_crop: bool | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of images, pooled and of every cell.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): pixels, normalised by the processor.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have another size than the
+                CLIP was trained on.
+            flip (`bool`, *optional*): averages with the mirror image; `config.flip` by default.
+            multi_crop (`bool`, *optional*): averages over windows of a large image; `config.multi_crop` by default.
+
+        Returns:
+            `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and dense `(batch, height, width, dim)`
+            features, L2-normalised, fp32; height and width in cells.
+
+        Raises:
+            ValueError: the size is not the tower's and may not be interpolated, or has no whole cells for windows.
+        """
+        config, dtype = self.config, self.clip.logit_scale.dtype
+        flip = config.flip if flip is None else flip
+        multi_crop = config.multi_crop if multi_crop is None else multi_crop
+        interpolate = interpolate_pos_encoding or multi_crop  # leaves windows of the tower's own size as they are
+
+        def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            pooled, dense = image_features(
+                self.clip, pixels, interpolate, config.pool_with_positions, config.dense_features
+            )
+            return normalize(pooled), normalize(dense)  # (batch, dim), (batch, height, width, dim)
+
+        window = config.image_size if multi_crop else None
+        return encode_views(encode, pixel_values.to(dtype), window, config.patch_size, flip)
+
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -512,11 +770,11 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
         if image_embeds is not None:
             grid = dense_embeds.shape[1:3]
             pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)
-            sharpness, kinds = self.config.image_spatial_scale, ("image", "cell")
+            spatial_scale, kinds = self.config.image_spatial_scale, ("image", "cell")
         else:
             grid = None
             pooled, dense, mask = caption_embeds, token_embeds, attention_mask  # (batch, dim), (batch, length, dim)
-            sharpness, kinds = self.config.text_spatial_scale, ("caption", "token")
+            spatial_scale, kinds = self.config.text_spatial_scale, ("caption", "token")
         # Cosines stay in fp32 under autocast: the softmax over tokens or cells multiplies them by up to 50.
         with torch.autocast(global_embeddings.device.type, enabled=False):
             scored = center(pooled, self.config.feature_means, kinds[0])  # (batch, dim)
@@ -524,11 +782,14 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
             if grid is not None and self.caption_memory is not None:
                 scale, share = self.config.caption_memory_scale, self.config.caption_memory_weight
                 scored = map_to_captions(scored, self.caption_memory, scale, share)  # (batch, dim)
-            logits_global, logits_local, similarity = self._score(
-                scored, dense.to(local_embeddings.dtype), mask, sharpness, global_embeddings, local_embeddings
+            scales = (self.config.logit_scale, spatial_scale, self.log_scales)
+            logits_global, logits_local, similarity = branch_scores(
+                scored, dense, global_embeddings, local_embeddings, *scales, mask
             )
             if standardize is True or (standardize is None and image_embeds is not None):
-                logits_global, logits_local = self._standardize(logits_global, logits_local, pooled)
+                logits_global, logits_local = standardize_scores(
+                    self.config, self.caption_bank, logits_global, logits_local, pooled
+                )
             weight = self.config.local_weight
             logits = (1 - weight) * logits_global + weight * logits_local  # (batch, classes)
             if self.head is not None:
@@ -547,32 +808,6 @@ class TaiDptModel(RepositoryMixin, EncodingMixin, StandardizationMixin, PreTrain
             class_embeddings=(global_embeddings, local_embeddings) if return_class_embeddings else None,
         )
         return output.to_tuple() if return_dict is False else output
-
-    def _score(
-        self,
-        pooled: torch.Tensor,
-        dense: torch.Tensor,
-        mask: torch.Tensor | None,
-        sharpness: float,
-        first: torch.Tensor,
-        second: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Global and local scores `(batch, classes)`, and cosines of cells or tokens `(batch, length, classes)`.
-
-        The class embeddings are the global and the local ones, or the positive and the negative ones.
-        """
-        if self.log_scales is None:
-            similarity = dense @ second.T  # (batch, length, classes)
-            scale = self.config.logit_scale
-            return (
-                global_scores(pooled, first, scale),  # (batch, classes)
-                local_scores(similarity, sharpness, scale, mask),  # (batch, classes)
-                similarity,
-            )
-        similarity = dense @ first.T  # (batch, length, classes)
-        logits_global = self.log_scales[0].exp() * (pooled.to(first.dtype) @ (first - second).T)  # (batch, classes)
-        logits_local = positive_negative_scores(similarity, dense @ second.T, self.log_scales, mask)
-        return logits_global, logits_local, similarity
 
 
 __all__ = ["TaiDptModel", "TaiDptOutput"]

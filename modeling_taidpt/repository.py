@@ -33,7 +33,7 @@ from .model_card import (
     refresh_card,
     write_card,
 )
-from .word_counts import find_word_counts
+from .rare_words import find_word_counts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Base

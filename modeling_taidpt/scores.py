@@ -25,10 +25,10 @@ def global_scores(features: torch.Tensor, class_embeddings: torch.Tensor, logit_
 
 
 def cell_weights(
-    similarity: torch.Tensor, sharpness: float | torch.Tensor, mask: torch.Tensor | None = None
+    similarity: torch.Tensor, inverse_temperature: float | torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Softmax over tokens or cells of `sharpness * similarity`, `(batch, length, classes)`; masked ones weigh 0."""
-    weights = sharpness * similarity  # (batch, length, classes)
+    """Softmax over tokens or cells, `(batch, length, classes)` to the same shape; masked ones weigh 0."""
+    weights = inverse_temperature * similarity  # (batch, length, classes)
     if mask is not None:
         weights = weights.masked_fill(~mask.bool()[:, :, None], float("-inf"))  # (batch, length, classes)
     return weights.softmax(dim=1)  # (batch, length, classes)
@@ -41,7 +41,7 @@ def local_scores(
 
     Args:
         similarity (`torch.Tensor` of shape `(batch, length, classes)`): cosines s of tokens or cells with H.
-        spatial_scale (`float`): sharpness of the softmax.
+        spatial_scale (`float`): inverse temperature of the softmax.
         logit_scale (`float`): fixed factor.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where a token counts.
 
@@ -63,7 +63,7 @@ def positive_negative_scores(
     Args:
         positive (`torch.Tensor` of shape `(batch, length, classes)`): cosines of cells with the positive embeddings.
         negative (`torch.Tensor` of shape `(batch, length, classes)`): cosines with the negative embeddings.
-        log_scales (`torch.Tensor` of shape `(2,)`): logarithms T of the factor and sT of the sharpness.
+        log_scales (`torch.Tensor` of shape `(2,)`): logarithms T of the factor and sT of the inverse temperature.
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where a token counts.
 
     Returns:
@@ -73,4 +73,42 @@ def positive_negative_scores(
     return log_scales[0].exp() * ((positive - negative) * weights).sum(dim=1)  # (batch, classes)
 
 
-__all__ = ["cell_weights", "global_scores", "local_scores", "normalize", "positive_negative_scores"]
+def branch_scores(
+    pooled: torch.Tensor,
+    dense: torch.Tensor,
+    first: torch.Tensor,
+    second: torch.Tensor,
+    logit_scale: float,
+    spatial_scale: float,
+    log_scales: torch.Tensor | None = None,
+    mask: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Global and local scores of two prompts per class.
+
+    Args:
+        pooled (`torch.Tensor` of shape `(batch, dim)`): normalised pooled features.
+        dense (`torch.Tensor` of shape `(batch, length, dim)`): normalised features of tokens or cells.
+        first (`torch.Tensor` of shape `(classes, dim)`): global, or positive, class embeddings.
+        second (`torch.Tensor` of shape `(classes, dim)`): local, or negative, class embeddings.
+        logit_scale (`float`): fixed factor.
+        spatial_scale (`float`): inverse temperature of the softmax over tokens or cells.
+        log_scales (`torch.Tensor` of shape `(2,)`, *optional*): of a positive and a negative prompt; see
+            [`positive_negative_scores`].
+        mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where a token counts.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: global and local scores `(batch, classes)`, and cosines of
+        tokens or cells with the local (or positive) class embeddings `(batch, length, classes)`.
+    """
+    dense = dense.to(second.dtype)  # (batch, length, dim)
+    if log_scales is None:
+        similarity = dense @ second.T  # (batch, length, classes)
+        logits_local = local_scores(similarity, spatial_scale, logit_scale, mask)  # (batch, classes)
+        return global_scores(pooled, first, logit_scale), logits_local, similarity
+    similarity = dense @ first.T  # (batch, length, classes)
+    logits_global = log_scales[0].exp() * (pooled.to(first.dtype) @ (first - second).T)  # (batch, classes)
+    logits_local = positive_negative_scores(similarity, dense @ second.T, log_scales, mask)  # (batch, classes)
+    return logits_global, logits_local, similarity
+
+
+__all__ = ["branch_scores", "cell_weights", "global_scores", "local_scores", "normalize", "positive_negative_scores"]

@@ -151,7 +151,7 @@ def test_pooled_image_features_are_the_models_own(family):
 @pytest.mark.parametrize("option", ["value", "value_residual", "sclip", "clearclip", "naclip"])
 @torch.no_grad()
 def test_dense_features_of_an_attention_pool(option):
-    from .test_dense_features import gaussian, mix, norm, project
+    from .test_image_encoding import gaussian, mix, norm, project
 
     clip, tokenizer = make("siglip")
     model = TaiDptModel.zero_shot(clip, LABELS, tokenizer=tokenizer, dense_features=option)

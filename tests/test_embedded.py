@@ -60,8 +60,8 @@ def test_its_thresholds_keep_what_is_there(tagger, image, expected, most):
 def test_its_scores_are_standardised_and_say_what_they_were_fitted_on(tagger):
     config = tagger.model.config
     assert config.image_standardization == "captions"
-    assert tagger.model.caption_bank.shape == (config.caption_bank_size, 256)
-    assert tagger.model.caption_bank_log_weights.exp().sum().item() == pytest.approx(1, abs=1e-2)
+    assert tagger.model.caption_bank.features.shape == (config.caption_bank_size, 256)
+    assert tagger.model.caption_bank.log_weights.exp().sum().item() == pytest.approx(1, abs=1e-2)
     assert len(config.score_thresholds) == 80
     assert config.score_calibration == "49 labelled images; thresholds on 698 labelled images"
 

@@ -64,7 +64,6 @@ def test_wheel_and_sdist_hold_what_they_need(dist):
         "py.typed",
         "assets/taidpt-coco80/model.safetensors",
         "assets/taidpt-coco80/README.md",
-        "assets/templates.json",
         "pipelines/multi_label_image_classification.py",
         "hub_cards/model_card_template.md",
         "hub_cards/handler.py",

@@ -10,11 +10,10 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessorPil, pipeline
 
-from modeling_taidpt import TaiDptModel
+from modeling_taidpt import TaiDptModel, cluster_captions
 from modeling_taidpt.standardization import (
-    caption_partition,
+    CaptionBank,
     center_over_classes,
-    cluster_captions,
     two_step_zscore,
     zscore_over_classes,
 )
@@ -69,7 +68,7 @@ def test_a_class_whose_scores_are_equal_is_shifted_and_not_blown_up(model, featu
 
 def test_partition_is_the_logarithm_of_a_mean_of_exponentials():
     image, bank = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.5, 0.1], [-0.2, 0.9]])
-    found = caption_partition(image, bank, torch.tensor([0.25, 0.75]).log(), temperature=10.0)
+    found = CaptionBank.from_features(bank, torch.tensor([0.25, 0.75]).log(), dim=2)(image, temperature=10.0)
     assert found.item() == pytest.approx(math.log(0.25 * math.exp(5.0) + 0.75 * math.exp(-2.0)) / 10, rel=1e-5)
 
 
@@ -93,7 +92,7 @@ def test_model_takes_off_what_captions_score_in_general(model, features, tmp_pat
     bank, log_weights = cluster_captions(captions, size=6)
     model.set_caption_bank(bank, log_weights)
     found = model(image_embeds=pooled, dense_embeds=dense)
-    partition = caption_partition(pooled, bank, log_weights, model.clip.logit_scale.exp().item())
+    partition = model.caption_bank(pooled, model.clip.logit_scale.exp().item())
     assert torch.allclose(found.logits_global, plain.logits_global - 4 * partition, atol=1e-5)
     assert torch.equal(found.logits_local, plain.logits_local)
     assert torch.equal(found.similarity_map, plain.similarity_map)
@@ -104,7 +103,7 @@ def test_model_takes_off_what_captions_score_in_general(model, features, tmp_pat
         loaded = TaiDptModel.from_pretrained(tmp_path / copy)
         assert torch.allclose(loaded(image_embeds=pooled, dense_embeds=dense).logits, found.logits, atol=1e-6)
     for other in (loaded.with_labels(["cat", "dog"]), loaded.with_class_embeddings(torch.ones(3, 24)), loaded.bake()):
-        assert torch.equal(other.caption_bank, loaded.caption_bank)
+        assert torch.equal(other.caption_bank.features, loaded.caption_bank.features)
     other = loaded.with_labels(["cat", "dog"])(image_embeds=pooled, dense_embeds=dense)
     assert torch.allclose(other.logits, found.logits[:, [2, 0]], atol=1e-5)  # it does not depend on the labels
     loaded.set_caption_bank(None)

@@ -68,7 +68,7 @@ class Scorer:
         """Make the bank as `package_embedded.py` does."""
         self.parts, self.groups = parts, frequency_groups(counts)
         fit_caption_bank(base, draw_captions(captions, BANK_CAPTIONS))
-        self.bank = (base.caption_bank.clone(), base.caption_bank_log_weights.clone())
+        self.bank = (base.caption_bank.features.clone(), base.caption_bank.log_weights.clone())
 
     @torch.no_grad()
     def __call__(self, model: TaiDptModel, folder: Path | None = None) -> Figures:

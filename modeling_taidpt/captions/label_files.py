@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..label_config import check_labels
+from ..configuration_taidpt import check_labels
 from .labeler import PRESETS, CaptionLabeler, load_class_table
 
 TABLE_SUFFIXES = (".json", ".yaml", ".yml")

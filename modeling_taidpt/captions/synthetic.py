@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import datasets
 import numpy as np
 
-from ..label_config import check_labels
+from ..configuration_taidpt import check_labels
 
 SCENES = (
     "{}.",

@@ -16,9 +16,9 @@ import torch
 
 from ..captions.labels import default_labeler, label_captions
 from ..features.captions import CaptionFeatures, collate_features
+from ..features.clusters import cluster_captions
 from ..features.images import ImageFeatures, collate_images
 from ..modeling_taidpt import TaiDptModel, TaiDptOutput
-from ..standardization import cluster_captions
 from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
 from .reliability_diagram import expected_calibration_error
 

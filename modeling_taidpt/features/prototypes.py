@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from ..caption_clusters import spherical_clusters
 from ..scores import normalize
 from .cache import KeptFeatures
+from .clusters import spherical_clusters
 
 BLOCK = 8192  # captions read at a time
 CLUSTER_STEPS = 10

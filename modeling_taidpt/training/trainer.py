@@ -31,13 +31,13 @@ from ..captions.statistics import class_counts, describe_counts
 from ..data.captions import warn_of_overlap
 from ..data.collator import ImageCollator
 from ..data.dataset import with_multi_hot_labels
-from ..encoding_taidpt import DEFAULT_TEMPLATE
 from ..evaluation.metrics import mean_average_precision
 from ..features.cache import KeptFeatures
 from ..hub import find_image_processor
 from ..losses import get_loss
 from ..model_card import has_edited_card, write_card
 from ..modeling_taidpt import TaiDptModel
+from ..prompt_templates import DEFAULT_TEMPLATE
 from .arguments import LOSS_TARGETS, TaiDptTrainingArguments
 from .captions import TrainingCaptions
 from .checks import checked_arguments, checked_model, without_selection

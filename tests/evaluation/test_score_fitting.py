@@ -41,8 +41,8 @@ def images():
 def test_caption_bank_and_statistics_of_captions_alone(model):
     fit_caption_bank(model, CAPTIONS, size=3)
     assert model.config.image_standardization == "captions"
-    assert model.caption_bank.shape == (model.config.caption_bank_size, 24)
-    mean = (model.caption_bank_log_weights.exp()[:, None] * model.caption_bank).sum(dim=0)
+    assert model.caption_bank.features.shape == (model.config.caption_bank_size, 24)
+    mean = (model.caption_bank.log_weights.exp()[:, None] * model.caption_bank.features).sum(dim=0)
     assert torch.allclose(mean, model.encode_texts(CAPTIONS).mean(dim=0), atol=1e-3)
     fit_score_statistics(model, captions=CAPTIONS)
     assert model.config.score_statistics["source"] == "6 captions"

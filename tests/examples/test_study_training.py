@@ -245,7 +245,7 @@ def test_package_embedded_makes_a_complete_checkpoint(base, tmp_path, monkeypatc
     assert "MB in" in capsys.readouterr().out
     loaded = TaiDptModel.from_pretrained(tmp_path / "shipped")
     assert loaded.config.labels == LABELS and loaded.config.recommended_recipe == RECIPE
-    assert loaded.config.image_standardization == "captions" and loaded.caption_bank.shape == (3, 24)
+    assert loaded.config.image_standardization == "captions" and loaded.caption_bank.features.shape == (3, 24)
     assert loaded.caption_memory.shape == (5, 24) and loaded.config.caption_memory_scale == 20
     assert loaded.config.image_spatial_scale == 5 and len(loaded.config.score_thresholds) == 3
     assert loaded.config.score_calibration == "6 labelled images; thresholds on 6 labelled images"

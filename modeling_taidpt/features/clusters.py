@@ -33,4 +33,27 @@ def spherical_clusters(
     return sums, counts
 
 
-__all__ = ["spherical_clusters"]
+def cluster_captions(
+    features: torch.Tensor, size: int, seed: int = 0, steps: int = 15
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A small bank that stands for many captions; see [`spherical_clusters`].
+
+    Args:
+        features (`torch.Tensor` of shape `(captions, dim)`): L2-normalised global caption features.
+        size (`int`): clusters; as many captions or fewer are kept as they are.
+        seed (`int`, *optional*, defaults to 0): draws the captions that the clusters start from.
+        steps (`int`, *optional*, defaults to 15): steps of Lloyd's algorithm.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: mean feature of each cluster `(clusters, dim)`, not normalised, and the
+        logarithm of its share of the captions `(clusters,)`. Clusters that no caption chose are left out.
+    """
+    features = features.float()  # (captions, dim)
+    if len(features) <= size:
+        return features, torch.full((len(features),), 1 / len(features)).log()
+    drawn = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))[:size]
+    sums, counts = spherical_clusters(features, drawn, steps)  # (clusters, dim), (clusters,)
+    return sums / counts[:, None], (counts / counts.sum()).log()
+
+
+__all__ = ["cluster_captions", "spherical_clusters"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modeling_taidpt import TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments, prompt_chunks
+from modeling_taidpt import TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments, class_embeddings
 
 from . import test_backbones
 from .conftest import make_clip
@@ -114,8 +114,8 @@ def test_activations_of_chunks_are_dropped_and_computed_again(monkeypatch):
 
 
 def test_many_classes_are_computed_again_and_few_are_not(monkeypatch):
-    monkeypatch.setattr(prompt_chunks, "KEPT_CLASSES", 6)
-    monkeypatch.setattr(prompt_chunks, "CACHE_CHUNK", 4)
+    monkeypatch.setattr(class_embeddings, "KEPT_CLASSES", 6)
+    monkeypatch.setattr(class_embeddings, "CACHE_CHUNK", 4)
     runs = []
     for labels in (WORDS[:6], WORDS):
         model, ranges = new_model(labels), []

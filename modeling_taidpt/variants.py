@@ -146,7 +146,8 @@ def _copy_extras(new: PreTrainedModel, model: PreTrainedModel) -> None:
         new.log_scales.copy_(model.log_scales)  # (2,)
     if new.head is not None:
         new.head.load_state_dict(model.head.state_dict())
-    new._copy_caption_bank(model)
+    if new.caption_bank is not None:
+        new.caption_bank.load_state_dict(model.caption_bank.state_dict())
     if new.caption_memory is not None:
         new.caption_memory.copy_(model.caption_memory)  # (captions, dim)
 
