@@ -1,0 +1,1 @@
+"""Tables of the study of published scores."""
