@@ -112,7 +112,7 @@ def classes(
     with working(as_json):
         rows = _read_classes(source)
         if suggest:
-            from modeling_taidpt.captions.labeler import suggest_synonyms
+            from modeling_taidpt.captions.class_tables import suggest_synonyms
 
             for row in rows:
                 row["suggested"] = suggest_synonyms(row["name"])
@@ -129,8 +129,8 @@ def classes(
 
 
 def _read_classes(source: str) -> list[dict[str, Any]]:
+    from modeling_taidpt.captions.class_tables import PRESETS, load_class_table
     from modeling_taidpt.captions.label_files import TABLE_SUFFIXES, read_labels
-    from modeling_taidpt.captions.labeler import PRESETS, load_class_table
 
     if source in PRESETS:
         return load_class_table(source)

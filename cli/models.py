@@ -55,8 +55,8 @@ def convert(
     - `taidpt convert RN50.pt --output clip-rn50`
     - `taidpt convert prompt_learner/model-best.pth.tar --clip RN50.pt --labels coco80 --output taidpt-coco`
     """
+    from modeling_taidpt.captions.class_tables import PRESETS
     from modeling_taidpt.captions.label_files import read_labels
-    from modeling_taidpt.captions.labeler import PRESETS
 
     if (clip is None) != (labels is None):
         raise ValueError("Published prompts need both --clip and --labels; OpenAI's CLIP needs neither.")

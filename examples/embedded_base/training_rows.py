@@ -24,7 +24,7 @@ from modeling_taidpt import (
 )
 from modeling_taidpt.captions.labels import label_captions
 from modeling_taidpt.captions.statistics import cooccurrence
-from modeling_taidpt.captions.templates import template_sentences
+from modeling_taidpt.captions.synthetic import template_sentences
 from modeling_taidpt.features.prototypes import caption_memory
 
 BASELINE = "recipe"

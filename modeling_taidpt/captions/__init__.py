@@ -1,8 +1,9 @@
 """Captions: tables of classes, which classes a caption names, templates, and captions from files."""
 
+from .class_tables import load_class_table, suggest_synonyms
 from .corpus import read_captions
 from .label_files import read_labels
-from .labeler import CaptionLabeler, load_class_table, suggest_synonyms
+from .labeler import CaptionLabeler
 from .labels import default_labeler, label_captions, match_labels
 from .synthetic import describe_labels, make_captions
 

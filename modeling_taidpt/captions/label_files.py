@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..configuration_taidpt import check_labels
-from .labeler import PRESETS, CaptionLabeler, load_class_table
+from .class_tables import PRESETS, load_class_table
+from .labeler import CaptionLabeler
 
 TABLE_SUFFIXES = (".json", ".yaml", ".yml")
 

@@ -1,4 +1,4 @@
-"""Class tables, caption labelling and prompt templates: which classes a caption names.
+"""Which classes a caption names.
 
 Source: TaI-DPT (arXiv 2211.12739), section 3.1 (nouns of the captions filtered by the synonyms of each class) and the
 published code's caption data sets, whose matching order depends on the hash seed; here it is fixed: compounds before
@@ -8,19 +8,18 @@ single words, longest first, then from left to right, and matched text is consum
 from __future__ import annotations
 
 import itertools
-import json
-import unicodedata
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import wordnet as wordnet_captions
+from .class_tables import NamedClass, load_class_table, read_classes, read_table_file
+from .tokens import SEPARATOR, name_tokens, split_captions
 from .word_forms import irregular_plurals, noun_forms, verb_forms
 
-ASSETS = Path(__file__).parents[1] / "assets"
-PRESETS = ("coco80", "voc20", "nuswide81")
 METHODS = ("forms", "wordnet")
 
 # "men" is a noun of its own to WordNet (a work force), so the published labels never count it as "man".
@@ -32,29 +31,6 @@ MAX_INFLECTED_WORDS = 4  # names of more words are matched with their last word 
 _UNKNOWN = 0  # word id of a token that no class mentions, punctuation included
 _END = 1  # word id of the separator between captions
 _COMPLETE = -1  # key in the trie of compounds where one is complete; no word has this id
-
-_SEPARATOR = "\0"
-# Bytes of the lower-cased UTF-8 text: control characters become spaces, punctuation becomes a comma (a token of its
-# own, so that "hot, dog" is no hot dog), hyphens and underscores stay inside words as in NLTK's tokeniser.
-_BYTE_TABLE = bytes(
-    code
-    if code == 0 or code > 126 or chr(code).isalnum() or chr(code) in "-_ "
-    else ord(" ")
-    if code < 33
-    else ord(",")
-    for code in range(256)
-)
-_UNICODE_TABLE = {
-    **dict.fromkeys(map(ord, "\u2018\u2019\u201a\u201b\u201c\u201d\u201e\u2026\u2013\u2014\u2015\u00ab\u00bb"), ","),
-    **dict.fromkeys(map(ord, "\u3001\u3002\uff0c\uff01\uff1f\u00b7\u2022\u00a1\u00bf"), ","),
-    **dict.fromkeys(map(ord, "\u00a0\u2002\u2003\u2009\u200a\u202f\u3000\u2028\u2029\u0085"), " "),
-    **dict.fromkeys(map(ord, "\u2010\u2011"), "-"),
-}
-
-
-class _Class(NamedTuple):
-    name: str
-    synonyms: tuple[str, ...]  # normalised, without duplicates, the name among them
 
 
 class CaptionLabeler:
@@ -104,7 +80,7 @@ class CaptionLabeler:
             raise ValueError(f"Unknown labelling method {method!r}: choose one of {', '.join(METHODS)}.")
         self.method = method
         self.ignored_forms = tuple(ignored_forms)
-        self._classes = _read_classes(classes)
+        self._classes = read_classes(classes)
         self.class_names = [entry.name for entry in self._classes]
         if method == "forms":
             ranked = _expand_forms(self._classes, frozenset(self.ignored_forms))
@@ -150,7 +126,7 @@ class CaptionLabeler:
             ValueError: If the file is no class table; the message names the file and the entry.
             ImportError: If a YAML file is given and PyYAML is not installed.
         """
-        table = _read_table_file(Path(path))
+        table = read_table_file(Path(path))
         try:
             return cls(table, method=method, **kwargs)
         except (TypeError, ValueError) as error:
@@ -242,8 +218,8 @@ class CaptionLabeler:
     def _tokenize(self, captions: list[str]) -> list[bytes]:
         """Split captions into tokens (bytes), a separator token after each caption."""
         if self.method == "wordnet":
-            return wordnet_captions.lemma_tokens(captions, _SEPARATOR)
-        return _split(captions)
+            return wordnet_captions.lemma_tokens(captions, SEPARATOR)
+        return split_captions(captions)
 
     def _index_forms(self, ranked: Iterable[tuple[int, int, tuple[bytes, ...]]]) -> None:
         """Build the lookup tables from (rank, class, tokens): a word table, the single words and a trie of compounds.
@@ -253,7 +229,7 @@ class CaptionLabeler:
         claimed: dict[tuple[bytes, ...], int] = {}
         for _, column, tokens in sorted(ranked, key=lambda form: form[:2]):
             claimed.setdefault(tokens, column)
-        words: dict[bytes, int] = {_SEPARATOR.encode(): _END}
+        words: dict[bytes, int] = {SEPARATOR.encode(): _END}
         for tokens in claimed:
             for token in tokens:
                 words.setdefault(token, len(words) + 1)
@@ -319,132 +295,6 @@ def _any_label(labels: list[Sequence[int]]) -> list[bool]:
     return [any(row) for row in labels]
 
 
-def load_class_table(preset: str) -> list[dict[str, Any]]:
-    """Load a published class table.
-
-    Args:
-        preset (`str`): `"coco80"`, `"voc20"` or `"nuswide81"`.
-
-    Returns:
-        `list[dict]`: One `{"name": str, "synonyms": list[str]}` per class.
-
-    Raises:
-        ValueError: If there is no such preset.
-    """
-    if preset not in PRESETS:
-        raise ValueError(f"Unknown class table {preset!r}: choose one of {', '.join(PRESETS)}.")
-    return json.loads((ASSETS / "class_synonyms.json").read_text(encoding="utf-8"))[preset]
-
-
-def suggest_synonyms(name: str, senses: int = 1) -> list[str]:
-    """Suggest synonyms of a class name from WordNet, to be read by a person before they are used.
-
-    Args:
-        name (`str`): A class name, as "hot dog".
-        senses (`int`, *optional*, defaults to 1): How many senses of the noun to read, most frequent first.
-
-    Returns:
-        `list[str]`: Lower-case synonyms in WordNet's order, without the name itself; empty if WordNet has none.
-
-    Raises:
-        ValueError: If the name holds no word or `senses` is below 1.
-        ImportError: If nltk is not installed.
-        LookupError: If NLTK's WordNet is missing.
-    """
-    if senses < 1:
-        raise ValueError(f"senses is {senses}, but at least 1 sense must be read.")
-    normalized = _normalize(name)
-    if not _tokens(normalized):
-        raise ValueError(f"Class name {name!r} holds no word to look up.")
-    found = (_normalize(lemma) for lemma in wordnet_captions.noun_lemmas(normalized, senses))
-    return [lemma for lemma in dict.fromkeys(found) if lemma != normalized]
-
-
-def _read_classes(classes: Any) -> list[_Class]:
-    """Check a class table in any of its forms; see `CaptionLabeler` for what it accepts and raises."""
-    if isinstance(classes, str):
-        raise TypeError(f"The classes are one string, {classes!r}: give a list of names, as [{classes!r}].")
-    if not isinstance(classes, Iterable):
-        raise TypeError(f"The classes are {classes!r}: give a list of names, or a mapping from name to synonyms.")
-    if isinstance(classes, Mapping):
-        classes = [{"name": name, "synonyms": synonyms} for name, synonyms in classes.items()]
-    table = [_read_class(index, entry) for index, entry in enumerate(classes)]
-    if not table:
-        raise ValueError("The list of classes is empty: give at least one class name.")
-    names: dict[str, int] = {}
-    owner: dict[tuple[bytes, ...], str] = {}
-    for index, entry in enumerate(table):
-        first = names.setdefault(_normalize(entry.name), index)
-        if first != index:
-            raise ValueError(f"Class name {entry.name!r} is there twice, at {first} and at {index}: keep one.")
-    for entry in table:
-        for synonym in entry.synonyms:
-            other = owner.setdefault(_tokens(synonym), entry.name)
-            if other != entry.name:
-                raise ValueError(
-                    f"Synonym {synonym!r} is claimed by two classes, {other!r} and {entry.name!r}: keep it in one."
-                )
-    return table
-
-
-def _read_class(index: int, entry: Any) -> _Class:
-    """Read one class: a name or a mapping with a name and, optionally, synonyms."""
-    if isinstance(entry, Mapping):
-        unknown = [key for key in entry if key not in ("name", "synonyms")]
-        if unknown or "name" not in entry:
-            raise TypeError(f"Class {index} is {dict(entry)!r}, but its keys must be 'name' and 'synonyms'.")
-        name, synonyms = entry["name"], entry.get("synonyms")
-    else:
-        name, synonyms = entry, None
-    if not isinstance(name, str):
-        raise TypeError(f"The name of class {index} is {name!r}, but it must be a string (in YAML, put it in quotes).")
-    synonyms = [] if synonyms is None else synonyms
-    if isinstance(synonyms, str) or not isinstance(synonyms, Iterable):
-        raise TypeError(f"The synonyms of class {name!r} are {synonyms!r}, but they must be a list of strings.")
-    words = []
-    for synonym in (name, *synonyms):
-        if not isinstance(synonym, str):
-            raise TypeError(f"Synonym {synonym!r} of class {name!r} is not a string (in YAML, put it in quotes).")
-        if not _tokens(synonym):
-            raise ValueError(f"A synonym of class {name!r} is empty: {synonym!r} holds no word.")
-        words.append(_normalize(synonym))
-    return _Class(name, tuple(dict.fromkeys(words)))
-
-
-def _read_table_file(path: Path) -> Any:
-    """Read a JSON or YAML file; raises the errors of `CaptionLabeler.from_file`."""
-    if path.suffix.lower() not in (".json", ".yaml", ".yml"):
-        raise ValueError(f"Class table {str(path)!r} must end in .json, .yaml or .yml.")
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no class table {str(path)!r}: check the path.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"Class table {str(path)!r} is not UTF-8 text: {error}.") from error
-    if path.suffix.lower() == ".json":
-        try:
-            table = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"Class table {str(path)!r} is not valid JSON: {error}.") from error
-    else:
-        table = _read_yaml(path, text)
-    if not isinstance(table, list | dict):
-        raise ValueError(f"Class table {str(path)!r} must hold a list of classes or a mapping from name to synonyms.")
-    return table
-
-
-def _read_yaml(path: Path, text: str) -> Any:
-    try:
-        import yaml
-    except ImportError as error:
-        raise ImportError(f"Reading {str(path)!r} needs PyYAML: run `pip install pyyaml`, or use JSON.") from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"Class table {str(path)!r} is not valid YAML: {reason}.") from error
-
-
 def _check_captions(captions: Sequence[Any], error: Exception) -> None:
     """Raise the error that names the first caption that is no string, else the error that was met."""
     for index, caption in enumerate(captions):
@@ -454,51 +304,32 @@ def _check_captions(captions: Sequence[Any], error: Exception) -> None:
     raise error
 
 
-def _normalize(text: str) -> str:
-    """Lower-case a name, compose its accents and collapse its spaces."""
-    return " ".join(unicodedata.normalize("NFC", text.lower()).replace(_SEPARATOR, " ").split())
-
-
-def _tokens(name: str) -> tuple[bytes, ...]:
-    """Split a name as captions are split; empty if it holds no word."""
-    tokens = tuple(_split([name])[:-1])
-    return () if all(token == b"," for token in tokens) else tokens
-
-
-def _split(captions: list[str]) -> list[bytes]:
-    """Lower-case captions and split them into words and punctuation, a separator token after each caption."""
-    if not all(map(str.isascii, captions)):  # only these captions pay for what other scripts need
-        captions = [caption if caption.isascii() else _compose(caption) for caption in captions]
-    text = f" {_SEPARATOR} ".join(captions) + f" {_SEPARATOR}"
-    if text.count(_SEPARATOR) != len(captions):
-        text = f" {_SEPARATOR} ".join(caption.replace(_SEPARATOR, " ") for caption in captions) + f" {_SEPARATOR}"
-    encoded = text.lower().encode("utf-8", "surrogatepass").translate(_BYTE_TABLE)
-    return encoded.replace(b"--", b",").replace(b",", b" , ").split()
-
-
-def _compose(caption: str) -> str:
-    """Lower-case, compose accents and bring punctuation of other scripts to the plain one."""
-    return unicodedata.normalize("NFC", caption.lower()).translate(_UNICODE_TABLE)
-
-
-def _expand_forms(table: Sequence[_Class], ignored: frozenset[str]) -> Iterable[tuple[int, int, tuple[bytes, ...]]]:
+def _expand_forms(
+    table: Sequence[NamedClass], ignored: frozenset[str]
+) -> Iterable[tuple[int, int, tuple[bytes, ...]]]:
     """Write out the forms of all synonyms as (rank, class, tokens): as given, as one word, inflected, as a verb."""
     for column, entry in enumerate(table):
         for synonym in entry.synonyms:
-            words = synonym.split()
-            yield 0, column, _tokens(synonym)
-            joined = "".join(words)
-            if len(words) > 1:
-                yield 1, column, _tokens(joined)
-                yield 1, column, _tokens("-".join(words))
-            before = [noun_forms(word) if len(words) <= MAX_INFLECTED_WORDS else (word,) for word in words[:-1]]
-            forms = [(2, " ".join(form)) for form in itertools.product(*before, noun_forms(words[-1]))]
-            forms += [(2, form) for form in noun_forms(joined)]
-            forms += [(3, " ".join((*words[:-1], form))) for form in verb_forms(words[-1])]
-            yield from ((rank, column, _tokens(form)) for rank, form in forms if form not in ignored)
+            yield 0, column, name_tokens(synonym)
+            for words in _readings(synonym):
+                joined = ["".join(words), "-".join(words), "_".join(words)] if len(words) > 1 else list(words)
+                yield from ((1, column, name_tokens(form)) for form in (" ".join(words), *joined))
+                before = [noun_forms(word) if len(words) <= MAX_INFLECTED_WORDS else (word,) for word in words[:-1]]
+                forms = [(2, " ".join(form)) for form in itertools.product(*before, noun_forms(words[-1]))]
+                forms += [(2, form) for form in noun_forms("".join(words))]
+                forms += [(3, " ".join((*words[:-1], form))) for form in verb_forms(words[-1])]
+                yield from ((rank, column, name_tokens(form)) for rank, form in forms if form not in ignored)
 
 
-def _expand_lemmas(table: Sequence[_Class], ignored: frozenset[str]) -> Iterable[tuple[int, int, tuple[bytes, ...]]]:
+def _readings(synonym: str) -> list[list[str]]:
+    """The words of a synonym: as it is written, and with spaces where it has hyphens or underscores."""
+    written, spaced = synonym.split(), re.sub("[_-]+", " ", synonym).split()
+    return [written] if written == spaced or not spaced else [written, spaced]
+
+
+def _expand_lemmas(
+    table: Sequence[NamedClass], ignored: frozenset[str]
+) -> Iterable[tuple[int, int, tuple[bytes, ...]]]:
     """Write out what is looked up among lemmas, as (rank, class, lemmas).
 
     To what the published procedure looks up (the synonym as given and as one word) come the lemmas of names in the
@@ -509,8 +340,13 @@ def _expand_lemmas(table: Sequence[_Class], ignored: frozenset[str]) -> Iterable
         for synonym in entry.synonyms:
             words = synonym.split()
             yield 0, column, tuple(word.encode() for word in words)
-            yield 1, column, ("".join(words).encode(),)
+            for reading in _readings(synonym):
+                yield 1, column, tuple(word.encode() for word in reading)
+                yield 1, column, ("".join(reading).encode(),)
             yield 2, column, tuple(lemma.encode() for lemma in wordnet_captions.name_lemmas(synonym))
             for form in irregular_plurals(words[-1]):
                 if form not in ignored:
                     yield 3, column, tuple(word.encode() for word in (*words[:-1], form))
+
+
+__all__ = ["METHODS", "CaptionLabeler"]

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from .labeler import PRESETS, CaptionLabeler, load_class_table
+from .class_tables import PRESETS, load_class_table
+from .labeler import CaptionLabeler
 
 logger = logging.get_logger(__name__)
 

@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 
 from ..configuration_taidpt import check_labels
+from ..prompt_templates import load_templates
 
 SCENES = (
     "{}.",
@@ -41,6 +42,7 @@ LINKS = (
 )
 NUMBER_OF_LABELS = (0.3, 0.35, 0.2, 0.1, 0.05)  # shares of captions that name 1, 2, 3, 4, 5 labels
 GENERATOR_BATCH = 32
+PLAIN_TEMPLATE_COPIES = 9  # of "a photo of a {}." beside the 80 templates, as in the published code
 
 TextGenerator = Callable[[list[list[str]]], Sequence[str]]
 
@@ -183,4 +185,20 @@ def _batches(sets: list[list[str]]) -> Iterator[list[list[str]]]:
         yield sets[start : start + GENERATOR_BATCH]
 
 
-__all__ = ["describe_labels", "make_captions"]
+def template_sentences(class_names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The sentences that the published code mixes among the captions.
+
+    Args:
+        class_names (`Sequence[str]`): what the prompt says for each class.
+
+    Returns:
+        `tuple`: 9 times "a photo of a {}." and 80 templates for each class, and one-hot labels
+        `(89 * classes, classes)`.
+    """
+    templates = load_templates("default") * PLAIN_TEMPLATE_COPIES + load_templates("imagenet")
+    names = [name.replace("_", " ") for name in class_names]
+    sentences = [template.replace("{}", name) for name in names for template in templates]
+    return sentences, np.repeat(np.eye(len(names), dtype=np.uint8), len(templates), axis=0)
+
+
+__all__ = ["PLAIN_TEMPLATE_COPIES", "describe_labels", "make_captions", "template_sentences"]

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from .tokens import separate_signs
+
 NLTK_DATA = ("punkt_tab", "averaged_perceptron_tagger_eng", "wordnet")
 
 # First letter of a Penn Treebank tag -> WordNet's part of speech; every other tag is treated as a noun.
@@ -69,7 +71,7 @@ def lemma_tokens(captions: Sequence[str], separator: str) -> list[bytes]:
 
         lemmatize = WordNetLemmatizer().lemmatize
         for caption in captions:
-            words = word_tokenize(str.lower(caption).replace(separator, " "))
+            words = word_tokenize(separate_signs(str.lower(caption).replace(separator, " ")))
             lemmas = (lemmatize(word, _PARTS_OF_SPEECH.get(tag[0], "n")) for word, tag in pos_tag(words))
             # A token may be lemmatised to several words; the published code joins and matches them at spaces.
             tokens += " ".join((*lemmas, separator)).encode("utf-8", "surrogatepass").split()

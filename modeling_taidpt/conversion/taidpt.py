@@ -14,7 +14,7 @@ import torch
 from transformers import CLIPModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from ..captions.labeler import PRESETS, load_class_table
+from ..captions.class_tables import PRESETS, load_class_table
 from ..data.collator import find_image_processor
 from ..modeling_clip_resnet import CLIPResNetModel
 from ..modeling_taidpt import TaiDptModel

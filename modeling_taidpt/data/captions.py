@@ -18,7 +18,7 @@ from transformers.utils import logging
 from ..captions.corpus import read_captions, read_rows
 from ..captions.labeler import CaptionLabeler
 from ..captions.statistics import select_by_rarest_class
-from ..captions.templates import template_sentences
+from ..captions.synthetic import template_sentences
 from .coco import COCO, COCO_WHERE, read_coco_json
 from .dataset import IMAGE_ID, LABELS, require_file
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..captions.labeler import load_class_table
+from ..captions.class_tables import load_class_table
 from .dataset import build_image_dataset, read_lines, require_file
 
 VOC_DIFFICULT = ("negative", "unknown")

@@ -16,7 +16,7 @@ from transformers.utils import logging
 from ..captions.corpus import read_captions
 from ..captions.labels import label_captions, multi_hot
 from ..captions.statistics import find_agreeing, select_by_rarest_class
-from ..captions.templates import template_sentences
+from ..captions.synthetic import template_sentences
 from ..data.dataset import with_multi_hot_labels
 from ..features.captions import CaptionFeatures, collate_features
 from ..features.device import DeviceFeatures, FeatureRows, fits_device

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from modeling_taidpt.captions import labeler as captions_module
-from modeling_taidpt.captions.labeler import CaptionLabeler, load_class_table, suggest_synonyms
+from modeling_taidpt.captions.class_tables import load_class_table, suggest_synonyms
+from modeling_taidpt.captions.labeler import CaptionLabeler
 from modeling_taidpt.captions.word_forms import noun_forms, plurals, singulars, verb_forms
 from modeling_taidpt.prompt_templates import load_templates
 
@@ -141,6 +142,46 @@ def test_a_letter_is_not_inflected():
 )
 def test_captions_of_the_coco_table(coco, caption, expected):
     assert sorted(named(coco, caption)) == sorted(expected)
+
+
+@pytest.mark.parametrize("method", ["forms", pytest.param("wordnet", marks=pytest.mark.shared)])
+def test_words_end_at_signs_spaces_and_invisible_characters(method, request):
+    if method == "wordnet":
+        request.getfixturevalue("nltk_data")
+    labeler = CaptionLabeler(["dog"], method=method)
+    signs = ["🐶", "♥️", "™", "®", "→", "€", "°", "²", "\uff01", "\uff1a", "\uff08", "「", "、", "،"]
+    signs += ["\u2004", "\u1680", "\u200b", "\u200d", "\ufeff", "\u2028", "\u0085", "\U000f0000"]
+    captions = [text for sign in signs for text in (f"my dog{sign}", f"{sign}dog", f"a dog{sign}asleep")]
+    found = labeler(captions)[:, 0]
+    assert [caption for caption, row in zip(captions, found, strict=True) if not row] == []
+
+
+def test_letters_of_other_scripts_and_hyphenation_end_no_word():
+    labeler = CaptionLabeler(["dog", "h\u00e9ron", "\u9e64"])
+    assert labeler(["\uff24\uff2f\uff27", "a d\u00adog", "two h\u00e9rons", "\u9e64"]).tolist() == [
+        [1, 0, 0],
+        [1, 0, 0],
+        [0, 1, 0],
+        [0, 0, 1],
+    ]
+    assert labeler(["dogm\u00e4", "\u00e4dog"]).sum() == 0
+
+
+def test_emoji_may_be_synonyms():
+    labeler = CaptionLabeler({"dog": ["\U0001f436"], "love": ["\u2665"]})
+    assert labeler(["my \U0001f436\u2665\ufe0f", "\U0001f431"]).tolist() == [[1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("method", ["forms", pytest.param("wordnet", marks=pytest.mark.shared)])
+@pytest.mark.parametrize("name", ["traffic_light", "traffic-light", "traffic light", "Traffic_Light"])
+def test_names_with_underscores_and_hyphens_match_words(name, method, request):
+    if method == "wordnet":
+        request.getfixturevalue("nltk_data")
+    labeler = CaptionLabeler([name, "light"], method=method)
+    captions = ["a traffic light", "two traffic lights", "a trafficlight"]
+    captions += ["a traffic-light"] if method == "forms" else []  # as published, a hyphen joins
+    assert labeler(captions).tolist() == [[1, 0]] * len(captions)
+    assert labeler(["a light"]).tolist() == [[0, 1]]
 
 
 def test_own_classes_keep_their_order_and_match_their_forms():
@@ -391,6 +432,8 @@ def test_yaml_without_pyyaml_says_what_to_install(tmp_path, monkeypatch):
         ({"hot dog": [], "wurst": ["hot  DOG"]}, ValueError, "Synonym 'hot dog' is claimed by two classes"),
         ({"dog": ["pup", " "]}, ValueError, "A synonym of class 'dog' is empty"),
         (["dog", ""], ValueError, "A synonym of class '' is empty"),
+        (["dog", "\u200b"], ValueError, "holds no word"),
+        (["dog", "-"], ValueError, "A synonym of class '-' is empty"),
         ({"dog": ["?!"]}, ValueError, "A synonym of class 'dog' is empty: '\\?!' holds no word"),
         ({"dog": [3]}, TypeError, "Synonym 3 of class 'dog' is not a string"),
         ({"dog": "pup"}, TypeError, "The synonyms of class 'dog' are 'pup', but they must be a list"),

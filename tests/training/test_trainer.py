@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import HfArgumentParser, TrainerCallback, TrainingArguments
 
 from modeling_taidpt.captions.labeler import CaptionLabeler
-from modeling_taidpt.captions.templates import template_sentences
+from modeling_taidpt.captions.synthetic import template_sentences
 from modeling_taidpt.evaluation.metrics import mean_average_precision
 from modeling_taidpt.features.captions import CaptionFeatures, collate_features
 from modeling_taidpt.features.prototypes import prototype_term
