@@ -1,36 +1,68 @@
-"""The command `taidpt`: the app and the errors that all commands share. Each command stands in a module of its own.
+"""The command `taidpt`: the app and the errors that all commands share. Each command lives in a module of its own.
 
-A command is a function with typer's annotations in a module `NAME.py`, listed in `COMMANDS`. Its docstring is its
-help; it imports `modeling_taidpt` inside, so that help and version answer at once; it raises `ValueError`,
-`OSError`, `TypeError` or `ImportError` with one clear sentence on bad input, and prints with `common`.
+A command is a function with typer's annotations, listed in `COMMANDS` with its module and the first sentence of its
+help. Its module is imported when the command is called; `modeling_taidpt` is imported inside the function. So help and
+version answer at once. A command raises `ValueError`, `OSError`, `TypeError` or `ImportError` with one clear sentence
+on bad input, and prints with `common`.
 """
 
 from __future__ import annotations
 
 import os
-from importlib.metadata import version
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from .calibrate import calibrate
+from . import __version__
 from .common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
-from .demo import demo
-from .evaluate import evaluate
-from .label import classes, label
-from .models import convert, export, push
-from .predict import predict
-from .tag import tag
-from .train import train
 
-COMMANDS = (predict, tag, label, train, calibrate, evaluate, convert, export, push, demo, classes)
+COMMANDS = {  # name: module, first sentence of its help
+    "predict": ("predict", "Tag images with every label that fits."),
+    "tag": ("tag", "Tag any number of images into Parquet files with the columns path, labels, scores and error."),
+    "label": ("label", "Find the labels that captions name, count them, and write them down if wanted."),
+    "train": ("train", "Learn prompts for your labels from captions; no image is needed."),
+    "calibrate": ("calibrate", "Make the scores of a model probabilities, and find its thresholds."),
+    "evaluate": ("evaluate", "Measure models on labelled images: mAP of every branch with bootstrap intervals, and differences of models."),
+    "convert": ("models", "Convert a published file: OpenAI's CLIP, or prompts that the published TaI-DPT code learned."),
+    "export": ("models", "Export a model for use without this package: image in, probabilities out."),
+    "push": ("models", "Push a model to the Hub, with its processors, its card and the code that runs it."),
+    "demo": ("demo", "Serve a web page that tags photographs, until Ctrl-C."),
+    "classes": ("label", "List the labels of a checkpoint, or the classes and synonyms of a table."),
+}
 
 BAD_INPUT = (ValueError, OSError, TypeError, ImportError)
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
 class _Commands(TyperGroup):
-    """Turns the errors of bad input into one sentence and exit code 2."""
+    """Imports a command when it is called; turns the errors of bad input into one sentence and exit code 2."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """The names of the commands, in the order of the help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """The command of a name, None if there is none."""
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            function = getattr(import_module(f".{COMMANDS[cmd_name][0]}", __package__), cmd_name)
+            single = typer.Typer(add_completion=False, rich_markup_mode="markdown", context_settings=CONTEXT)
+            single.command(cmd_name)(function)
+            self.commands[cmd_name] = typer.main.get_command(single)
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """The command that the arguments name, or a usage error that suggests the nearest name."""
+        if args and args[0] not in COMMANDS:
+            for name in COMMANDS:  # typer suggests among the commands that it holds
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -54,14 +86,14 @@ app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,  # rich takes as long to import as typer itself; the help of a command has its markup
+    context_settings=CONTEXT,
 )
 
 
 def _print_version(value: bool) -> None:
     if value:
-        typer.echo(f"taidpt {version('taidpt')}")
+        typer.echo(f"taidpt {__version__}")
         raise typer.Exit
 
 
@@ -76,10 +108,6 @@ def root(
 
     Start with `taidpt predict photo.jpg`: a checkpoint ships with the package.
     """
-
-
-for command in COMMANDS:
-    app.command()(command)
 
 
 def main() -> None:

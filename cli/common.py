@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
+
+if TYPE_CHECKING:  # rich takes as long to import as typer itself
+    from rich.console import Console
+    from rich.table import Table
 
 DEFAULT_MODEL = "taidpt-coco80"  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
+# C0 and C1 controls without tab and line feed, line and paragraph separators, marks and overrides of direction
+UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 VIEWS = "What the model sees (by default as the checkpoint says)"
 
 ThresholdOption = Annotated[
@@ -56,18 +61,45 @@ DeviceOption = Annotated[
 ]
 
 
+def printable(text: str) -> str:
+    r"""Text without what a terminal obeys: control characters, and signs that turn the direction of writing.
+
+    Args:
+        text (`str`): a label, file name or message of any origin.
+
+    Returns:
+        `str`: each such character is written as Python would escape it, as `\x1b`; tabs and line breaks stay.
+    """
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def _console(stderr: bool = False) -> Console:
+    """A console on which nothing that is printed is taken for markup or obeyed by the terminal."""
+    from rich.console import Console
+
+    class PlainConsole(Console):
+        """Every text passes here before it is laid out: lines, cells and titles."""
+
+        def render_str(self, text: str, **options: Any) -> Any:
+            return super().render_str(printable(text), **options)
+
+    return PlainConsole(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 def stdout() -> Console:
-    """Where results for people go; nothing in them is taken for markup."""
-    return Console(markup=False, highlight=False, emoji=False, soft_wrap=True)
+    """Where results for people go."""
+    return _console()
 
 
 def say(message: str) -> None:
     """Prints a line to standard error."""
-    Console(stderr=True, markup=False, highlight=False, emoji=False, soft_wrap=True).print(message)
+    _console(stderr=True).print(message)
 
 
 def make_table(*columns: str, title: str | None = None) -> Table:
     """A plain table; all columns but the first hold numbers unless their name starts with a blank."""
+    from rich.table import Table
+
     table = Table(box=None, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for index, column in enumerate(columns):
         is_text = index == 0 or column.startswith(" ")
@@ -79,7 +111,8 @@ def print_json(value: Any) -> None:
     """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
     from modeling_taidpt.evaluation.json_values import json_value
 
-    typer.echo(json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False))
+    text = json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False)
+    typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON's own escape of the same sign
 
 
 def read_threshold(threshold: str | None) -> float | str | None:
@@ -235,6 +268,7 @@ __all__ = [
     "make_table",
     "one_sentence",
     "print_json",
+    "printable",
     "read_settings",
     "read_threshold",
     "say",

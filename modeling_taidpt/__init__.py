@@ -5,6 +5,7 @@ people need; everything else that is public is documented where it lives (`model
 and can be imported from here as well.
 """
 
+import importlib.metadata
 from pathlib import Path
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
@@ -27,7 +28,7 @@ from .standardization import two_step_zscore
 from .tokenization_taidpt import build_clip_tokenizer, clip_tokenizer, read_merges
 from .training import *
 
-__version__ = "0.1.0"
+__version__ = importlib.metadata.version("taidpt")
 
 DEFAULT_CHECKPOINT = str(Path(__file__).parent / "assets" / "taidpt-coco80")
 

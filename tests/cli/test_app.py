@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from taidpt_cli.app import app
+from taidpt_cli.app import COMMANDS, app
 
 ROOT = Path(__file__).parents[2]
 IMAGES = ROOT / "examples" / "images"
@@ -38,19 +39,46 @@ def fails(*arguments: str) -> str:
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["predict", "--help"], ["predict"]])
 def test_answers_before_torch_loads(arguments):
     code = f"import sys; sys.argv = ['taidpt', *{arguments!r}]\nfrom taidpt_cli.app import main\n"
-    code += "try: main()\nfinally: print('heavy:', *({'torch', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    heavy = ["torch", "transformers", "matplotlib", "pandas"]
+    if arguments[-1] in ("--help", "--version") and len(arguments) == 1:  # the command itself imports typer alone
+        heavy += ["rich.console", "importlib.metadata", *(f"taidpt_cli.{module}" for module, _ in COMMANDS.values())]
+    code += f"try: main()\nfinally: print('heavy:', *({set(heavy)} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert result.returncode == (2 if arguments == ["predict"] else 0), result.stderr
     assert result.stdout.rstrip().endswith("heavy:")
 
 
 def test_help_of_every_command_has_an_example():
-    names = [command.name or command.callback.__name__ for command in app.registered_commands]
-    assert len(set(names)) == len(names)
-    for name in names:
+    listed = " ".join(run("--help").stdout.split())
+    for name, (_, sentence) in COMMANDS.items():
+        command = typer.main.get_command(app).get_command(None, name)
+        assert " ".join(command.help.split("\n\n")[0].split()) == sentence and f"{name} {sentence}" in listed
         result = run(name, "--help")
         assert result.exit_code == 0
         assert f"taidpt {name}" in result.stdout.split("Examples")[1], name
+
+
+def test_a_mistyped_command_suggests_the_right_one():
+    result = run("predit", CAT)
+    assert result.exit_code == 2 and "Did you mean 'predict'" in result.stderr
+
+
+def test_nothing_that_is_printed_reaches_the_terminal_as_an_order(tmp_path):
+    """Control characters of both sets, and signs that turn the direction of writing."""
+    orders = "\x1b]0;owned\x07 \x9b2J\r\u202etxt.exe\x7f"
+    image = tmp_path / f"cat {orders.replace('/', '')}.jpg"
+    image.write_bytes(Path(CAT).read_bytes())
+    for arguments in (
+        ("predict", image, "--labels", f"dog,cat {orders}"),
+        ("predict", image, "--labels", f"dog,cat {orders}", "--json"),
+        ("predict", tmp_path / f"no {orders}.jpg"),
+        ("classes", f"no {orders}"),
+    ):
+        result = run(*arguments)
+        assert not set(result.stdout + result.stderr) & set("\x1b\x07\x9b\r\u202e\x7f"), arguments
+        assert "x1b" in result.output or "u001b" in result.output
+        if "--json" in arguments:
+            assert orders in json.loads(result.stdout)[0]["labels"][0]["label"] + json.loads(result.stdout)[0]["image"]
 
 
 def test_completion_is_there():
