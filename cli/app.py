@@ -24,8 +24,14 @@ COMMANDS = {  # name: module, first sentence of its help
     "label": ("label", "Find the labels that captions name, count them, and write them down if wanted."),
     "train": ("train", "Learn prompts for your labels from captions; no image is needed."),
     "calibrate": ("calibrate", "Make the scores of a model probabilities, and find its thresholds."),
-    "evaluate": ("evaluate", "Measure models on labelled images: mAP of every branch with bootstrap intervals, and differences of models."),
-    "convert": ("models", "Convert a published file: OpenAI's CLIP, or prompts that the published TaI-DPT code learned."),
+    "evaluate": (
+        "evaluate",
+        "Measure models on labelled images: mAP of every branch with bootstrap intervals, and differences of models.",
+    ),
+    "convert": (
+        "models",
+        "Convert a published file: OpenAI's CLIP, or prompts that the published TaI-DPT code learned.",
+    ),
     "export": ("models", "Export a model for use without this package: image in, probabilities out."),
     "push": ("models", "Push a model to the Hub, with its processors, its card and the code that runs it."),
     "demo": ("demo", "Serve a web page that tags photographs, until Ctrl-C."),

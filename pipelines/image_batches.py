@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch.utils.data import Dataset, IterableDataset
+from transformers.image_processing_utils import BaseImageProcessor
 
 from .image_reading import ImageEntry, refused_bombs
-from .pixel_tables import scales_last
 
 MOST_THREADS = 8  # beyond, they wait for Python's lock
 
@@ -37,7 +37,7 @@ def read_batch(read: Callable[[Any], Any], items: Sequence[Any], sources: Sequen
         `list`: what `read` returned, in the order of the items.
     """
     threads = min(torch.get_num_threads(), len(items), MOST_THREADS)
-    if threads < 2 or not scales_last(processor) or _share_an_object(sources):
+    if threads < 2 or not isinstance(processor, BaseImageProcessor) or _share_an_object(sources):
         return [read(item) for item in items]
     with refused_bombs(), ThreadPoolExecutor(threads) as pool:
         return list(pool.map(read, items))

@@ -31,7 +31,6 @@ from transformers.utils import logging
 from .heatmaps import crop_window, draw_heatmaps, processor_for, resized_size
 from .image_batches import ImageBatches, ImageStream, collate
 from .image_reading import IMAGE_KINDS, ImageEntries, ImageEntry, read_image, unreadable
-from .pixel_tables import BYTES_ONLY, scale_pixels, scales_last
 
 logger = logging.get_logger(__name__)
 
@@ -241,8 +240,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         limit = Image.MAX_IMAGE_PIXELS
         if resized is not None and limit is not None and resized[0] * resized[1] > limit:
             raise unreadable(entry, f"its sides ({image.width} x {image.height}) are too unequal for resizing")
-        # bytes where the rest is a matter of a table, see `_forward`
-        pixels = processor(image, **(BYTES_ONLY if scales_last(self.image_processor) else {}))  # (1, 3, height, width)
+        pixels = processor(image)  # (1, 3, height, width)
         # A list of images, not a batch: processors that do not crop give them different sizes.
         features: dict[str, Any] = {"images": [torch.as_tensor(pixels[0])]}
         if return_heatmaps:
@@ -267,8 +265,6 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             if own_size is not None and tuple(shape[1:]) != (own_size, own_size):
                 options["interpolate_pos_encoding"] = True
             pixels = torch.stack([images[place] for place in places])  # (images of this shape, 3, height, width)
-            if scales_last(self.image_processor):
-                pixels = scale_pixels(pixels, self.image_processor)
             outputs = model(pixel_values=pixels.to(self.dtype), **options)
             logits.update(zip(places, outputs.logits, strict=True))  # (classes,) each
             if return_heatmaps:

@@ -1,4 +1,4 @@
-"""Images of a batch are read by several threads, and their pixels are what the image processor makes of them."""
+"""The images of a batch are read by several threads."""
 
 from __future__ import annotations
 
@@ -10,18 +10,13 @@ import pytest
 import torch
 from PIL import Image
 from transformers import (
-    ChineseCLIPImageProcessor,
     CLIPImageProcessor,
-    ConvNextImageProcessor,
-    Siglip2ImageProcessor,
-    SiglipImageProcessor,
     pipeline,
 )
 
 from modeling_taidpt.data.sources import ImageItem
 from modeling_taidpt.pipelines import TASK
 from modeling_taidpt.pipelines.image_batches import read_batch
-from modeling_taidpt.pipelines.pixel_tables import BYTES_ONLY, scale_pixels, scales_last
 from modeling_taidpt.serving.parts import PartTagger
 
 from .conftest import LABELS, PROCESSOR, SIDE, assert_same, encoded, new_pipe, picture, plain_outputs
@@ -35,30 +30,8 @@ def two_threads():
     torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize(
-    "processor",
-    [
-        CLIPImageProcessor(),
-        CLIPImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.9, 0.3, 0.2], rescale_factor=1 / 127),
-        CLIPImageProcessor(do_normalize=False),
-        CLIPImageProcessor(do_rescale=False, do_normalize=False),
-        CLIPImageProcessor(do_resize=False),  # pads images that are smaller than the crop
-        SiglipImageProcessor(),
-        ChineseCLIPImageProcessor(),
-    ],
-    ids=lambda processor: type(processor).__name__,
-)
-def test_pixels_are_the_processors_own_bit_for_bit(processor):
-    assert scales_last(processor)
-    images = [picture(300, 200, 1), picture(97, 240, 2)]
-    expected = processor(images=images, return_tensors="pt")["pixel_values"]
-    pixels = processor(images=images, **BYTES_ONLY)["pixel_values"]
-    assert pixels.dtype == np.uint8
-    assert torch.equal(scale_pixels(torch.from_numpy(pixels), processor), expected.float())
-
-
 class OwnSteps(type(CLIPImageProcessor())):
-    """Darkens the border after normalising, so that a table of values does not say what it does."""
+    """Darkens the border after normalizing."""
 
     def normalize(self, image, *args, **kwargs):
         image = super().normalize(image, *args, **kwargs)
@@ -66,11 +39,9 @@ class OwnSteps(type(CLIPImageProcessor())):
         return image
 
 
-def test_processors_of_another_kind_keep_their_own_steps(model):
+def test_a_processor_with_steps_of_its_own_keeps_them(model):
     settings = {name: value for name, value in PROCESSOR.items() if name != "image_processor_type"}
     own = OwnSteps(**settings)
-    for other in (own, Siglip2ImageProcessor(), ConvNextImageProcessor(), CLIPImageProcessor(do_pad=True), object()):
-        assert not scales_last(other)
     pipe = pipeline(TASK, model=model, image_processor=own, device="cpu")
     images = [picture(64, 40, seed) for seed in range(3)]
     for image, results in zip(images, pipe(images, batch_size=3), strict=True):
@@ -78,6 +49,12 @@ def test_processors_of_another_kind_keep_their_own_steps(model):
         expected = torch.sigmoid(model.config.score_scale * logits + model.config.score_bias)
         found = {result["label"]: result["score"] for result in results}
         np.testing.assert_allclose([found[label] for label in LABELS], expected, atol=1e-6)
+
+
+def test_a_processor_that_is_not_of_transformers_is_called_by_one_thread(two_threads):
+    readers = set()
+    read_batch(lambda _: readers.add(threading.get_ident()), [0, 1], [b"0", b"1"], object())
+    assert readers == {threading.get_ident()}
 
 
 def test_a_batch_is_read_by_two_threads_at_once(model, processor, two_threads, tmp_path):
