@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 
+from .configuration_checks import (
+    check_classes,
+    check_label_count,
+    check_labels,
+    check_numbers,
+    check_texts,
+    check_token_ids,
+    check_towers,
+    one_line,
+)
 from .tokenization_taidpt import frame_token_ids, tokenize_names
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
@@ -18,6 +29,12 @@ FEATURE_KINDS = ("caption", "token", "image", "cell")  # pooled and dense, of ca
 LABEL_ORIGINS = ("learned", "shared", "template", "hypernym")
 IMAGE_STANDARDIZATIONS = ("center", "zscore", "captions")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
+LIVE_ONLY = ("_is_complete", "_hub_arguments")  # attributes that are not stored
+CHOICES = {
+    "class_token_position": CLASS_TOKEN_POSITIONS,
+    "prompt_pair": PROMPT_PAIRS,
+    "class_embedding_source": CLASS_EMBEDDING_SOURCES,
+}
 
 
 class CLIPResNetVisionConfig(PreTrainedConfig):
@@ -214,8 +231,6 @@ class TaiDptConfig(PreTrainedConfig):
             `local_mean`, `local_std`, a list each, and `source`.
         base_model_name_or_path, base_model_revision (`str`, *optional*):
             Where the CLIP came from; of a Hub repository the commit is kept.
-        base_model_sample (`list[float]`, *optional*):
-            A few weights of the CLIP by which a prompts-only checkpoint knows it again.
         recommended_recipe (`dict`, *optional*):
             Options that suit the base: `{"model": {...}, "training": {...}}`, keyword arguments of
             [`TaiDptModel.from_clip`] and of [`TaiDptTrainingArguments`].
@@ -274,29 +289,105 @@ class TaiDptConfig(PreTrainedConfig):
     score_statistics: Any = None
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
-    base_model_sample: list[float] | None = None
     recommended_recipe: dict | None = None
     word_counts: str | None = None
     prompts_only: bool = False
     problem_type: str | None = "multi_label_classification"
-    processor_class: str | None = "CLIPProcessor"  # what `AutoProcessor` makes of the tokenizer and image processor
     initializer_range: float = 0.02
 
     def __post_init__(self, **kwargs: Any) -> None:
+        count = kwargs.get("num_labels")
+        if isinstance(self.clip_config, dict):
+            check_towers(self.clip_config)
+        if count is not None:
+            check_label_count(count, self.id2label)
         super().__post_init__(**kwargs)
         # A stored pipeline reference would make transformers ask for `trust_remote_code` although the package is
         # installed; only the class that runs as remote code needs it.
         if hasattr(self, "custom_pipelines") and not type(self).__module__.startswith("transformers_modules"):
             del self.custom_pipelines
         labels = self.labels
-        if self.label2id is None:
-            self.label2id = {label: index for index, label in enumerate(labels)}
+        check_labels(labels)
+        self.label2id = {label: index for index, label in enumerate(labels)}
         if self.class_names is None:
             self.class_names = list(labels)
         if self.label_origin is None:
-            origin = "learned" if self.class_embedding_source == "learned" else "template"
-            self.label_origin = dict.fromkeys(labels, origin)
+            self.label_origin = dict.fromkeys(labels, self._default_origin)
         self._check()
+        self._is_complete = True
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        follows = key == "id2label" and self.__dict__.get("_is_complete", False)
+        before = self.labels if follows else []
+        super().__setattr__(key, value)
+        if follows:
+            self._follow_labels(before)
+
+    def _follow_labels(self, before: list[str]) -> None:
+        """Keeps the fields of the classes in step with labels that were set: renamed ones, or others in number."""
+        labels = self.labels
+        self.label2id = {label: index for index, label in enumerate(labels)}
+        if len(labels) == len(before):  # the same classes under other names
+            origins = [self.label_origin.get(label, self._default_origin) for label in before]
+            self.label_origin = dict(zip(labels, origins, strict=True))
+            self.class_names = list(labels) if self.class_input_ids is None else self.class_names
+            return
+        self.class_names, self.label_origin = list(labels), dict.fromkeys(labels, self._default_origin)
+        self.class_input_ids = self.context_lengths = self.context_positions = self.score_statistics = None
+        for name, default in (("score_scale", 1.0), ("score_bias", 0.0), ("score_thresholds", None)):
+            if isinstance(getattr(self, name), (list, tuple)):
+                setattr(self, name, default)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As in transformers; what cannot be used is one `ValueError` that names the checkpoint.
+
+        Args:
+            config_dict (`dict`): the fields.
+            **kwargs: as in transformers; they replace fields.
+
+        Returns:
+            [`TaiDptConfig`].
+
+        Raises:
+            ValueError: a field is of a wrong type, not plausible, or does not fit the others; or other labels are
+                asked for than the checkpoint has in number.
+        """
+        name = kwargs.get("name_or_path")
+        where = f"The configuration of {str(name)!r}" if name else "The configuration"
+        try:
+            stored = config_dict.get("id2label")
+            if stored is not None and isinstance(kwargs.get("id2label"), Mapping):
+                check_label_count(len(kwargs["id2label"]), stored)
+            return super().from_dict(config_dict, **kwargs)
+        except (ValueError, TypeError, KeyError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+            raise ValueError(f"{where} cannot be used: {one_line(error)}") from error
+        except StrictDataclassError as error:  # of transformers: a wrong type in a field that every model has
+            raise ValueError(f"{where} cannot be used: {one_line(error)}") from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, without what holds only for this process."""
+        return {key: value for key, value in super().to_dict().items() if key not in LIVE_ONLY}
+
+    def validate(self) -> None:
+        """As in transformers, which calls it before a configuration is stored; its own fields are checked too."""
+        super().validate()  # type: ignore[misc]
+        self._check()
+
+    @property
+    def num_labels(self) -> int:
+        """Number of classes; another one can be set, and the fields of the classes are then those of new labels."""
+        labels = self.id2label
+        return None if labels is None else len(labels)  # type: ignore[return-value]
+
+    @num_labels.setter
+    def num_labels(self, value: int) -> None:
+        check_label_count(value)
+        PreTrainedConfig.num_labels.fset(self, value)  # type: ignore[attr-defined]
+
+    @property
+    def _default_origin(self) -> str:
+        return "learned" if self.class_embedding_source == "learned" else "template"
 
     @property
     def labels(self) -> list[str]:
@@ -323,43 +414,28 @@ class TaiDptConfig(PreTrainedConfig):
         return self.clip_config.text_config.projection_size if width is None else width  # SigLIP has no projection
 
     def _check(self) -> None:
-        if self.num_context_tokens < 1:
-            raise ValueError(f"`num_context_tokens` is {self.num_context_tokens}: at least 1 is needed.")
-        if self.caption_memory_size < 0 or not 0 <= self.caption_memory_weight <= 1:
-            raise ValueError(
-                f"`caption_memory_size` is {self.caption_memory_size} and `caption_memory_weight` "
-                f"{self.caption_memory_weight}: give a number of captions, and a share from 0 to 1."
-            )
+        """Raises a `ValueError` that says what is wrong with a field; nothing has been allocated yet."""
+        check_towers(self.clip_config.to_dict())
+        check_numbers(self)
+        check_texts(self)
+        check_classes(self)
+        check_token_ids(self)
         self._check_means()
-        _check_choice("class_token_position", self.class_token_position, CLASS_TOKEN_POSITIONS)
-        _check_choice("prompt_pair", self.prompt_pair, PROMPT_PAIRS)
-        _check_choice("class_embedding_source", self.class_embedding_source, CLASS_EMBEDDING_SOURCES)
+        for name, choices in CHOICES.items():
+            _check_choice(name, getattr(self, name), choices)
         check_dense_features(self.clip_config.model_type, self.dense_features)
         if self.baked and self.class_embedding_source != "fixed":
             raise ValueError("`baked` needs `class_embedding_source='fixed'`: bake a model with `TaiDptModel.bake`.")
         for label, origin in self.label_origin.items():
             _check_choice(f"label_origin[{label!r}]", origin, LABEL_ORIGINS)
-        for name in ("class_names", "class_input_ids", "context_lengths", "context_positions"):
-            values = getattr(self, name)
-            if values is not None and len(values) != self.num_labels:
-                raise ValueError(f"`{name}` has {len(values)} entries for {self.num_labels} labels: give one each.")
+        for index, position in enumerate(self.context_positions or ()):
+            _check_choice(f"context_positions[{index}]", position, CLASS_TOKEN_POSITIONS)
         if self.image_standardization is not None:
             _check_choice("image_standardization", self.image_standardization, IMAGE_STANDARDIZATIONS)
         if self.image_standardization == "captions" and not self.caption_bank_size:
             raise ValueError(
                 "`image_standardization='captions'` needs a caption bank: keep one with `model.set_caption_bank`."
             )
-        for name, values in (self.score_statistics or {}).items():
-            if name != "source" and len(values) != self.num_labels:
-                raise ValueError(
-                    f"`score_statistics` has {len(values)} values of {name} for {self.num_labels} labels."
-                )
-        for name in ("score_scale", "score_bias", "score_thresholds"):
-            value = getattr(self, name)
-            if isinstance(value, (list, tuple)) and len(value) != self.num_labels:
-                raise ValueError(
-                    f"`{name}` has {len(value)} values for {self.num_labels} labels: give 1, or one each."
-                )
 
     def _check_means(self) -> None:
         dim = self.embedding_dim
@@ -367,19 +443,6 @@ class TaiDptConfig(PreTrainedConfig):
             _check_choice("feature_means", name, FEATURE_KINDS)
             if len(mean) != dim:
                 raise ValueError(f"`feature_means[{name!r}]` has {len(mean)} numbers: the features have {dim}.")
-
-
-def check_labels(labels: Sequence[str]) -> None:
-    """Raises a `ValueError` that names the first label that is empty, no text, or repeated."""
-    if isinstance(labels, str) or len(labels) == 0:
-        raise ValueError(f"`labels` is {labels!r}: give a list with at least one label, as ['dog', 'cat'].")
-    seen: set[str] = set()
-    for index, label in enumerate(labels):
-        if not isinstance(label, str) or not label.strip():
-            raise ValueError(f"Label {index} is {label!r}: a label is a text that is not empty.")
-        if label in seen:
-            raise ValueError(f"The label {label!r} stands twice in `labels` (again at {index}): remove one.")
-        seen.add(label)
 
 
 def check_dense_features(model_type: str, option: str) -> None:
@@ -394,7 +457,7 @@ def check_dense_features(model_type: str, option: str) -> None:
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"`{name}` is {value!r}: choose one of {', '.join(map(repr, choices))}.")
+        raise ValueError(f"`{name}` is {str(value)[:80]!r}: choose one of {', '.join(map(repr, choices))}.")
 
 
 def context_token_ids(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]) -> list[int]:

@@ -202,7 +202,7 @@ def sample_weights(weights: Mapping[str, torch.Tensor]) -> list[float]:
 
 def require_same_base(name_or_path: str, config: TaiDptConfig, weights: Mapping[str, torch.Tensor]) -> None:
     """Raises a `ValueError` when a base has other weights than the one that the prompts were learned on."""
-    expected = config.base_model_sample
+    expected = getattr(config, "base_model_sample", None)
     if expected is None:
         return
     found = torch.tensor(sample_weights(weights))  # (at most 16,)

@@ -210,6 +210,7 @@ class RepositoryMixin(_Base):
         values: dict[str, Any] = {"prompts_only": prompts_only}
         if prompts_only:
             values["base_model_sample"] = sample_weights(self.clip.state_dict())
+        values["processor_class"] = "CLIPProcessor"  # what `AutoProcessor` makes of tokenizer and image processor
         values["auto_map"] = dict(AUTO_MAP) if include_code else None
         values["custom_pipelines"] = CUSTOM_PIPELINES if include_code and pipeline_file() else None
         if not is_remote_code():  # on a live configuration this would make transformers ask for `trust_remote_code`
@@ -251,10 +252,10 @@ def store_calibration(folder: Path, config: TaiDptConfig) -> None:
 
 
 def _set(config: TaiDptConfig, values: dict[str, Any]) -> None:
-    """Sets attributes of a configuration; those of the repository that are `None` are absent."""
+    """Sets attributes of a configuration; those that are `None` are absent."""
     for name, value in values.items():
         setattr(config, name, value)
-        if value is None and name in ("auto_map", "custom_pipelines"):
+        if value is None:
             delattr(config, name)
 
 
