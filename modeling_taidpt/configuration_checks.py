@@ -42,6 +42,7 @@ RECIPE_FORBIDDEN = re.compile(
     r"|project|trackio|base_model|word_counts)(_|$)"
 )
 LAYER_NAMES = re.compile(r"layers|depths?|blocks|num_stages")
+REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
@@ -107,7 +108,7 @@ def check_texts(config: Any) -> None:
     check_bare_name("word_counts", config.word_counts)
     check_bare_name("transformers_weights", getattr(config, "transformers_weights", None))
     check_base(config.base_model_name_or_path)
-    if config.base_model_revision is not None and not re.fullmatch(r"[\w./-]{1,255}", config.base_model_revision):
+    if config.base_model_revision is not None and not REVISION.fullmatch(config.base_model_revision):
         raise ValueError(f"`base_model_revision` is {config.base_model_revision!r}: give a branch, tag or commit.")
     for label, origin in _mapping("label_origin", config.label_origin).items():
         if not isinstance(label, str) or not isinstance(origin, str):
@@ -177,7 +178,10 @@ def check_classes(config: Any) -> None:
         _check_number(f"context_lengths[{index}]", length, int, 0, config.num_context_tokens)
     for template in _templates(config.templates):
         if not isinstance(template, str) or "{}" not in template:
-            raise ValueError(f"`templates` holds {_short(template)}: give texts with {{}} for the class name.")
+            raise ValueError(
+                f"`templates` holds {_short(template)}, which has no {{}} for the class name: write "
+                "'a photo of a {}.', for example."
+            )
 
 
 def check_token_ids(config: Any) -> None:

@@ -29,6 +29,8 @@ FEATURE_KINDS = ("caption", "token", "image", "cell")  # pooled and dense, of ca
 LABEL_ORIGINS = ("learned", "shared", "template", "hypernym")
 IMAGE_STANDARDIZATIONS = ("center", "zscore", "captions")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
+# What building a configuration raises where a field is of a wrong type; the last one is not an error of values.
+DAMAGED = (ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError, StrictDataclassError)
 LIVE_ONLY = ("_is_complete", "_hub_arguments")  # attributes that are not stored
 CHOICES = {
     "class_token_position": CLASS_TOKEN_POSITIONS,
@@ -360,9 +362,7 @@ class TaiDptConfig(PreTrainedConfig):
             if stored is not None and isinstance(kwargs.get("id2label"), Mapping):
                 check_label_count(len(kwargs["id2label"]), stored)
             return super().from_dict(config_dict, **kwargs)
-        except (ValueError, TypeError, KeyError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
-            raise ValueError(f"{where} cannot be used: {one_line(error)}") from error
-        except StrictDataclassError as error:  # of transformers: a wrong type in a field that every model has
+        except DAMAGED as error:
             raise ValueError(f"{where} cannot be used: {one_line(error)}") from error
 
     def to_dict(self) -> dict[str, Any]:

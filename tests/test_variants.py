@@ -81,7 +81,7 @@ def test_class_names_differ_from_labels(clip, tokenizer):
 
 def test_wrong_labels_are_named(clip):
     model = learned(clip)
-    with pytest.raises(ValueError, match="'cat' stands twice"):
+    with pytest.raises(ValueError, match="'cat' is duplicated"):
         model.with_labels(["cat", "cat"])
     with pytest.raises(ValueError, match="shorten the name"):
         model.with_labels(["x" * 5000])

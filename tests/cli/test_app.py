@@ -177,7 +177,7 @@ def test_a_photograph_is_turned_as_its_exif_says(image_rows):
         (["--model", str(IMAGES)], "Unrecognized model"),
         (["--labels", "labels.txt"], "The label file 'labels.txt' does not exist"),
         (["--labels", " , "], "There is no label"),
-        (["--labels", "cat,dog,cat"], "'cat' stands twice"),
+        (["--labels", "cat,dog,cat"], "'cat' is duplicated"),
         (["--labels", "x" * 5000], "tokens"),
         (["--threshold", "high"], "give a number from 0 to 1, 'auto'"),
     ],

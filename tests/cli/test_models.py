@@ -97,7 +97,7 @@ def test_predict_saves_figures(checkpoint, tmp_path):
         (["convert", CAT, "--output", "OUT"], "cat.jpg"),
         (["convert", CAT, "--clip", "x", "--output", "OUT"], "both --clip and --labels"),
         (["export", "--model", "./none", "--output", "OUT"], "neither a folder nor the name of a repository"),
-        (["export", "--labels", "dog,dog", "--output", "OUT"], "'dog' stands twice"),
+        (["export", "--labels", "dog,dog", "--output", "OUT"], "'dog' is duplicated"),
         (["export", "--format", "torch", "--quantize", "--output", "OUT"], "--quantize is for --format onnx"),
         (["export", "--eval-images", "photos", "--output", "OUT"], "give both"),
         (["export", "--quantize", "--eval-images", "./none", "--output", "OUT"], "'./none' does not exist"),
