@@ -22,11 +22,11 @@ from pathlib import Path
 
 import torch
 from common import machine, median_seconds, seconds, write_figures
-from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, HfArgumentParser, Pipeline, pipeline
 
 from modeling_taidpt import TaiDptModel, clip_tokenizer, load_class_table
 from modeling_taidpt.pipelines.image_batches import read_batch
+from modeling_taidpt.pipelines.image_reading import open_encoded
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +46,7 @@ class Arguments:
 def write_images(folder: Path, count: int) -> list[str]:
     """JPEG files of 640 x 480 pixels, as COCO has them."""
     files = sorted((ROOT / "examples/images").glob("*.jpg"))
-    pictures = [Image.open(file).convert("RGB").resize((640, 480)) for file in files]
+    pictures = [open_encoded(file).convert("RGB").resize((640, 480)) for file in files]
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
         pictures[number % len(pictures)].save(path, quality=90)

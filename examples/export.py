@@ -15,12 +15,12 @@ from zlib import crc32
 import numpy as np
 import onnxruntime
 import torch
-from PIL import Image
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, load_images, mean_average_precision
 from modeling_taidpt.export.programs import ImageScorer, export_onnx
 from modeling_taidpt.export.quantization import BATCH, known_classes, onnx_scorer, run_scorers
+from modeling_taidpt.pipelines.image_reading import open_encoded
 
 PHOTOGRAPHS = Path(__file__).parent / "images"
 
@@ -40,7 +40,7 @@ class Arguments:
 def read_photographs(arguments: Arguments, known: list[str]) -> tuple[list, np.ndarray | None, list[int]]:
     """Photographs, their labels `(images, classes)` and the places of the classes among the labels of the model."""
     if arguments.images is None:
-        return [Image.open(path).convert("RGB") for path in sorted(PHOTOGRAPHS.glob("*.jpg"))], None, []
+        return [open_encoded(path).convert("RGB") for path in sorted(PHOTOGRAPHS.glob("*.jpg"))], None, []
     rows = load_images(arguments.images)
     if arguments.fold is not None:
         chosen = [i for i, name in enumerate(rows["image_id"]) if crc32(str(name).encode()) % 5 == arguments.fold]

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 folder, photograph = Path(sys.argv[1]), sys.argv[2]
 labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))["labels"]
 settings = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-image = ImageOps.exif_transpose(Image.open(photograph)).convert("RGB")
+image = ImageOps.exif_transpose(Image.open(photograph, formats=["JPEG", "PNG", "WEBP"])).convert("RGB")
 short, crop = settings["size"]["shortest_edge"], settings["crop_size"]
 size = [short * side // min(image.size) for side in image.size]
 left, top = (size[0] - crop["width"]) // 2, (size[1] - crop["height"]) // 2

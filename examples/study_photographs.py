@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 from embedded_base.labelled import read_labelled
-from PIL import Image
 
 from modeling_taidpt import TaiDptModel
+from modeling_taidpt.pipelines.image_reading import open_encoded
 
 
 def read_known(folder: str, labels: list[str], selection: bool) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -23,7 +23,7 @@ def encode_photographs(model: TaiDptModel, processor, files: list[str]) -> dict[
     """Global `(images, dim)` and dense `(images, height, width, dim)` features, as the model takes them."""
     parts = []
     for start in range(0, len(files), 32):
-        images = [Image.open(file).convert("RGB") for file in files[start : start + 32]]
+        images = [open_encoded(file).convert("RGB") for file in files[start : start + 32]]
         parts.append(model.encode_images(processor(images=images, return_tensors="pt")["pixel_values"]))
     pooled, dense = zip(*parts, strict=True)
     return {"image_embeds": torch.cat(pooled), "dense_embeds": torch.cat(dense)}

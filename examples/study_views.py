@@ -12,7 +12,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from PIL import Image
 from study_photographs import plain_scores, read_known
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, HfArgumentParser
@@ -20,6 +19,7 @@ from transformers import AutoImageProcessor, HfArgumentParser
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, mean_average_precision, paired_bootstrap
 from modeling_taidpt.evaluation.evaluate import BRANCHES
 from modeling_taidpt.pipelines.heatmaps import processor_for
+from modeling_taidpt.pipelines.image_reading import open_encoded
 
 ROWS: dict[str, dict] = {
     "plain": {},
@@ -61,7 +61,7 @@ def score(model: TaiDptModel, processor, files: list[str], row: dict) -> dict[st
     views = {name: row[name] for name in ("flip", "multi_crop") if name in row}
     logits: dict[str, list[torch.Tensor]] = {branch: [] for branch in BRANCHES}
     for file in tqdm(files, leave=False):
-        image = Image.open(file).convert("RGB")
+        image = open_encoded(file).convert("RGB")
         size = (image.height, image.width)
         pixels = processor_for(
             processor, size, row.get("image_size"), row.get("center_crop"), model.config.patch_size

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import os
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +15,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torch.utils.data import Dataset
-from transformers.image_utils import httpx  # the client of `load_image`
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
+# What Pillow decodes itself. Others it hands to another program (PostScript to Ghostscript), to a handler that
+# somebody has registered, or, as IPTC, to any format again. Those without a magic number come last.
+FORMATS = (
+    *("JPEG", "PNG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "MPO", "ICO", "QOI"),
+    *("PSD", "DDS", "ICNS", "SGI", "PCX", "TGA"),
+)
+DOWNLOAD_SECONDS = 30.0  # for a URL, from the request to the last byte
+DOWNLOAD_BYTES = 100 * 2**20  # of a URL
 IMAGE_KINDS = "a path, a URL, base64 text, bytes, a PIL image, or a uint8 or uint16 array"
 
 
@@ -51,33 +61,19 @@ class ImageEntry:
         return f"({kind})" if self.index is None else f"at index {self.index} ({kind})"
 
 
-class ImageEntries(Dataset):
-    """A dataset whose images know their place, also those that the dataset fails to decode."""
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> ImageEntry:
-        try:
-            return ImageEntry(self.dataset[index], index)
-        except Exception as error:
-            return ImageEntry(None, index, error)
-
-
 def unreadable(entry: ImageEntry, reason: str) -> ValueError:
     """The error for an image that cannot be read: its name and why."""
     return ValueError(f"cannot read image {entry.name}: {reason}.")
 
 
-def read_image(entry: ImageEntry, timeout: float | None = None) -> Image.Image:
+def read_image(entry: ImageEntry, timeout: float | None = None, max_pixels: int | None = None) -> Image.Image:
     """Reads any kind of image.
 
     Args:
         entry (`ImageEntry`): the image.
-        timeout (`float`, *optional*): seconds to wait for a URL.
+        timeout (`float`, *optional*, defaults to 30): seconds for a URL, from the request to the last byte.
+        max_pixels (`int`, *optional*): width times height at most, found before any pixel is decoded;
+            `PIL.Image.MAX_IMAGE_PIXELS` holds besides.
 
     Returns:
         `PIL.Image.Image`: RGB, turned as its EXIF data say.
@@ -95,63 +91,116 @@ def read_image(entry: ImageEntry, timeout: float | None = None) -> Image.Image:
     if isinstance(source, np.ndarray):
         source = _from_array(entry, source)
     elif isinstance(source, (str, Path)):
-        source = _find(entry, str(source), timeout)
+        source = _find(entry, str(source), DOWNLOAD_SECONDS if timeout is None else timeout)
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = BytesIO(source)
     if not isinstance(source, (str, BytesIO, Image.Image)):
-        raise unreadable(entry, f"its type is no image; give {IMAGE_KINDS}")
-    image = _decode(entry, source)
+        raise unreadable(entry, f"its type is not an image; give {IMAGE_KINDS}")
+    image = _decode(entry, source, max_pixels)
     if 0 in image.size:
         raise unreadable(entry, "it has no pixels")
     return image
 
 
-def _find(entry: ImageEntry, text: str, timeout: float | None) -> str | bytes:
+def open_encoded(source: str | Path | BytesIO) -> Image.Image:
+    """Opens an encoded image of one of the [`FORMATS`]; its pixels are not decoded yet. Raises as `Image.open`."""
+    return Image.open(source, formats=_installed_formats())
+
+
+@functools.lru_cache(maxsize=1)
+def _installed_formats() -> tuple[str, ...]:
+    """Those of the formats that this Pillow was built with."""
+    Image.init()
+    return tuple(kind for kind in FORMATS if kind in Image.OPEN)
+
+
+def _find(entry: ImageEntry, text: str, timeout: float) -> str | bytes:
     """The path of a file, or the bytes behind a URL or in base64 text."""
     if text.startswith(("http://", "https://")):
-        try:
-            response = httpx.get(text, timeout=timeout, follow_redirects=True)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise unreadable(entry, f"the server gave no answer ({_one_line(error)})") from error
-        if not response.is_success:
-            raise unreadable(entry, f"the server answered {response.status_code} {response.reason_phrase}".rstrip())
-        return response.content
+        return _download(entry, text, timeout)
     if os.path.isdir(text):
         raise unreadable(entry, "it is a folder; list the files in it")
     if os.path.exists(text):
+        if not os.path.isfile(text):  # to open a pipe would wait for ever
+            raise unreadable(entry, "it is not a regular file")
         return text
     is_data = text.startswith("data:image/")
     with contextlib.suppress(Exception):
         content = base64.b64decode("".join((text.partition(",")[2] if is_data else text).split()), validate=True)
-        Image.open(BytesIO(content)).close()  # raises where it is no image
+        open_encoded(BytesIO(content)).close()  # raises where it is not an image
         return content
     raise unreadable(entry, "its base64 text holds no image" if is_data else "there is no such file")
 
 
-def _decode(entry: ImageEntry, source: str | BytesIO | Image.Image) -> Image.Image:
+def _download(entry: ImageEntry, url: str, timeout: float) -> bytes:
+    """What a server sends, within a limit of time and one of size."""
+    large = unreadable(entry, f"the server sends more than {DOWNLOAD_BYTES} bytes; download it yourself")
+    content, deadline = bytearray(), time.monotonic() + timeout
+    try:
+        with (
+            httpx.Client(timeout=timeout, follow_redirects=True) as client,
+            _closing_after(timeout, client),
+            client.stream("GET", url) as response,
+        ):
+            if not response.is_success:
+                reason = f"the server answered {response.status_code} {response.reason_phrase}"
+                raise unreadable(entry, reason.rstrip())
+            announced = response.headers.get("content-length", "")
+            if announced.isdecimal() and int(announced) > DOWNLOAD_BYTES:
+                raise large
+            for chunk in response.iter_bytes():
+                content += chunk
+                if len(content) > DOWNLOAD_BYTES:
+                    raise large
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, UnicodeError, OSError, RuntimeError) as error:
+        if isinstance(error, httpx.TimeoutException) or time.monotonic() >= deadline:
+            raise unreadable(entry, f"the server took longer than {timeout:g} seconds (`timeout`)") from error
+        raise unreadable(entry, f"the server gave no answer ({_one_line(error)})") from error
+    return bytes(content)
+
+
+@contextlib.contextmanager
+def _closing_after(timeout: float, client: httpx.Client) -> Iterator[None]:
+    """Closes a client after some seconds: its own timeout begins anew with every byte that a slow server sends."""
+    timer = threading.Timer(timeout, client.close)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _decode(entry: ImageEntry, source: str | BytesIO | Image.Image, max_pixels: int | None) -> Image.Image:
     """Decodes an image whole, and turns it and its colours.
 
     Pillow raises nearly any exception on broken files, so all of them are caught here.
     """
+    too_large = f"it has more than {(max_pixels or 0) / 1e6:g} million pixels; make it smaller"
     try:
         with refused_bombs():
-            image = source if isinstance(source, Image.Image) else Image.open(source)
-            image.load()
-            with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the picture
-                image = ImageOps.exif_transpose(image)
-            return _to_rgb(image)
+            image = source if isinstance(source, Image.Image) else open_encoded(source)
+            if isinstance(image, ImageFile.ImageFile) and image.tile and image.format not in FORMATS:
+                raise UnidentifiedImageError  # opened by others, not decoded yet
+            if max_pixels is None or image.width * image.height <= max_pixels:
+                image.load()
+                with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the image
+                    image = ImageOps.exif_transpose(image)
+                return _to_rgb(image)
     except UnidentifiedImageError as error:
-        raise unreadable(entry, "it is not an image, or of a format that Pillow does not know") from error
+        reason = "it is not an image, or not of a format that is read here; convert it to PNG or JPEG"
+        raise unreadable(entry, reason) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise unreadable(
-            entry,
+        reason = (
             f"it has more pixels than the limit of {Image.MAX_IMAGE_PIXELS} that guards against decompression bombs; "
-            "make it smaller, or raise `PIL.Image.MAX_IMAGE_PIXELS` if you trust it",
-        ) from error
+            "make it smaller, or raise `PIL.Image.MAX_IMAGE_PIXELS` if you trust it"
+        )
+        raise unreadable(entry, reason if max_pixels is None else too_large) from error
     except PermissionError as error:
         raise unreadable(entry, "its file may not be read by this user") from error
     except Exception as error:
         raise unreadable(entry, f"it is broken or cut off ({_one_line(error)})") from error
+    raise unreadable(entry, too_large)
 
 
 @contextlib.contextmanager
@@ -207,4 +256,12 @@ def _from_array(entry: ImageEntry, array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(_to_8_bit(array) if array.dtype == np.uint16 else array))
 
 
-__all__ = ["IMAGE_KINDS", "ImageEntries", "ImageEntry", "read_image", "refused_bombs", "unreadable"]
+__all__ = [
+    "FORMATS",
+    "IMAGE_KINDS",
+    "ImageEntry",
+    "open_encoded",
+    "read_image",
+    "refused_bombs",
+    "unreadable",
+]

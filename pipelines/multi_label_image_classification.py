@@ -11,26 +11,28 @@ turn logits into probabilities, `config.score_thresholds` says what is present. 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import numbers
 import operator
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset
 from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import logging
 
 from .heatmaps import crop_window, draw_heatmaps, processor_for, resized_size
 from .image_batches import ImageBatches, ImageStream, collate
-from .image_reading import IMAGE_KINDS, ImageEntries, ImageEntry, read_image, unreadable
+from .image_inputs import read_inputs
+from .image_reading import ImageEntry, read_image, unreadable
 
 logger = logging.get_logger(__name__)
 
@@ -81,9 +83,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             inputs (`str`, `Path`, `bytes`, `PIL.Image.Image`, `np.ndarray`, or many of them):
                 An image is a path, an http(s) URL, base64 text (plain or a `data:image/` address), encoded bytes, a
                 PIL image, a uint8 or uint16 array `(height, width)` or `(height, width, channels)`, or the
-                `{"path", "bytes"}` entry of an undecoded image column. Many images come as a list or tuple, a
-                generator or another iterator, or a `KeyDataset`. Images are turned as their EXIF data say; transparent
-                ones are laid on white, 16-bit ones are scaled to 8 bit.
+                `{"path", "bytes"}` entry of an undecoded image column. Many images come as a list or tuple, an array
+                of frames `(frames, height, width, channels)`, a generator or another iterable, a column of a data set
+                (`dataset["image"]`), or a map-style data set of images, as a `KeyDataset`. Images are turned as their
+                EXIF data say; transparent ones are laid on white, 16-bit ones are scaled to 8 bit.
             **kwargs: options of this call, each also accepted by `pipeline(...)` as a default:
 
                 - top_k (`int`, *optional*): keeps this many labels of the highest scores; all by default.
@@ -91,9 +94,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                   `top_k` counts; `"auto"` takes the checkpoint's own, one for all labels or one per label.
                 - candidate_labels (`str` or `list[str]`, *optional*): scores these labels (a string is split at
                   commas) instead of the model's own.
-                - return_heatmaps (`bool`, *optional*, defaults to `False`): adds `"heatmap"` to each label that is
-                  kept: a float32 array `(height, width)` of the turned image, the cosine of the place with the label,
-                  NaN where the image processor crops the image away.
+                - return_heatmaps (`bool` or `"cells"`, *optional*, defaults to `False`): adds `"heatmap"` to each
+                  label that is kept: a float32 array `(height, width)` of the turned image, the cosine of the pixel
+                  with the label, NaN where the image processor crops the image away; with `"cells"` the
+                  `(rows, columns)` of the model's cells, which share what the image processor keeps of the image.
                 - image_size (`int`, *optional*): shorter side in pixels that the model sees, rounded to whole cells;
                   the image processor's by default.
                 - center_crop (`bool`, *optional*): `False` shows the model the whole image at its aspect ratio, sides
@@ -102,7 +106,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 - multi_crop (`bool`, *optional*): sees an image larger than the model's own size in overlapping
                   windows; `config.multi_crop` of the model by default.
                 - standardize (`bool`, *optional*): `False` scores without the checkpoint's score standardisation.
-                - timeout (`float`, *optional*): seconds to wait for each URL; no limit by default.
+                - timeout (`float`, *optional*): seconds for a URL, from the request to the last byte; 30 by default.
                 - batch_size (`int`, *optional*, defaults to 1): images in a forward pass; those of one are read by
                   as many threads as PyTorch computes with (`torch.set_num_threads`), at most 8.
                 - num_workers (`int`, *optional*, defaults to 0): processes that read images meanwhile, with one thread
@@ -116,21 +120,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         Raises:
             ValueError: an image cannot be read (it is named), or an option is out of range.
         """
-        if inputs is None:
-            raise ValueError(f"There is no image: give {IMAGE_KINDS}, or several of them in a list.")
-        if hasattr(inputs, "column_names"):
-            raise ValueError(
-                f"A `{type(inputs).__name__}` has columns: pass the one with images as `KeyDataset(dataset, 'image')` "
-                "(of transformers.pipelines.pt_utils), or as a generator if it is streamed."
-            )
-        if isinstance(inputs, (list, tuple)):
-            inputs = [ImageEntry(source, index) for index, source in enumerate(inputs)]
-            if not inputs:
-                return []
-        elif isinstance(inputs, Dataset) and not isinstance(inputs, IterableDataset):
-            inputs = ImageEntries(inputs)
-        elif isinstance(inputs, (Iterator, IterableDataset)) and not hasattr(inputs, "read"):
-            inputs = (ImageEntry(source, index) for index, source in enumerate(inputs))
+        inputs = read_inputs(inputs)
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, **kwargs)
 
     def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
@@ -153,7 +145,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         top_k: int | None = None,
         threshold: float | str | None = None,
         candidate_labels: str | Iterable[str] | None = None,
-        return_heatmaps: bool | None = None,
+        return_heatmaps: bool | str | None = None,
         timeout: float | None = None,
         image_size: int | None = None,
         center_crop: bool | None = None,
@@ -194,8 +186,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         if candidate_labels is not None:
             forward["model"] = postprocess["model"] = self._model_for(_split_labels(candidate_labels))
         if return_heatmaps is not None:
-            for parameters in (preprocess, forward, postprocess):
-                parameters["return_heatmaps"] = bool(return_heatmaps)
+            if isinstance(return_heatmaps, str) and return_heatmaps != "cells":
+                raise ValueError(f"`return_heatmaps` is {return_heatmaps!r}: give True, False or 'cells'.")
+            preprocess["return_heatmaps"] = forward["return_heatmaps"] = bool(return_heatmaps)
+            postprocess["return_heatmaps"] = return_heatmaps
         return preprocess, forward, postprocess
 
     def get_iterator(
@@ -284,7 +278,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         model: Any = None,
         top_k: int | None = None,
         threshold: float | str | None = None,
-        return_heatmaps: bool = False,
+        return_heatmaps: bool | str = False,
     ) -> list[dict[str, Any]]:
         """Turns the outputs for one image into its list of labels."""
         config: Any = (self.model if model is None else model).config
@@ -296,8 +290,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         order = order[:top_k].tolist()
         results = [{"label": config.id2label[index], "score": float(scores[index])} for index in order]
         if return_heatmaps:
-            cells = model_outputs["similarity_map"][0].float().numpy()  # (classes, rows, columns)
-            for result, heatmap in zip(results, draw_heatmaps(cells[order], model_outputs["window"]), strict=True):
+            cells = model_outputs["similarity_map"][0].float().numpy()[order]  # (kept labels, rows, columns)
+            maps = cells if return_heatmaps == "cells" else draw_heatmaps(cells, model_outputs["window"])
+            for result, heatmap in zip(results, maps, strict=True):
                 result["heatmap"] = heatmap
         return results
 
@@ -309,12 +304,15 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 f"`{type(self.model).__name__}` cannot take other labels (`with_labels`): leave candidate_labels out."
             )
         key = (id(self.model), labels)
-        if key not in self._relabelled:
-            self._relabelled[key] = with_labels(list(labels), tokenizer=self.tokenizer).eval()
-        self._relabelled.move_to_end(key)
-        while len(self._relabelled) > KEPT_LABEL_SETS:
-            self._relabelled.popitem(last=False)
-        return self._relabelled[key]
+        model: Any = self._relabelled.get(key)
+        if model is None:
+            model = self._relabelled[key] = with_labels(list(labels), tokenizer=self.tokenizer).eval()
+        # Another thread may have removed it meanwhile; a lock could not go to processes that read images.
+        with contextlib.suppress(KeyError):
+            self._relabelled.move_to_end(key)
+            while len(self._relabelled) > KEPT_LABEL_SETS:
+                self._relabelled.popitem(last=False)
+        return model
 
     def _warn_about_scores(self) -> None:
         """Warns, once, that a threshold means little where no probabilities were fitted."""

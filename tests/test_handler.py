@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import base64
 import importlib.util
+import io
 import json
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from modeling_taidpt import DEFAULT_CHECKPOINT
 
@@ -44,8 +48,53 @@ def test_many_images_and_own_labels(handler):
     assert [[entry["label"] for entry in result] for result in answer] == [["cat", "cup"], ["cup", "cat"]]
 
 
-def test_heatmaps_are_numbers_and_null(handler):
+def test_heatmaps_are_of_cells_unless_pixels_are_asked_for(handler):
     (entry,) = handler({"inputs": CAT, "parameters": {"top_k": 1, "return_heatmaps": True}})
+    cells = handler.pipeline.model.config.image_size // handler.pipeline.model.config.patch_size
+    assert np.asarray(entry["heatmap"]).shape == (cells, cells)
+    (entry,) = handler({"inputs": CAT, "parameters": {"top_k": 1, "return_heatmaps": "pixels"}})
+    assert np.asarray(entry["heatmap"]).shape == (300, 451)
+
+
+def make_png(width, height):
+    buffer = io.BytesIO()
+    Image.new("1", (width, height)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("inputs", "parameters", "message"),
+    [
+        (make_png(8000, 6000), {}, "it has more than 40 million pixels"),
+        (make_png(2000, 1500), {"return_heatmaps": "pixels"}, "more than 4000000 numbers"),
+        ([make_png(2000, 1500)] * 2, {"return_heatmaps": "pixels", "top_k": 1}, "more than 4000000 numbers"),
+        (CAT, {"candidate_labels": [f"label {n}" for n in range(501)]}, "has 501 labels: send 1 to 500"),
+        (CAT, {"candidate_labels": ",".join(f"label {n}" for n in range(501))}, "has 501 labels: send 1 to 500"),
+        (CAT, {"candidate_labels": ", " * 200_000}, "too long"),
+        (CAT, {"candidate_labels": ["x" * 201]}, "A label has 201 characters"),
+        (CAT, {"candidate_labels": []}, "has 0 labels"),
+        (CAT, {"candidate_labels": 5}, "not a list of words"),
+        (CAT, {"candidate_labels": ["cat", 5]}, "not a list of words"),
+        (CAT, {"return_heatmaps": "all"}, "send true for those of cells"),
+        (CAT, {"return_heatmaps": [True]}, "send true for those of cells"),
+        (CAT, {"return_heatmaps": "pixels", "top_k": "3"}, "more than 4000000 numbers"),
+        (CAT, {"top_k": "3"}, "`top_k` is '3'"),
+        (CAT, {"x" * 100_000: 1}, "is not a parameter"),
+        (CAT, {"threshold": "x" * 100_000}, "`threshold` is"),
+        ("A" * 40_000_001, {}, "has 40000001 characters"),
+        ([bytes(15_000_000)] * 7, {}, "have 105000000 bytes together"),
+    ],
+    ids=range(18),
+)
+def test_what_a_request_may_cost_is_limited(handler, inputs, parameters, message):
+    started = time.process_time()
+    with pytest.raises(ValueError, match=message) as error:
+        handler({"inputs": inputs, "parameters": parameters})
+    assert len(str(error.value)) <= 500 and time.process_time() - started < 5
+
+
+def test_heatmaps_are_numbers_and_null(handler):
+    (entry,) = handler({"inputs": CAT, "parameters": {"top_k": 1, "return_heatmaps": "pixels"}})
     heatmap = json.loads(json.dumps(entry, allow_nan=False))["heatmap"]
     values = [value for row in heatmap for value in row if value is not None]
     assert values and all(-1 <= value <= 1 for value in values)
@@ -59,13 +108,13 @@ def test_heatmaps_are_numbers_and_null(handler):
         ({"inputs": [encoded(CAT)] * 65}, "`inputs` has 65 images: send 1 to 64"),
         ({"inputs": "http://example.org/cat.jpg"}, "Image 0 is an address: this endpoint fetches none"),
         ({"inputs": "file:///etc/passwd"}, "Image 0 is an address"),
-        ({"inputs": "/etc/passwd"}, "not an image|no base64 text"),
-        ({"inputs": "no base64!"}, "Image 0 is no base64 text"),
+        ({"inputs": "/etc/passwd"}, "not an image|not base64 text"),
+        ({"inputs": "no base64!"}, "Image 0 is not base64 text"),
         ({"inputs": 7}, "Image 0 is a int without content"),
         ({"inputs": encoded(b"text")}, "it is not an image"),
         ({"inputs": encoded(CAT[:2000])}, "broken or cut off"),
         ({"inputs": bytes(20_000_001)}, "Image 0 has 20000001 bytes"),
-        ({"inputs": CAT, "parameters": {"topk": 3}}, "`topk` is no parameter: choose of top_k"),
+        ({"inputs": CAT, "parameters": {"topk": 3}}, "`topk` is not a parameter: choose of top_k"),
         ({"inputs": CAT, "parameters": [3]}, "`parameters` is a list"),
         ({"inputs": CAT, "parameters": {"threshold": 2}}, "`threshold` is 2"),
     ],

@@ -13,6 +13,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessorPil, PreTrainedModel
 
+from modeling_taidpt.pipelines.image_reading import open_encoded
+
 from .concepts import Concept, find_mentions
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
@@ -97,7 +99,7 @@ def encode_photographs(photographs: Photographs, trunk: PreTrainedModel, random_
     processor, generator = base_image_processor(), np.random.default_rng(seed)
     cells = []
     for name in tqdm(photographs.names, desc=f"encode {photographs.folder.name}"):
-        image = Image.open(photographs.folder / "images" / name).convert("RGB")
+        image = open_encoded(photographs.folder / "images" / name).convert("RGB")
         views = [image] + [random_view(image, generator) for _ in range(random_views)]
         pixels = processor(views, return_tensors="pt")["pixel_values"]  # (views, 3, 224, 224)
         maps = trunk(pixels).last_hidden_state  # (views, channels, 7, 7)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import io
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -48,8 +50,18 @@ def test_many_images(pipe):
     undecoded = dataset.cast_column("image", datasets.Image(decode=False))
     for left, right in zip(pipe(KeyDataset(undecoded, "image"), batch_size=2), expected, strict=True):
         assert_same(left, right)
-    with pytest.raises(ValueError, match="KeyDataset"):
-        pipe(dataset)
+    for column in (dataset["image"], undecoded["image"]):
+        assert list(pipe(column)) == expected
+    frames = np.stack([np.asarray(image.resize((48, 50))) for image in images])  # (frames, height, width, 3)
+    of_frames = [pipe(frame) for frame in frames]
+    assert pipe(frames) == pipe(torch.from_numpy(frames)) == of_frames
+    paths = [encoded(image) for image in images]
+    assert pipe(pd.Series(paths, index=[7, 8, 9])) == expected
+    assert list(pipe({"a": paths[0], "b": paths[1]}.values())) == expected[:2]
+    assert list(pipe(map(Image.open, map(io.BytesIO, paths)))) == expected
+    for table in (dataset, {"image": paths}, pd.DataFrame({"image": paths}), dataset.to_iterable_dataset()):
+        with pytest.raises(ValueError, match=r"has columns: pass the one with images, as `dataset\['image'\]`"):
+            pipe(table)
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -129,7 +129,7 @@ def test_heatmap_of_the_chosen_label(server):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"no picture at all", "it is not an image, or of a format that Pillow does not know"),
+        (b"no picture at all", "it is not an image, or not of a format that is read here"),
         (Path(CAT).read_bytes()[:9000], "it is broken or cut off"),
         (b"", "it is not an image"),
     ],
