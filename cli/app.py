@@ -20,7 +20,10 @@ from .common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
 
 COMMANDS = {  # name: module, first sentence of its help
     "predict": ("predict", "Tag images with every label that fits."),
-    "tag": ("tag", "Tag any number of images into Parquet files with the columns path, labels, scores and error."),
+    "tag": (
+        "tag",
+        "Tag any number of images into Parquet, CSV or JSON lines: path, labels, scores, error.",
+    ),
     "label": ("label", "Find the labels that captions name, count them, and write them down if wanted."),
     "train": ("train", "Learn prompts for your labels from captions; no image is needed."),
     "calibrate": ("calibrate", "Make the scores of a model probabilities, and find its thresholds."),

@@ -1,4 +1,4 @@
-"""`taidpt tag`: tags any number of images into Parquet files."""
+"""`taidpt tag`: tags any number of images into Parquet, CSV or JSON lines."""
 
 from __future__ import annotations
 
@@ -27,13 +27,20 @@ from .common import (
     working,
 )
 
+MOST_LABELS = 10  # named in the summary
+
 
 def tag(
     sources: Annotated[
         list[str],
         typer.Argument(help="Folder, .txt list, .parquet files or .tar archives with images.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the Parquet files.", show_default=False)],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder for the results, or one .parquet, .csv or .jsonl file.", show_default=False
+        ),
+    ],
     model: ModelOption = DEFAULT_MODEL,
     labels: OwnLabelsOption = None,
     top_k: TopKOption = 0,
@@ -42,6 +49,9 @@ def tag(
     center_crop: CenterCropOption = None,
     flip: FlipOption = None,
     multi_crop: MultiCropOption = None,
+    format: Annotated[
+        str | None, typer.Option("--format", help="parquet, csv or jsonl; as the output's name says, else parquet.")
+    ] = None,
     image_column: Annotated[str, typer.Option(help="Column of the images in Parquet files.")] = "image",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 32,
     num_workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
@@ -52,7 +62,7 @@ def tag(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Tag any number of images into Parquet files with the columns path, labels, scores and error.
+    """Tag any number of images into Parquet, CSV or JSON lines: path, labels, scores, error.
 
     Memory stays constant. A run that was stopped goes on where it was when the same command is given again. An image
     that cannot be read becomes a row with an error.
@@ -60,12 +70,14 @@ def tag(
     **Examples**
 
     - `taidpt tag photos --output tags`
+    - `taidpt tag photos --output tags.csv --threshold auto`
     - `taidpt tag list.txt --output tags --labels labels.txt --top-k 5`
     - `taidpt tag photos --output tags --image-size 256 --no-center-crop --flip`
     - `taidpt tag shards/*.tar --output tags --part 3/16`
     - `taidpt tag photos --output tags --engine ray`
     """
     from modeling_taidpt.captions.label_files import read_labels
+    from modeling_taidpt.serving.summary import LEAST_SCORE, TaggingSummary, summarize_results
     from modeling_taidpt.serving.tagging import tag_images
 
     options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
@@ -86,14 +98,33 @@ def tag(
             shard_size=shard_size,
             part=_machine(part),
             concurrency=concurrency,
+            format=format,
             pipeline_kwargs={"device": device} if device is not None and engine == "ray" else None,
             **options,
         )
+    least = LEAST_SCORE if options["threshold"] is None else 0.0
+    summary = summarize_results(report.output_dir, least) if report.images + report.skipped else TaggingSummary()
     if as_json:
-        print_json(vars(report))
+        print_json({**vars(report), "summary": {**vars(summary), "counts": dict(summary.counts.most_common())}})
         return
+    _print_summary(report, summary)
+
+
+def _print_summary(report: Any, summary: Any) -> None:
+    """Says what a run did, what its results hold and how to open them."""
+    from modeling_taidpt.serving.formats import result_files
+
     earlier = f", {report.skipped} were there" if report.skipped else ""
-    say(f"{report.images} images tagged into {report.output_dir}, {report.errors} could not be read{earlier}.")
+    rate = f", {report.images / report.seconds:.1f} images a second" if report.images else ""
+    say(f"{report.images} images tagged into {report.output_dir}, {report.errors} could not be read{earlier}{rate}.")
+    if summary.images:
+        least = f" with a score of at least {summary.threshold:g}" if summary.threshold else ""
+        say(f"{summary.labels} labels found{least}, in {summary.images_with_labels} of {summary.images} images.")
+    if summary.counts:
+        frequent = ", ".join(f"{label} {count}" for label, count in summary.counts.most_common(MOST_LABELS))
+        say(f"Most frequent: {frequent}.")
+    if summary.images and result_files(report.output_dir)[0].suffix == ".parquet":
+        say(f"Open them in Python: pandas.read_parquet({report.output_dir!r}).")
 
 
 def _machine(part: str) -> tuple[int, int]:

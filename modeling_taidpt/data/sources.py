@@ -68,6 +68,43 @@ def open_images(source: Any, image_column: str = "image") -> Iterator[ImageItem]
     return itertools.chain.from_iterable(_reader(Path(path))(Path(path), image_column) for path in sources)
 
 
+def count_images(source: Any, image_column: str = "image") -> int | None:
+    """Counts the images of a source without reading them, for the total of a progress bar.
+
+    Args:
+        source (`str`, `Path`, a list of them, `Dataset` or `IterableDataset`): as in [`open_images`].
+        image_column (`str`, *optional*, defaults to `"image"`): as in [`open_images`].
+
+    Returns:
+        `int`: as many as [`open_images`] gives; `None` where only reading all of them would tell.
+    """
+    if isinstance(source, datasets.Dataset):
+        return len(source)
+    if isinstance(source, datasets.IterableDataset):
+        return None
+    paths = [Path(path) for path in ([source] if isinstance(source, (str, Path)) else source)]
+    try:
+        return sum(_count(path, image_column) for path in paths)
+    except (OSError, ValueError, tarfile.TarError):  # what is wrong is said where it is read
+        return None
+
+
+def _count(path: Path, image_column: str) -> int:
+    suffix = "" if path.is_dir() else path.suffix.lower()
+    if suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_metadata(path).num_rows
+    if suffix == ".tar":
+        with tarfile.open(path, "r:") as archive:  # from header to header
+            return sum(_is_image(member) for member in archive)
+    return sum(1 for _ in _reader(path)(path, image_column))
+
+
+def _is_image(member: tarfile.TarInfo) -> bool:
+    return member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES
+
+
 def _reader(path: Path) -> Callable[[Path, str], Iterable[ImageItem]]:
     if path.is_dir():
         return _walk
@@ -87,8 +124,13 @@ def _reader(path: Path) -> Callable[[Path, str], Iterable[ImageItem]]:
 
 
 def _walk(folder: Path, image_column: str) -> Iterator[ImageItem]:
-    """Images below a folder, names in sorted order, one folder's listing in memory at a time."""
+    """Images below a folder, names in sorted order, one folder's listing in memory at a time.
+
+    A folder that holds a file `.nomedia` is passed over, as media scanners do: galleries of thumbnails have one.
+    """
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    if any(entry.name == ".nomedia" for entry in entries):
+        return
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(Path(entry.path), image_column)
@@ -136,7 +178,7 @@ def _read_tar(path: Path, image_column: str) -> Iterator[ImageItem]:
     try:
         with tarfile.open(path, "r|*") as archive:
             for member in archive:
-                if member.isfile() and Path(member.name).suffix.lower() in IMAGE_SUFFIXES:
+                if _is_image(member):
                     content = archive.extractfile(member)
                     yield ImageItem(f"{path}/{member.name}", content.read() if content else None)
     except (tarfile.TarError, EOFError, OSError) as error:
@@ -178,4 +220,4 @@ def _no_column(column: str, columns: Sequence[str], source: str) -> str:
     )
 
 
-__all__ = ["IMAGE_SUFFIXES", "ImageItem", "open_images"]
+__all__ = ["IMAGE_SUFFIXES", "ImageItem", "count_images", "open_images"]

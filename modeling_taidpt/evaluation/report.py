@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..atomic import staged_folder
+from .csv_cells import harmless_cell
 from .evaluate import Scores, rank_unknown_last
 from .json_values import json_value
 
@@ -67,15 +68,12 @@ def write_report(
 def _write_classes(path: Path, classes: Sequence[str], positives: Sequence[int], models: Mapping[str, Any]) -> None:
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["class", "positives", *map(_cell, models)])
+        writer.writerow(["class", "positives", *map(harmless_cell, models)])
         for label, count in zip(classes, positives, strict=True):
             values = [model["per_class"][label] for model in models.values()]
-            writer.writerow([_cell(label), count, *("" if math.isnan(value) else f"{value:.2f}" for value in values)])
-
-
-def _cell(text: str) -> str:
-    """A text of any origin as a cell: spreadsheets compute what begins with one of these, unless a quote precedes."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
+            writer.writerow(
+                [harmless_cell(label), count, *("" if math.isnan(value) else f"{value:.2f}" for value in values)]
+            )
 
 
 __all__ = ["CLASSES_FILE", "METRICS_FILE", "PLOT_FILES", "write_report"]

@@ -6,24 +6,19 @@ The local and the Ray engine tag a part with this code.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from transformers import pipeline
 
-from ..atomic import staged_file
 from ..data.collator import find_image_processor
 from ..data.sources import ImageItem
 from ..pipelines import TASK
 from ..pipelines.image_batches import read_batch
-
-SCHEMA = pa.schema(
-    {"path": pa.string(), "labels": pa.list_(pa.string()), "scores": pa.list_(pa.float32()), "error": pa.string()}
-)
+from .formats import SCHEMA, write_rows
 
 
 class Part(NamedTuple):
@@ -42,6 +37,8 @@ class PartTagger:
         batch_size (`int`): images in a forward pass.
         num_workers (`int`, *optional*): processes that decode; `None` chooses by the device of the model.
         pipeline_kwargs (`dict`): arguments of [`~transformers.pipeline`].
+        format (`str`, *optional*, defaults to `"parquet"`): format of the files.
+        advance (`Callable`, *optional*): is told of every batch how many images it held.
     """
 
     def __init__(
@@ -51,6 +48,8 @@ class PartTagger:
         batch_size: int,
         num_workers: int | None,
         pipeline_kwargs: dict[str, Any],
+        format: str = "parquet",
+        advance: Callable[[int], Any] | None = None,
     ) -> None:
         if not hasattr(model, "preprocess"):
             make: Any = pipeline  # its overloads know the tasks of transformers alone
@@ -59,6 +58,7 @@ class PartTagger:
         if num_workers is None:
             num_workers = 0 if self.pipe.device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
         self.batch_size, self.num_workers = batch_size, num_workers
+        self.format, self.advance = format, advance or (lambda images: None)
         self.preprocess_options, self.forward_options, self.postprocess_options = self.pipe._sanitize_parameters(
             **options
         )
@@ -70,8 +70,7 @@ class PartTagger:
             `tuple[int, int]`: rows, and rows with an error among them.
         """
         table = self.tag(part.items)
-        with staged_file(part_path(folder, part.number)) as path:
-            pq.write_table(table, path)
+        write_rows(table, part_path(folder, part.number, self.format))
         return table.num_rows, table.num_rows - table.column("error").null_count
 
     @torch.inference_mode()
@@ -106,6 +105,7 @@ class PartTagger:
             single = {name: values[place : place + 1] for name, values in outputs.items()}
             yield self.pipe.postprocess(single, **self.postprocess_options), None
             place += 1
+        self.advance(len(batch))
 
 
 class _Decoded(torch.utils.data.Dataset):
@@ -136,9 +136,9 @@ class _Decoded(torch.utils.data.Dataset):
             return None, str(error)
 
 
-def part_path(folder: Path, number: int) -> Path:
+def part_path(folder: Path, number: int, format: str = "parquet") -> Path:
     """The output file of a part."""
-    return folder / f"part-{number:08d}.parquet"
+    return folder / f"part-{number:08d}.{format}"
 
 
 def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -148,4 +148,4 @@ def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments | {"image_processor": find_image_processor(model.config)}
 
 
-__all__ = ["SCHEMA", "Part", "PartTagger", "part_path"]
+__all__ = ["Part", "PartTagger", "part_path"]

@@ -1,4 +1,4 @@
-"""Tags any number of images into Parquet: in constant memory, file by file, and on from where a killed run stopped.
+"""Tags any number of images into files: in constant memory, part by part, and on from where a killed run stopped.
 
 Images are cut into parts of `shard_size`; a part is tagged whole, written under another name and renamed. A part that
 is there is not tagged again. The local and the Ray engine tag a part with the same code.
@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Sequence
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..atomic import staged_file
-from ..data.sources import ImageItem, open_images
+from ..data.sources import ImageItem, count_images, open_images
+from .formats import FORMATS, file_format, read_tables, write_rows
 from .parts import Part, PartTagger, part_path
 from .tagging_ray import tag_parts
 
@@ -37,7 +39,8 @@ class TaggingReport:
         errors (`int`): rows among them of images that could not be read.
         skipped (`int`): rows that an earlier run had written.
         parts (`int`): files that the run wrote.
-        output_dir (`str`): where they lie.
+        output_dir (`str`): where they are: the folder, or the one file.
+        seconds (`float`): how long the run took.
     """
 
     images: int
@@ -45,6 +48,7 @@ class TaggingReport:
     skipped: int
     parts: int
     output_dir: str
+    seconds: float = 0.0
 
 
 def tag_images(
@@ -66,17 +70,21 @@ def tag_images(
     shard_size: int = 1024,
     part: tuple[int, int] = (0, 1),
     concurrency: int | None = None,
+    format: str | None = None,
     progress: bool = True,
     pipeline_kwargs: dict[str, Any] | None = None,
 ) -> TaggingReport:
-    """Tags images and writes `part-NNNNNNNN.parquet` files with the columns `path`, `labels`, `scores` and `error`.
+    """Tags images and writes files with the columns `path`, `labels`, `scores` and `error`.
+
+    A folder gets `part-NNNNNNNN.parquet` files. Where `output_dir` ends in .parquet, .csv or .jsonl all rows go into
+    that file; until it is whole the parts are in a folder beside it, named `FILE.parts`.
 
     A run that was killed goes on where it stopped when it is called again with the same arguments: no row is
     repeated and none is lost. An image that cannot be read becomes a row with an `error` and no labels.
 
     Args:
         source (`str`, `Path`, a list of them, `Dataset` or `IterableDataset`): the images; see [`open_images`].
-        output_dir (`str`): folder of the output; for several machines one that all of them see.
+        output_dir (`str`): folder of the output, for several machines one that all of them see; or a file.
         model (`str` or [`TaiDptModel`] or pipeline, *optional*): checkpoint; the one that ships by default. The Ray
             engine takes a folder or a repository, as every worker loads its own.
         engine (`str`, *optional*, defaults to `"local"`): `"local"`, or `"ray"` (Ray Data, `pip install taidpt[ray]`).
@@ -96,6 +104,7 @@ def tag_images(
         part (`tuple[int, int]`, *optional*, defaults to `(0, 1)`): this is machine `part[0]` of `part[1]` that share
             the work and the folder; each takes every `part[1]`-th file.
         concurrency (`int`, *optional*): Ray workers; as many as there are GPUs, else processors, by default.
+        format (`str`, *optional*): `"parquet"`, `"csv"` or `"jsonl"`; what the name of the file says, else Parquet.
         progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
         pipeline_kwargs (`dict`, *optional*): further arguments of [`~transformers.pipeline`], as `device` or `dtype`.
 
@@ -106,6 +115,7 @@ def tag_images(
         FileNotFoundError: there is no such source.
         ValueError: an option is out of range, or the folder holds the output of other settings or other images.
     """
+    started = time.monotonic()
     if engine not in ENGINES:
         raise ValueError(f"`engine` is {engine!r}: choose one of {', '.join(map(repr, ENGINES))}.")
     for name, value in (("batch_size", batch_size), ("shard_size", shard_size)):
@@ -116,8 +126,10 @@ def tag_images(
     options = {"top_k": top_k, "threshold": threshold, "candidate_labels": candidate_labels}
     options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
     items = open_images(source, image_column)
+    target, format = _find_target(Path(output_dir), format, part)
     settings = {"model": _model_name(model), "shard_size": shard_size, "image_column": image_column, **options}
-    folder = _open_output(Path(output_dir), settings)
+    settings["format"] = format
+    folder = _open_output(Path(output_dir) if target is None else target.with_name(f"{target.name}.parts"), settings)
     if num_workers is None and engine == "ray":
         num_workers = 0
     tagger = {
@@ -126,21 +138,54 @@ def tag_images(
         "batch_size": batch_size,
         "num_workers": num_workers,
         "pipeline_kwargs": pipeline_kwargs or {},
+        "format": format,
     }
-    report = TaggingReport(0, 0, 0, 0, str(folder))
-    parts = _missing_parts(items, folder, shard_size, part, report)
-    counts = _tag_locally(parts, folder, tagger)
-    if engine == "ray":
-        counts = tag_parts(parts, folder, tagger, concurrency)
-    with tqdm(desc="Tagging", unit="image", disable=not progress) as bar:
-        for images, errors in counts:
-            report.images, report.errors, report.parts = (
-                report.images + images,
-                report.errors + errors,
-                report.parts + 1,
-            )
-            bar.update(images)
+    report = TaggingReport(0, 0, 0, 0, str(target or folder))
+    total = _images_of(count_images(source, image_column), shard_size, part) if progress else None
+    with tqdm(desc="Tagging", unit="image", total=total, disable=not progress) as bar:
+
+        def skip(images: int) -> None:
+            report.skipped += images
+            if bar.total is not None:
+                bar.total -= images
+
+        parts = _missing_parts(items, folder, shard_size, part, format, skip)
+        counts = tag_parts(parts, folder, tagger, concurrency) if engine == "ray" else None
+        for images, errors in counts or _tag_locally(parts, folder, {**tagger, "advance": bar.update}):
+            report.images, report.errors = report.images + images, report.errors + errors
+            report.parts += 1
+            bar.update(images if counts else 0)
+    if target is not None:
+        parts_there = sorted(folder.glob(f"part-*.{format}"))
+        write_rows((table for path in parts_there for table in read_tables(path)), target)
+        shutil.rmtree(folder)
+    report.seconds = time.monotonic() - started
     return report
+
+
+def _find_target(output: Path, format: str | None, part: tuple[int, int]) -> tuple[Path | None, str]:
+    """The one file that all rows go into, `None` for a folder, and the format."""
+    named = None if output.is_dir() else file_format(output)
+    if format not in (None, *FORMATS):
+        raise ValueError(f"`format` is {format!r}: choose one of {', '.join(map(repr, FORMATS))}.")
+    if named is None:
+        if output.suffix and output.is_file():
+            raise ValueError(f"The output {str(output)!r} is a file: name a folder, or a .parquet, .csv or .jsonl.")
+        return None, format or "parquet"
+    if format not in (None, named):
+        raise ValueError(f"The output {str(output)!r} ends in .{named} and `format` is {format!r}: leave one away.")
+    if part[1] > 1:
+        raise ValueError(f"Machines that share the work write into a folder, not into {str(output)!r}.")
+    return output, named
+
+
+def _images_of(total: int | None, shard_size: int, part: tuple[int, int]) -> int | None:
+    """How many of all images are in the parts of this machine."""
+    if total is None:
+        return None
+    whole, rest = divmod(total, shard_size)
+    mine = len(range(part[0], whole, part[1])) * shard_size
+    return mine + (rest if whole % part[1] == part[0] else 0)
 
 
 def _tag_locally(parts: Iterable[Part], folder: Path, tagger: dict[str, Any]) -> Iterator[tuple[int, int]]:
@@ -151,25 +196,34 @@ def _tag_locally(parts: Iterable[Part], folder: Path, tagger: dict[str, Any]) ->
 
 
 def _missing_parts(
-    items: Iterator[ImageItem], folder: Path, shard_size: int, part: tuple[int, int], report: TaggingReport
+    items: Iterator[ImageItem],
+    folder: Path,
+    shard_size: int,
+    part: tuple[int, int],
+    format: str,
+    skip: Callable[[int], None],
 ) -> Iterator[Part]:
-    """The parts of this machine that no earlier run has written; those that are there must hold these images."""
+    """The parts of this machine that no earlier run has written; those that are there must hold these images.
+
+    `skip` is told how many images a part that is there holds.
+    """
     for number in itertools.count():
         images = list(itertools.islice(items, shard_size))
         if not images:
             break
         if number % part[1] != part[0]:
             continue
-        path = part_path(folder, number)
+        path = part_path(folder, number, format)
         if not path.exists():
             yield Part(number, images)
             continue
-        if pq.read_table(path, columns=["path"]).column("path").to_pylist() != [item.name for item in images]:
+        names = [name for table in read_tables(path, ["path"]) for name in table.column("path").to_pylist()]
+        if names != [item.name for item in images]:
             raise ValueError(
                 f"{str(path)!r} holds other images than the source gives at its place: the source has changed since. "
                 "Name another output folder, or delete this one."
             )
-        report.skipped += len(images)
+        skip(len(images))
 
 
 def _model_name(model: Any) -> str:

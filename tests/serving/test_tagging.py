@@ -18,7 +18,9 @@ from transformers import CLIPImageProcessor, pipeline
 from typer.testing import CliRunner
 
 from modeling_taidpt import TaiDptModel
-from modeling_taidpt.data.sources import open_images
+from modeling_taidpt.data.sources import count_images, open_images
+from modeling_taidpt.serving import tagging
+from modeling_taidpt.serving.formats import read_results
 from modeling_taidpt.serving.parts import PartTagger, part_path
 from modeling_taidpt.serving.tagging import tag_images
 from taidpt_cli.app import app
@@ -118,6 +120,67 @@ def test_machines_share_the_work(tagger, folder, tmp_path):
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
 
 
+@pytest.mark.parametrize("format", ["csv", "jsonl"])
+def test_other_formats_are_resumed_alike(tagger, folder, tmp_path, format):
+    options = {"num_workers": 0, "shard_size": 2, "progress": False}
+    tag_images(folder, tmp_path / "parquet", tagger, **options)
+    out = tmp_path / "out"
+    tag_images(folder, out, tagger, format=format, **options)
+    part_path(out, 1, format).unlink()
+    report = tag_images(folder, out, tagger, format=format, **options)
+    assert (report.skipped, report.images) == (5, 2)
+    expected = list(read_results(tmp_path / "parquet"))
+    assert [row[:2] + row[3:] for row in read_results(out)] == [row[:2] + row[3:] for row in expected]
+    with pytest.raises(ValueError, match="another run, with `format`"):
+        tag_images(folder, out, tagger, **options)
+
+
+@pytest.mark.parametrize("name", ["tags.csv", "tags.jsonl", "tags.parquet"])
+def test_one_file_is_written_whole_and_resumed(tagger, folder, tmp_path, monkeypatch, name):
+    options = {"num_workers": 0, "shard_size": 2, "progress": False}
+    tag, calls = PartTagger.tag, []
+
+    def killed(self, items):
+        calls.append(items)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return tag(self, items)
+
+    monkeypatch.setattr(PartTagger, "tag", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tag_images(folder, tmp_path / name, tagger, **options)
+    assert not (tmp_path / name).exists()
+    report = tag_images(folder, tmp_path / name, tagger, **options)
+    assert (report.skipped, report.images, report.output_dir) == (4, 3, str(tmp_path / name))
+    assert [path.name for path in tmp_path.iterdir() if path != folder] == [name]
+    names = [Path(row.path).name for row in read_results(tmp_path / name)]
+    assert names == ["a.png", "b.png", "c.png", "d.png", "e.png", "f.png", "z.png"]
+
+
+def test_progress_counts_images_and_knows_the_total(tagger, folder, tmp_path, monkeypatch):
+    bars = []
+
+    class Bar(tagging.tqdm):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.steps = []
+            bars.append(self)
+
+        def update(self, n=1):
+            self.steps.append(n)
+            return super().update(n)
+
+    monkeypatch.setattr(tagging, "tqdm", Bar)
+    tag_images(folder, tmp_path / "out", tagger, num_workers=0, batch_size=3, shard_size=4)
+    assert (bars[0].total, bars[0].n) == (7, 7) and max(bars[0].steps) <= 3
+    part_path(tmp_path / "out", 0).unlink()
+    tag_images(folder, tmp_path / "out", tagger, num_workers=0, shard_size=4)
+    assert (bars[1].total, bars[1].n) == (4, 4)
+    for machine, total in ((0, 5), (1, 2)):
+        assert tagging._images_of(7, 2, (machine, 3)) == {0: 3, 1: 2}[machine]
+        assert tagging._images_of(7, 5, (machine, 2)) == total
+
+
 @pytest.mark.parametrize("kind", ["list", "parquet", "tar", "dataset", "stream"])
 def test_every_source_gives_the_same_images(folder, tmp_path, kind):
     names = ["a.png", "b.png", "c.png"]
@@ -143,6 +206,7 @@ def test_every_source_gives_the_same_images(folder, tmp_path, kind):
     assert [Path(item.name).name for item in items] == names
     read = [item.payload if isinstance(item.payload, bytes) else Path(item.payload).read_bytes() for item in items]
     assert read == contents
+    assert count_images(source) == (None if kind == "stream" else len(names))
 
 
 def test_errors_of_sources_are_rows_or_one_sentence(tagger, folder, tmp_path):
@@ -168,6 +232,24 @@ def test_errors_of_sources_are_rows_or_one_sentence(tagger, folder, tmp_path):
             tag_images(source, tmp_path / "never", tagger, progress=False)
 
 
+def test_folders_without_media_are_passed_over(folder):
+    (folder / "sub" / ".nomedia").touch()
+    assert [Path(item.name).name for item in open_images(folder)] == ["a.png", "b.png", "c.png", "d.png", "z.png"]
+    assert count_images(folder) == 5
+
+
+def test_wrong_outputs(tagger, folder, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    for output, options, sentence in (
+        ("notes.txt", {}, "is a file: name a folder"),
+        ("tags.csv", {"format": "jsonl"}, "ends in .csv and `format` is 'jsonl'"),
+        ("tags.csv", {"part": (0, 2)}, "write into a folder"),
+    ):
+        with pytest.raises(ValueError, match=sentence):
+            tag_images(folder, tmp_path / output, tagger, progress=False, **options)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
 def test_a_folder_of_another_run_is_not_mixed(tagger, folder, tmp_path):
     options = {"num_workers": 0, "progress": False}
     tag_images(folder, tmp_path / "out", tagger, shard_size=3, **options)
@@ -186,6 +268,7 @@ def test_a_folder_of_another_run_is_not_mixed(tagger, folder, tmp_path):
         ({"shard_size": 0}, "`shard_size` is 0"),
         ({"part": (2, 2)}, "`part` is"),
         ({"top_k": 0}, "`top_k` is 0"),
+        ({"format": "xml"}, "`format` is 'xml'"),
     ],
 )
 def test_wrong_options(tagger, folder, tmp_path, options, sentence):
@@ -219,15 +302,30 @@ def test_command(folder, tmp_path):
     arguments = ["tag", str(folder), "--output", str(tmp_path / "out"), "--top-k", "2", "--labels", "cat, tree"]
     result = CliRunner().invoke(app, [*arguments, "--num-workers", "0", "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout) | {"output_dir": ""} == {
-        "images": 7,
-        "errors": 1,
-        "skipped": 0,
-        "parts": 1,
-        "output_dir": "",
-    }
+    printed = json.loads(result.stdout)
+    summary = printed.pop("summary")
+    assert printed.pop("seconds") > 0 and Path(printed.pop("output_dir")) == tmp_path / "out"
+    assert printed == {"images": 7, "errors": 1, "skipped": 0, "parts": 1}
+    assert (summary["images"], summary["errors"], summary["threshold"]) == (7, 1, 0.5)
+    found = [score >= 0.5 for row in rows(tmp_path / "out") for score in row["scores"]]
+    assert summary["labels"] == sum(found) == sum(summary["counts"].values())
     assert {len(row["labels"]) for row in rows(tmp_path / "out")} == {0, 2}
     for wrong, sentence in ((["--part", "1:2"], "write M/N"), (["--part", "2/2"], "0 <= machine < machines")):
         result = CliRunner().invoke(app, [*arguments, *wrong])
         assert result.exit_code == 2
         assert sentence in result.stderr
+
+
+def test_summary_says_what_was_found_and_how_to_open_it(folder, tmp_path):
+    arguments = ["tag", str(folder), "--labels", "cat, tree", "--threshold", "0", "--num-workers", "0"]
+    result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    said = " ".join(result.stderr.split())
+    assert "7 images tagged into" in said and "1 could not be read" in said and "images a second." in said
+    assert "12 labels found, in 6 of 7 images." in said and "cat 6" in said and "tree 6" in said
+    assert f"pandas.read_parquet({str(tmp_path / 'out')!r})" in said
+    again = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
+    assert "0 images tagged" in again.stderr and "7 were there" in again.stderr
+    table = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "tags.csv")])
+    assert "pandas" not in table.stderr
+    assert [row.labels for row in read_results(tmp_path / "tags.csv")][1] == []
