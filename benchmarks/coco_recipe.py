@@ -52,9 +52,6 @@ class Arguments:
         default=None, metadata={"help": f"Epochs; {FULL_EPOCHS} on a GPU, {FEW_EPOCHS} on a CPU by default."}
     )
     batch_size: int = field(default=512, metadata={"help": "Captions in a batch."})
-    feature_batch_size: int | None = field(
-        default=None, metadata={"help": "Captions encoded at a time; 1,024 on a GPU, 128 on a CPU by default."}
-    )
     dtype: str = field(default="fp32", metadata={"help": "Of ours.", "choices": list(DTYPES)})
     compile: bool = field(default=False, metadata={"help": "Train with `torch_compile`."})
     compile_mode: str | None = field(default=None, metadata={"help": "`torch_compile_mode`, as reduce-overhead."})
@@ -72,8 +69,6 @@ class Arguments:
             self.captions = FEW_CAPTIONS if on_cpu else FULL_CAPTIONS
         if self.epochs is None:
             self.epochs = FEW_EPOCHS if on_cpu else FULL_EPOCHS
-        if self.feature_batch_size is None:
-            self.feature_batch_size = 128 if on_cpu else 1024
 
 
 class TimedLabeler:
@@ -109,7 +104,6 @@ def make_arguments(arguments: Arguments, folder: Path) -> TaiDptTrainingArgument
         feature_cache_dir=str(folder / "cache"),
         num_train_epochs=arguments.epochs,
         per_device_train_batch_size=arguments.batch_size,
-        feature_batch_size=arguments.feature_batch_size,
         use_cpu=arguments.device == "cpu",
         bf16=arguments.dtype == "bf16",
         tf32=arguments.dtype == "tf32",

@@ -4,8 +4,7 @@
         --photographs coco_train voc2012 --recipe examples/recipes/embedded.json \
         --output modeling_taidpt/assets/taidpt-coco80
 
-It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`;
-with `--memory`, global image features are mapped to so many of those that name a label.
+It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`.
 Scale and bias of the probabilities are fitted on the selection part (file names with CRC32 mod 5 = 0) of the first
 folder of photographs, where all labels are known; the thresholds on that of all folders. No folder that results are
 reported on may stand there.
@@ -20,10 +19,9 @@ from pathlib import Path
 
 from embedded_base.corpus import draw_captions
 from embedded_base.labelled import encode_labelled
-from embedded_base.training_rows import Corpora, with_memory
 from transformers import AutoImageProcessor, HfArgumentParser
 
-from modeling_taidpt import TaiDptModel, read_captions
+from modeling_taidpt import TaiDptModel
 from modeling_taidpt.evaluation.score_fitting import calibrate, fit_caption_bank, fit_score_thresholds
 
 WORD_COUNTS = "word_counts.json.gz"
@@ -42,19 +40,13 @@ class Arguments:
     spatial_scale: float = field(default=5.0, metadata={"help": "Sharpness of the local score over an image's cells."})
     max_captions: int = field(default=6000, metadata={"help": "Captions drawn for the bank."})
     bank: int = field(default=256, metadata={"help": "Clusters of the bank."})
-    memory: int = field(default=0, metadata={"help": "Captions of the caption memory; none by default."})
-    memory_scale: float = field(default=20.0, metadata={"help": "Sharpness of the mapping to the memory."})
     cache: str | None = field(default=None, metadata={"help": "Folder for image features."})
 
 
 def fit_scores(model: TaiDptModel, arguments: Arguments) -> dict[str, float]:
-    """Memory, standardisation, probabilities, thresholds; returns calibration error and F1 before and after."""
+    """Standardisation, probabilities, thresholds; returns calibration error and F1 before and after."""
     model.config.image_spatial_scale = arguments.spatial_scale
     model.set_score_statistics(None)
-    model.set_caption_memory(None)
-    if arguments.memory:
-        features = Corpora(model.config.labels, read_captions(arguments.captions).captions).encode(model)
-        with_memory(model, {"size": arguments.memory, "scale": arguments.memory_scale}, features, seed=0)
     fit_caption_bank(model, draw_captions(arguments.captions, arguments.max_captions), arguments.bank)
     parts = [encode_labelled(model, folder, True, arguments.cache) for folder in arguments.photographs]
     figures = calibrate(model, parts[0])

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from embedded_base.labelled import encode_labelled, read_labelled
 from embedded_base.training_report import BASELINES, Scorer, gains_table, selection_table
-from embedded_base.training_rows import BASELINE, TABLES, Corpora, learn, with_memory
+from embedded_base.training_rows import BASELINE, TABLES, Corpora, learn, load_row
 from transformers import HfArgumentParser
 from transformers.utils import logging
 
@@ -87,9 +87,7 @@ def main() -> None:
             folder = Path(arguments.output) / owner.replace("/", "per").replace(" ", "-") / f"seed-{seed}"
             change = TABLES[arguments.table][owner]
             learn(arguments.model, recipe, change, seed, folder, corpora, held_out, images, arguments.steps)
-            model = TaiDptModel.from_pretrained(folder)
-            if row.memory:
-                with_memory(model, row.memory, captions, seed)
+            model = load_row(folder, row, captions, images, seed)
             figures[name].append(scorer(model, folder))
         print(selection_table({name: figures[name]}, parts).splitlines()[-1], flush=True)
     print()

@@ -25,7 +25,6 @@ from .tokenization_taidpt import frame_token_ids, tokenize_names
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
 PROMPT_PAIRS = ("global_local", "positive_negative")
-FEATURE_KINDS = ("caption", "token", "image", "cell")  # pooled and dense, of captions and of images
 LABEL_ORIGINS = ("learned", "shared", "template", "hypernym")
 IMAGE_STANDARDIZATIONS = ("center", "zscore", "captions")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
@@ -161,16 +160,6 @@ class TaiDptConfig(PreTrainedConfig):
             4 for NUS-WIDE).
         local_weight (`float`, *optional*, defaults to 0.5):
             Weight of the local score in the merged one; the global score has `1 - local_weight`.
-        caption_memory_size (`int`, *optional*, defaults to 0):
-            Number of kept caption features that pooled image features are mapped to before they are scored (CoMC,
-            ICML 2024; see `modality_gap.py`); 0 maps nothing.
-        caption_memory_scale (`float`, *optional*, defaults to 40.0):
-            Sharpness of the softmax over these captions.
-        caption_memory_weight (`float`, *optional*, defaults to 1.0):
-            Share of the mapped feature; the image's own has the rest.
-        feature_means (`dict[str, list[float]]`, *optional*):
-            Means that are taken off normalised features, which are normalised again: `"caption"`, `"token"` (of
-            captions), `"image"`, `"cell"` (of unlabelled images).
         dense_features (`str`, *optional*, defaults to `"value"`):
             What is done to the last block of a ViT for the dense features: `"value"`, `"value_residual"`, `"sclip"`,
             `"clearclip"` or `"naclip"` (see `image_encoding.py` for what each computes and where it is from).
@@ -257,10 +246,6 @@ class TaiDptConfig(PreTrainedConfig):
     text_spatial_scale: float = 50.0
     image_spatial_scale: float = 40.0
     local_weight: float = 0.5
-    caption_memory_size: int = 0
-    caption_memory_scale: float = 40.0
-    caption_memory_weight: float = 1.0
-    feature_means: dict[str, list[float]] | None = None
     dense_features: str = "value"
     flip: bool = False
     multi_crop: bool = False
@@ -420,7 +405,6 @@ class TaiDptConfig(PreTrainedConfig):
         check_texts(self)
         check_classes(self)
         check_token_ids(self)
-        self._check_means()
         for name, choices in CHOICES.items():
             _check_choice(name, getattr(self, name), choices)
         check_dense_features(self.clip_config.model_type, self.dense_features)
@@ -436,13 +420,6 @@ class TaiDptConfig(PreTrainedConfig):
             raise ValueError(
                 "`image_standardization='captions'` needs a caption bank: keep one with `model.set_caption_bank`."
             )
-
-    def _check_means(self) -> None:
-        dim = self.embedding_dim
-        for name, mean in (self.feature_means or {}).items():
-            _check_choice("feature_means", name, FEATURE_KINDS)
-            if len(mean) != dim:
-                raise ValueError(f"`feature_means[{name!r}]` has {len(mean)} numbers: the features have {dim}.")
 
 
 def check_dense_features(model_type: str, option: str) -> None:

@@ -36,7 +36,6 @@ from .hub import (
 from .hub_errors import plain_errors
 from .image_encoding import encode_views, image_features
 from .losses import RankingLoss
-from .modality_gap import center, map_to_captions
 from .model_card import known_report
 from .prompt_learner import PromptLearner, encode_full_prompts, lay_out_prompts
 from .prompt_templates import DEFAULT_TEMPLATE, load_templates
@@ -124,7 +123,6 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         self.log_scales: nn.Parameter | None = None  # factor and sharpness of a positive and a negative prompt
         if config.prompt_pair == "positive_negative":
             self.log_scales = nn.Parameter(torch.tensor(PAIR_LOG_SCALES))  # (2,)
-        self._make_caption_memory()
         self.head: nn.Linear | None = None
         if config.linear_head:
             self.head = nn.Linear(config.num_labels + config.embedding_dim, config.num_labels)
@@ -138,8 +136,6 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         self.post_init()
         self._freeze()
 
-    caption_memory: torch.Tensor | None  # (captions, dim)
-
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, PromptLearner):
@@ -152,35 +148,10 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             init.zeros_(module.weight)
             init.zeros_(module.bias)
         elif isinstance(module, TaiDptModel):
-            for buffer in module.buffers(recurse=False):  # class embeddings, caption memory
+            for buffer in module.buffers(recurse=False):  # class embeddings
                 init.zeros_(buffer)
             if module.log_scales is not None:
                 init.copy_(module.log_scales, torch.tensor(PAIR_LOG_SCALES))
-
-    def _make_caption_memory(self) -> None:
-        """Makes room for `config.caption_memory_size` caption features `(captions, dim)`."""
-        shape = (self.config.caption_memory_size, self.config.embedding_dim)
-        self.register_buffer("caption_memory", torch.zeros(shape) if shape[0] else None)
-
-    def set_caption_memory(self, memory: torch.Tensor | None) -> None:
-        """Keeps caption features that pooled image features are mapped to before they are scored.
-
-        Source: the cross-modal mapping of CoMC (ICML 2024); see `modality_gap.py`. Sharpness and weight are
-        `config.caption_memory_scale` and `config.caption_memory_weight`.
-
-        Args:
-            memory (`torch.Tensor` of shape `(captions, dim)`, *optional*): normalised; `None` maps nothing.
-
-        Raises:
-            ValueError: the features have another width.
-        """
-        dim = self.config.embedding_dim
-        if memory is not None and (memory.dim() != 2 or memory.shape[1] != dim or not len(memory)):
-            raise ValueError(f"The caption memory has the shape {tuple(memory.shape)}: give (captions, {dim}).")
-        self.config.caption_memory_size = 0 if memory is None else len(memory)
-        self._make_caption_memory()
-        if memory is not None:
-            self.caption_memory = memory.to(self.device, torch.float32)  # (captions, dim)
 
     def set_caption_bank(self, bank: torch.Tensor | None, log_weights: torch.Tensor | None = None) -> None:
         """Keeps a bank of caption features with the model and standardises images by it (or drops it with `None`).
@@ -770,21 +741,16 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         if image_embeds is not None:
             grid = dense_embeds.shape[1:3]
             pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)
-            spatial_scale, kinds = self.config.image_spatial_scale, ("image", "cell")
+            spatial_scale = self.config.image_spatial_scale
         else:
             grid = None
             pooled, dense, mask = caption_embeds, token_embeds, attention_mask  # (batch, dim), (batch, length, dim)
-            spatial_scale, kinds = self.config.text_spatial_scale, ("caption", "token")
+            spatial_scale = self.config.text_spatial_scale
         # Cosines stay in fp32 under autocast: the softmax over tokens or cells multiplies them by up to 50.
         with torch.autocast(global_embeddings.device.type, enabled=False):
-            scored = center(pooled, self.config.feature_means, kinds[0])  # (batch, dim)
-            dense = center(dense, self.config.feature_means, kinds[1])  # (batch, length, dim)
-            if grid is not None and self.caption_memory is not None:
-                scale, share = self.config.caption_memory_scale, self.config.caption_memory_weight
-                scored = map_to_captions(scored, self.caption_memory, scale, share)  # (batch, dim)
             scales = (self.config.logit_scale, spatial_scale, self.log_scales)
             logits_global, logits_local, similarity = branch_scores(
-                scored, dense, global_embeddings, local_embeddings, *scales, mask
+                pooled, dense, global_embeddings, local_embeddings, *scales, mask
             )
             if standardize is True or (standardize is None and image_embeds is not None):
                 logits_global, logits_local = standardize_scores(

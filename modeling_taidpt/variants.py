@@ -148,8 +148,6 @@ def _copy_extras(new: PreTrainedModel, model: PreTrainedModel) -> None:
         new.head.load_state_dict(model.head.state_dict())
     if new.caption_bank is not None:
         new.caption_bank.load_state_dict(model.caption_bank.state_dict())
-    if new.caption_memory is not None:
-        new.caption_memory.copy_(model.caption_memory)  # (captions, dim)
 
 
 def without_text_tower(clip: Any) -> Any:

@@ -185,3 +185,16 @@ def test_integer_logits_and_unknown_name() -> None:
     with pytest.raises(ValueError, match=r"'hinge'; choose one of ranking, bce"):
         get_loss("hinge")
     assert get_loss("ranking", margin=0.5).margin == 0.5
+
+
+def test_weighted_ranking_is_the_weighted_sum_over_pairs():
+    torch.manual_seed(0)
+    logits = torch.randn(6, 9, dtype=torch.float64, requires_grad=True)
+    labels, weights = (torch.rand(6, 9) < 0.3).double(), torch.rand(6, 9, dtype=torch.float64)
+    loss = RankingLoss()(logits, labels, weights)
+    pairs = (1 - logits[:, :, None] + logits[:, None, :]).clamp(min=0) * labels[:, :, None] * (1 - labels[:, None])
+    expected = (pairs * weights[:, :, None] * weights[:, None]).sum() / 6
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    ours, theirs = (torch.autograd.grad(value, logits)[0] for value in (loss, expected))
+    assert torch.allclose(ours, theirs, atol=1e-12)
+    assert torch.allclose(RankingLoss()(logits, labels, torch.ones_like(weights)), RankingLoss()(logits, labels))

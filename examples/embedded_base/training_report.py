@@ -11,7 +11,6 @@ import numpy as np
 import torch
 
 from modeling_taidpt import TaiDptModel, mean_average_precision, paired_bootstrap
-from modeling_taidpt.captions.statistics import frequency_groups
 from modeling_taidpt.evaluation.evaluate import BRANCHES
 from modeling_taidpt.evaluation.score_fitting import fit_caption_bank, score_features
 from modeling_taidpt.features.images import ImageFeatures
@@ -135,6 +134,19 @@ def selection_table(
     return "\n".join(lines)
 
 
+def frequency_groups(counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
+    """Three groups of as many classes each, by falling count; of equal counts the earlier class comes first.
+
+    Args:
+        counts (`Sequence[int]` of length `classes`): captions that mention each class.
+
+    Returns:
+        `dict[str, np.ndarray]`: columns of the `"head"`, `"middle"` and `"tail"` classes.
+    """
+    order = np.argsort(-np.asarray(counts), kind="stable")  # (classes,)
+    return dict(zip(GROUPS, np.array_split(order, 3), strict=True))
+
+
 def gain(
     runs: Sequence[Figures],
     others: Sequence[Figures],
@@ -200,4 +212,14 @@ def gains_table(
     return "\n".join(lines)
 
 
-__all__ = ["BANK_CAPTIONS", "BASELINES", "SCORINGS", "Figures", "Scorer", "gain", "gains_table", "selection_table"]
+__all__ = [
+    "BANK_CAPTIONS",
+    "BASELINES",
+    "SCORINGS",
+    "Figures",
+    "Scorer",
+    "frequency_groups",
+    "gain",
+    "gains_table",
+    "selection_table",
+]

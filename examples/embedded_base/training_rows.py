@@ -17,15 +17,15 @@ from modeling_taidpt import (
     CaptionFeatures,
     ImageFeatures,
     TaiDptModel,
-    TaiDptTrainer,
-    TaiDptTrainingArguments,
     default_labeler,
     make_captions,
 )
 from modeling_taidpt.captions.labels import label_captions
 from modeling_taidpt.captions.statistics import cooccurrence
 from modeling_taidpt.captions.synthetic import template_sentences
-from modeling_taidpt.features.prototypes import caption_memory
+
+from .gap_model import GapModel, draw_memory, feature_means
+from .study_trainer import StudyArguments, StudyTrainer
 
 BASELINE = "recipe"
 CORPORA = ("real", "templates", "made", "made, co-occurrence")
@@ -36,7 +36,7 @@ class Row:
     """What a row changes of the recipe.
 
     Args:
-        training (`dict`): training arguments.
+        training (`dict`): fields of [`StudyArguments`].
         model (`dict`): options of [`TaiDptModel.from_clip`].
         corpus (`str`): what is learned from, one of `CORPORA`.
         images (`bool`): whether the trainer gets unlabelled images.
@@ -67,9 +67,6 @@ OPTIONS = RECIPE | {
     "prototype weight 30": _training(caption_prototype_weight=30.0),
     "prototypes not centred": _training(caption_prototype_centering=[0.0, 0.0]),
     "prototypes centred by 0.5, 0.7": _training(caption_prototype_centering=[0.5, 0.7]),
-    "prototypes of 350 captions": _training(prototype_max_captions=350),
-    "prototypes weighed by 1 / labels": _training(prototype_label_power=1.0),
-    "4 prototypes per class": _training(prototypes_per_class=4),
     "noise 0.01": _training(feature_noise=0.01),
     "noise 0.03": _training(feature_noise=0.03),
     "noise 0.06": _training(feature_noise=0.06),
@@ -77,7 +74,6 @@ OPTIONS = RECIPE | {
     "centring, captions": _training(center_features=True),
     "centring, captions and images": Row({"center_features": True}, images=True),
     "caption memory": Row(prompts=BASELINE, memory={"size": 4096}),
-    "co-occurrence smoothing 0.5": _training(cooccurrence_smoothing=0.5),
     "16 context vectors": Row(model={"num_context_tokens": 16, "context_init": None}),
     "shared context": Row(model={"class_specific_context": False}),
 }
@@ -88,12 +84,8 @@ CAPTIONS = {
     "real captions": Row(),
 }
 BALANCE = RECIPE | {
-    "at most 300 captions per rarest class": _training(max_captions_per_class=300),
-    "at most 1000 captions per rarest class": _training(max_captions_per_class=1000),
     "class weights, beta 0.99": _training(class_balance_beta=0.99),
     "class weights, beta 0.999": _training(class_balance_beta=0.999),
-    "doubtful labels, 0.05 left out": _training(noise_filter=0.05),
-    "doubtful labels, 0.2 left out": _training(noise_filter=0.2),
 }
 MEMORY = {"size": 4096, "scale": 20, "weight": 1.0}
 TOGETHER = RECIPE | {
@@ -106,8 +98,6 @@ TOGETHER = RECIPE | {
     },
     "800 steps": _training(max_steps=800),
     "800 steps, caption memory": Row(prompts="800 steps", memory=MEMORY),
-    "4 prototypes, 400 steps": _training(prototypes_per_class=4),
-    "4 prototypes, caption memory": Row(prompts="4 prototypes, 400 steps", memory=MEMORY),
     "class weights, beta 0.999, 400 steps": _training(class_balance_beta=0.999),
 }
 TABLES = {"options": OPTIONS, "together": TOGETHER, "captions": CAPTIONS, "balance": BALANCE}
@@ -148,11 +138,26 @@ class Corpora:
         return self._labelled(make_captions(self.labels, cooccurrence=chances)["caption"])[0]
 
 
-def with_memory(model: TaiDptModel, memory: Mapping[str, float], captions: CaptionFeatures, seed: int) -> None:
-    """Gives a model the caption memory of a row, as training with `caption_memory_size` does."""
-    model.set_caption_memory(caption_memory(captions, int(memory["size"]), seed))
-    model.config.caption_memory_scale = float(memory.get("scale", 40.0))
-    model.config.caption_memory_weight = float(memory.get("weight", 1.0))
+def load_row(folder: Path, row: Row, captions: CaptionFeatures, images: ImageFeatures | None, seed: int) -> GapModel:
+    """Loads a row's prompts with what it does at the time of scoring.
+
+    Args:
+        folder (`Path`): of [`learn`].
+        row (`Row`): the row.
+        captions ([`CaptionFeatures`]): the captions that it learned from, for memory and means.
+        images ([`ImageFeatures`], *optional*): unlabelled images, for the means of rows that take them.
+        seed (`int`): draws the memory.
+
+    Returns:
+        [`GapModel`].
+    """
+    model = GapModel.from_pretrained(folder)
+    if row.memory:
+        model.caption_memory = draw_memory(captions, int(row.memory["size"]), seed)  # (captions, dim)
+        model.memory_scale, model.memory_weight = row.memory.get("scale", 40.0), row.memory.get("weight", 1.0)
+    if row.training.get("center_features"):
+        model.feature_means = feature_means(captions, images if row.images else None)
+    return model
 
 
 def learn(
@@ -196,13 +201,13 @@ def learn(
         return folder
     shutil.rmtree(folder, ignore_errors=True)  # of a training that was stopped
     set_seed(seed)  # context vectors may start at random
-    model = TaiDptModel.from_clip(clip, corpora.labels, **{**recipe["model"], **row.model})
+    model = GapModel.from_clip(clip, corpora.labels, **{**recipe["model"], **row.model})
     quiet = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no"}
     own = {"label_column": "labels", "feature_dtype": "float16", "save_prompts_only": True, "seed": seed}
     own |= {"max_steps": steps} if steps else {}
     own |= {"add_templates": False} if row.corpus == "templates" else {}
-    args = TaiDptTrainingArguments.from_recipe(recipe, output_dir=str(folder), **{**quiet, **own, **row.training})
-    trainer = TaiDptTrainer(
+    args = StudyArguments.from_recipe(recipe, output_dir=str(folder), **{**quiet, **own, **row.training})
+    trainer = StudyTrainer(
         model,
         args,
         train_dataset=captions,
@@ -215,4 +220,4 @@ def learn(
     return folder
 
 
-__all__ = ["BASELINE", "CORPORA", "TABLES", "Corpora", "Row", "learn", "with_memory"]
+__all__ = ["BASELINE", "CORPORA", "TABLES", "Corpora", "Row", "learn", "load_row"]

@@ -1,8 +1,7 @@
-"""Counts of captions per class, and what evens them out: rarest-class selection, weights, a filter of doubtful labels.
+"""Counts of captions per class, selection by the rarest class, and co-occurrence of classes.
 
-Sources: each caption given to its rarest class, at most so many per class (TaI-DPT, arXiv 2211.12739, section 4.1, for
-NUS-WIDE); weights by the effective number of samples (Cui et al., CVPR 2019, arXiv 1901.05555, equation 2); labels
-weighed by co-occurrence stand in the place of uniform label smoothing (Szegedy et al., CVPR 2016, arXiv 1512.00567).
+Source: each caption given to its rarest class, at most so many per class (TaI-DPT, arXiv 2211.12739, section 4.1, for
+NUS-WIDE).
 """
 
 from __future__ import annotations
@@ -22,19 +21,6 @@ def class_counts(labels: np.ndarray) -> np.ndarray:
         `np.ndarray` of shape `(classes,)`: int64.
     """
     return np.count_nonzero(labels, axis=0).astype(np.int64)  # (classes,)
-
-
-def frequency_groups(counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
-    """Three groups of as many classes each, by falling count; of equal counts the earlier class comes first.
-
-    Args:
-        counts (`Sequence[int]` of length `classes`): captions that name each class.
-
-    Returns:
-        `dict[str, np.ndarray]`: columns of the `"head"`, `"middle"` and `"tail"` classes.
-    """
-    order = np.argsort(-np.asarray(counts), kind="stable")  # (classes,)
-    return dict(zip(("head", "middle", "tail"), np.array_split(order, 3), strict=True))
 
 
 def describe_counts(labels: Sequence[str], counts: np.ndarray) -> str:
@@ -64,21 +50,6 @@ def select_by_rarest_class(labels: np.ndarray, max_per_class: int | None, seed: 
     return np.sort(np.concatenate(kept))
 
 
-def long_tail_weights(counts: Sequence[int] | np.ndarray, beta: float) -> np.ndarray:
-    """Weights of the classes, `(1 - beta) / (1 - beta^n)`, divided by their mean.
-
-    Args:
-        counts (`Sequence[int]` of length `classes`): captions that name each class; a class without any counts as 1.
-        beta (`float`): from 0 (all equal) to below 1 (near 1: one over the count).
-
-    Returns:
-        `np.ndarray` of shape `(classes,)`: float64, mean 1.
-    """
-    counts = np.maximum(np.asarray(counts, dtype=np.float64), 1)  # (classes,)
-    weights = (1 - beta) / (1 - beta**counts)  # (classes,)
-    return weights / weights.mean()
-
-
 def cooccurrence(labels: np.ndarray) -> np.ndarray:
     """How often each class is named where another is: `P(column | row)`, 1 on the diagonal.
 
@@ -95,36 +66,9 @@ def cooccurrence(labels: np.ndarray) -> np.ndarray:
     return conditional
 
 
-def find_agreeing(labels: np.ndarray, zero_shot_scores: np.ndarray, share: float) -> np.ndarray:
-    """Captions whose labels the zero-shot scores bear out.
-
-    A label is doubtful when its score, less the mean over classes of the caption's scores, is among the given share
-    of lowest ones of all captions that name its class. A caption with a doubtful label is left out.
-
-    Args:
-        labels (`np.ndarray` of shape `(captions, classes)`): multi-hot labels.
-        zero_shot_scores (`np.ndarray` of shape `(captions, classes)`): scores of the template.
-        share (`float`): share of the labels of each class that is doubted, rounded down.
-
-    Returns:
-        `np.ndarray`: places of the kept captions, rising.
-    """
-    present = np.asarray(labels) != 0  # (captions, classes)
-    scores = zero_shot_scores - zero_shot_scores.mean(axis=1, keepdims=True)  # (captions, classes)
-    doubtful = np.zeros(len(present), dtype=bool)  # (captions,)
-    for column in range(present.shape[1]):
-        members = np.flatnonzero(present[:, column])  # (captions of the class,)
-        lowest = np.argsort(scores[members, column], kind="stable")[: int(share * len(members))]
-        doubtful[members[lowest]] = True
-    return np.flatnonzero(~doubtful)
-
-
 __all__ = [
     "class_counts",
     "cooccurrence",
     "describe_counts",
-    "find_agreeing",
-    "frequency_groups",
-    "long_tail_weights",
     "select_by_rarest_class",
 ]

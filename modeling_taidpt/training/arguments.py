@@ -59,38 +59,9 @@ class TaiDptTrainingArguments(TrainingArguments):
             Weight of the caption-prototype term (not in the paper): the mean over classes of `1 - cos(G_c, p_c)` plus
             that of `1 - cos(H_c, p_c)`, where `p_c` is the normalised mean of the global features of the training
             captions that name class c. Classes that no caption names are left out; templates do not count.
-        prototype_max_captions (`int`, *optional*):
-            Most captions per class that make a prototype, drawn with the seed; all by default.
         caption_prototype_centering (`list[float]`, *optional*, defaults to `[0.0, 0.0]`):
             How much of the normalised mean of all captions is taken off the prototypes of the global and of the local
             branch; see [`CaptionFeatures.class_prototypes`].
-        prototype_label_power (`float`, *optional*, defaults to 0.0):
-            A caption that names n classes weighs `1 / n^power` in the prototypes; 0 weighs all alike.
-        prototypes_per_class (`int`, *optional*, defaults to 1):
-            Clusters of captions per class whose directions count alike in its prototype.
-        feature_noise (`float`, *optional*, defaults to 0.0):
-            Deviation of the Gaussian noise on each coordinate of the caption features of a batch (CoMC, ICML 2024; see
-            `feature_augmentation.py`).
-        caption_composition (`float`, *optional*, defaults to 0.0):
-            Share of the captions of a batch that are joined with another: features added, labels united.
-        center_features (`bool`, *optional*, defaults to `False`):
-            Whether the means of the captions, and of the trainer's `unlabeled_images`, are taken off all features;
-            they become part of the checkpoint (`config.feature_means`).
-        caption_memory_size (`int`, *optional*, defaults to 0):
-            Caption features, drawn with the seed, that the checkpoint keeps to map image features to (CoMC, ICML 2024;
-            see `modality_gap.py`).
-        cooccurrence_smoothing (`float`, *optional*, defaults to 0.0):
-            How much a class that is not named, but often is beside the named ones, is taken as present: its share
-            `P(class | named class)` times this number lessens its weight as a negative (ranking) or is its label
-            (other losses but asl).
-        class_balance_beta (`float`, *optional*, defaults to 0.0):
-            Weights of the positive classes in the ranking loss by the effective number of captions (Cui et al., CVPR
-            2019), from 0 (all equal) to near 1 (one over the count).
-        max_captions_per_class (`int`, *optional*):
-            Each caption is given to the rarest class that it names, and at most so many are kept per class (paper,
-            NUS-WIDE: 1000).
-        noise_filter (`float`, *optional*, defaults to 0.0):
-            Share of each class's captions, those whose label the template's scores bear out least, that is left out.
         add_templates (`bool`, *optional*, defaults to `True`):
             Whether to mix 89 template sentences per class, labelled with that class alone, among the captions.
         caption_column (`str`, *optional*, defaults to `"caption"`):
@@ -124,8 +95,6 @@ class TaiDptTrainingArguments(TrainingArguments):
         features_on_device (`bool`, *optional*):
             Whether the kept caption features are held in the device's memory while learning, so that a step gathers
             them there. By default on a GPU where they take at most half of its free memory.
-        feature_batch_size (`int`, *optional*, defaults to 128):
-            Captions encoded at a time.
         pad_to_multiple_of (`int`, *optional*):
             Pads the captions of a batch to a multiple of this length. Batches then have few shapes, which
             `torch_compile` and CUDA graphs want; without it they are as long as their longest caption.
@@ -169,21 +138,10 @@ class TaiDptTrainingArguments(TrainingArguments):
     loss_on: str = field(default="both", metadata={"help": f"One of {', '.join(LOSS_TARGETS)}."})
     loss_weight: float = field(default=1.0, metadata={"help": "Weight of the loss."})
     caption_prototype_weight: float = field(default=0.0, metadata={"help": "Weight of the caption-prototype term."})
-    prototype_max_captions: int | None = field(default=None, metadata={"help": "Most captions per prototype."})
     caption_prototype_centering: list[float] = field(
         default_factory=lambda: [0.0, 0.0],
         metadata={"help": "Mean caption feature taken off global, local prototypes."},
     )
-    prototype_label_power: float = field(default=0.0, metadata={"help": "Captions of n classes weigh 1 / n^power."})
-    prototypes_per_class: int = field(default=1, metadata={"help": "Clusters that make a prototype."})
-    feature_noise: float = field(default=0.0, metadata={"help": "Deviation of the noise on caption features."})
-    caption_composition: float = field(default=0.0, metadata={"help": "Share of captions joined with another."})
-    center_features: bool = field(default=False, metadata={"help": "Take the means off all features."})
-    caption_memory_size: int = field(default=0, metadata={"help": "Caption features that images are mapped to."})
-    cooccurrence_smoothing: float = field(default=0.0, metadata={"help": "Smoothing of likely negatives."})
-    class_balance_beta: float = field(default=0.0, metadata={"help": "Weights of rare classes, 0 to below 1."})
-    max_captions_per_class: int | None = field(default=None, metadata={"help": "Most captions given to a class."})
-    noise_filter: float = field(default=0.0, metadata={"help": "Share of doubtful captions left out."})
     add_templates: bool = field(default=True, metadata={"help": "Mix template sentences among the captions."})
     caption_column: str = field(default="caption", metadata={"help": "Column with the captions."})
     label_column: str | None = field(default=None, metadata={"help": "Column with labels, instead of labelling."})
@@ -197,7 +155,6 @@ class TaiDptTrainingArguments(TrainingArguments):
     feature_cache_dir: str | None = field(default=None, metadata={"help": "Where caption features are kept."})
     feature_dtype: str = field(default="float32", metadata={"help": f"One of {', '.join(FEATURE_DTYPES)}."})
     features_on_device: bool | None = field(default=None, metadata={"help": "Hold kept features on the device."})
-    feature_batch_size: int = field(default=128, metadata={"help": "Captions encoded at a time."})
     pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Caption lengths are multiples of it."})
     prompt_chunk_size: int | None = field(default=None, metadata={"help": "Classes encoded at a time, twice."})
     save_prompts_only: bool = field(default=False, metadata={"help": "Leave the CLIP out of the saved model."})
@@ -240,10 +197,6 @@ class TaiDptTrainingArguments(TrainingArguments):
                 raise ValueError(f"`{name}` is {getattr(self, name)!r}: choose one of {', '.join(choices)}.")
         for name in (
             "max_captions",
-            "max_captions_per_class",
-            "prototype_max_captions",
-            "prototypes_per_class",
-            "feature_batch_size",
             "pad_to_multiple_of",
             "prompt_chunk_size",
         ):
@@ -255,9 +208,6 @@ class TaiDptTrainingArguments(TrainingArguments):
             "warmup_learning_rate",
             "loss_weight",
             "caption_prototype_weight",
-            "prototype_label_power",
-            "feature_noise",
-            "caption_memory_size",
         ):
             if getattr(self, name) < 0:
                 raise ValueError(f"`{name}` is {getattr(self, name)}: it cannot be negative.")
@@ -265,21 +215,6 @@ class TaiDptTrainingArguments(TrainingArguments):
             raise ValueError(f"`shots` is {self.shots}: give a number of images per class, at least 1.")
         if self.known_labels is not None and not 0 < self.known_labels <= 1:
             raise ValueError(f"`known_labels` is {self.known_labels}: give a share above 0 and at most 1, as 0.1.")
-        for name, end in (
-            ("caption_composition", 1),
-            ("cooccurrence_smoothing", 1),
-            ("class_balance_beta", 1 - 1e-9),
-            ("noise_filter", 1 - 1e-9),
-        ):
-            if not 0 <= getattr(self, name) <= end:
-                below = "1" if end == 1 else "below 1"
-                raise ValueError(f"`{name}` is {getattr(self, name)}: give a number from 0 to {below}.")
-        for name, losses in (
-            ("class_balance_beta", ("ranking",)),
-            ("cooccurrence_smoothing", ("ranking", "bce", "focal", "soft_ce")),
-        ):
-            if getattr(self, name) and self.loss not in losses:
-                raise ValueError(f"`{name}` does not go with loss={self.loss!r}: choose {' or '.join(losses)}.")
         centering = self.caption_prototype_centering
         if len(centering) != 2 or not all(0 <= value < 1 for value in centering):
             raise ValueError(

@@ -15,7 +15,6 @@ from transformers.utils import logging
 
 from ..captions.corpus import read_captions
 from ..captions.labels import label_captions, multi_hot
-from ..captions.statistics import find_agreeing, select_by_rarest_class
 from ..captions.synthetic import template_sentences
 from ..data.dataset import with_multi_hot_labels
 from ..features.captions import CaptionFeatures, collate_features
@@ -115,7 +114,6 @@ class TrainingCaptions:
         parts = held_out.values() if isinstance(held_out, dict) else [held_out]
         self.held_out = sum(len(part) for part in parts if part is not None)
         self.sources = [Path(train_data).name] if isinstance(train_data, (str, Path)) else []
-        features = self._choose(features)
         self._warn_about_classes(features.labels)
         self.train_captions = features
         if self.args.add_templates:
@@ -134,17 +132,6 @@ class TrainingCaptions:
             "labeling": "the labels in the data" if self.args.label_column else f"{self.args.labeling_method!r}",
             "per_class": {label: int(count) for label, count in zip(self.labels, counts, strict=True)},
         }
-
-    def _choose(self, features: CaptionFeatures) -> CaptionFeatures:
-        """Leaves out captions with doubtful labels, then those beyond what a class may have."""
-        if self.args.noise_filter:
-            pooled = torch.stack([features.shards[int(row)][0] for row in features.rows]).float()  # (captions, dim)
-            scores = pooled @ self.model.encode_templates(tokenizer=self.tokenizer).cpu().T  # (captions, classes)
-            features = features.select(find_agreeing(features.labels, scores.numpy(), self.args.noise_filter))
-        if self.args.max_captions_per_class is not None:
-            kept = select_by_rarest_class(features.labels, self.args.max_captions_per_class, self._seed())
-            features = features.select(kept)
-        return features
 
     def read_eval(self, data: Any) -> CaptionFeatures:
         """Features of captions to evaluate on."""
@@ -195,7 +182,6 @@ class TrainingCaptions:
             tokenizer=self.tokenizer,
             cache_dir=self.args.feature_cache_dir,
             dtype=self.args.feature_dtype,
-            batch_size=self.args.feature_batch_size,
             bf16=self.args.bf16,
             progress=not self.args.disable_tqdm,
         )

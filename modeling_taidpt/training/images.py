@@ -202,7 +202,6 @@ class TrainingImages:
             label_column=self.column,
             cache_dir=self.args.feature_cache_dir,
             dtype=self.args.feature_dtype,
-            batch_size=min(self.args.feature_batch_size, 32),
             bf16=self.args.bf16,
             progress=not self.args.disable_tqdm,
         )

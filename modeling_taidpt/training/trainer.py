@@ -36,13 +36,13 @@ from ..features.cache import KeptFeatures
 from ..hub import find_image_processor
 from ..losses import get_loss
 from ..model_card import has_edited_card, write_card
-from ..modeling_taidpt import TaiDptModel
+from ..modeling_taidpt import TaiDptModel, TaiDptOutput
 from ..prompt_templates import DEFAULT_TEMPLATE
 from .arguments import LOSS_TARGETS, TaiDptTrainingArguments
 from .captions import TrainingCaptions
 from .checks import checked_arguments, checked_model, without_selection
-from .gap_training import GapTraining
 from .images import TrainingImages, is_image_data
+from .prototype_loss import CaptionPrototypeTerm
 from .report import training_report
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
 
@@ -85,8 +85,6 @@ class TaiDptTrainer(Trainer):
         image_processor (*optional*): makes pixels of them; the base's by default.
         image_transform (`Callable`, *optional*): augments each training picture, a PIL image, anew in every epoch; no
             features are kept then.
-        unlabeled_images ([`ImageFeatures`], *optional*): images whose means `args.center_features` takes; labels are
-            not looked at.
 
     Raises:
         TypeError: If `args` or the captions are of the wrong kind.
@@ -115,14 +113,12 @@ class TaiDptTrainer(Trainer):
         image_eval_dataset: Any = None,
         image_processor: Any = None,
         image_transform: Callable[[Any], Any] | None = None,
-        unlabeled_images: Any = None,
     ) -> None:
         """Label, split and encode the captions, or encode the images, then set up the trainer."""
         args = TaiDptTrainingArguments("tmp_trainer") if args is None else checked_arguments(args)
         self.model_init = model_init
         reader = checked_model(model if model is not None or model_init is None else self.call_model_init(), args)
         self.image_eval_dataset = image_eval_dataset
-        self.unlabeled_images = unlabeled_images
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
         self._set_up(reader.to(args.device), args, processing_class, labeler)
         if is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column):
@@ -169,7 +165,7 @@ class TaiDptTrainer(Trainer):
         self.labels = reader.config.labels
         self.labeler = labeler or default_labeler(self.labels, reader.config.class_names, args.labeling_method)
         self._data = TrainingCaptions(reader, self.tokenizer, self.labeler, args)
-        self._gap = GapTraining(args)
+        self._prototype_term: CaptionPrototypeTerm | None = None
         self._zero_shot: TaiDptModel | None = None
         self._zero_shot_maps: dict[int, tuple[Any, float]] = {}
         self._zero_shot_map = float("nan")
@@ -202,13 +198,19 @@ class TaiDptTrainer(Trainer):
             self._data.hold(self.train_dataset, self.eval_dataset)
         if self._data.train_captions is not None:
             self._report_class_counts(self._data.train_captions.labels)
-            self._gap.prepare(self.model, self._data.train_captions, self.unlabeled_images)
+            self._prepare_prototypes()
         output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
         output.metrics.update(self._report)
         if self.is_world_process_zero():
             self.save_metrics("train", output.metrics)
         self.save_state()
         return output
+
+    def _prepare_prototypes(self) -> None:
+        """Computes the prototypes of the training captions where the arguments weigh their term."""
+        if self.args.caption_prototype_weight:
+            centering = self.args.caption_prototype_centering
+            self._prototype_term = CaptionPrototypeTerm(self._data.train_captions, centering, self.args.device)
 
     def _report_class_counts(self, labels: np.ndarray) -> None:
         """Logs how many training captions name each class, and keeps it in `class_counts.json`."""
@@ -261,10 +263,36 @@ class TaiDptTrainer(Trainer):
         return self.lr_scheduler
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """One step on a batch whose features are first changed as the options say (noise, composition)."""
-        inputs = self._prepare_inputs(inputs)
-        inputs = self._gap.augment(inputs, self.state.global_step, self.args.process_index)
+        """One step on a batch whose features [`~TaiDptTrainer.augment_features`] has changed."""
+        inputs = self.augment_features(self._prepare_inputs(inputs))
         return super().training_step(model, inputs, *args, **kwargs)
+
+    def augment_features(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """A hook for subclasses: changes a training batch on the device, before the model sees it.
+
+        Args:
+            batch (`dict`): of captions `caption_embeds` `(batch, dim)`, `token_embeds` `(batch, length, dim)`,
+                `attention_mask` `(batch, length)`; of images `image_embeds` `(batch, dim)` and `dense_embeds`
+                `(batch, height, width, dim)`, or `pixel_values`; and `labels` `(batch, classes)`.
+
+        Returns:
+            `dict`: a batch of the same kind; unchanged here.
+        """
+        return batch
+
+    def extra_loss(self, outputs: TaiDptOutput) -> torch.Tensor | None:
+        """A hook for subclasses: what is added to the weighted loss on the scores.
+
+        Args:
+            outputs ([`TaiDptOutput`]): of a batch, with `class_embeddings` `(classes, dim)` of both branches.
+
+        Returns:
+            `torch.Tensor` or `None`: a scalar; here the caption-prototype term times `caption_prototype_weight`, where
+            the arguments ask for it.
+        """
+        if self._prototype_term is None:
+            return None
+        return self.args.caption_prototype_weight * self._prototype_term(outputs.class_embeddings)  # ()
 
     def _makes_batches_of_captions(self) -> bool:
         """Whether batches hold features of captions, and nobody else changes them on the way."""
@@ -283,7 +311,7 @@ class TaiDptTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        """Loss on both scores (paper, equation 6; or those that `loss_on` names) and the caption-prototype term.
+        """Loss on both scores (paper, equation 6; or those that `loss_on` names) and [`~TaiDptTrainer.extra_loss`].
 
         Args:
             model (`nn.Module`): the model, possibly wrapped.
@@ -297,15 +325,16 @@ class TaiDptTrainer(Trainer):
         labels = inputs["labels"]  # (batch, classes)
         features = {name: value for name, value in inputs.items() if name != "labels"}
         options = {"prompt_chunk_size": self.args.prompt_chunk_size}
-        outputs = model(**features, return_class_embeddings=self._gap.prototypes is not None, **options)
+        outputs = model(**features, return_class_embeddings=True, **options)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         else:
             scores = [getattr(outputs, name) for name in LOSS_TARGETS[self.args.loss_on]]  # (batch, classes) each
-            loss = self._gap.loss(self.loss_function, scores, labels)  # ()
+            loss = sum(self.loss_function(logits.float(), labels) for logits in scores)  # ()
         loss = self.args.loss_weight * loss
-        if self._gap.prototypes is not None:
-            loss = loss + self.args.caption_prototype_weight * self._gap.term(outputs.class_embeddings)  # ()
+        extra = self.extra_loss(outputs)
+        if extra is not None:
+            loss = loss + extra  # ()
         return (loss, outputs) if return_outputs else loss
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:

@@ -19,13 +19,14 @@ from modeling_taidpt import (
     ImageFeatures,
     TaiDptConfig,
     TaiDptModel,
-    TaiDptTrainingArguments,
     clip_tokenizer,
     mean_average_precision,
     paired_bootstrap,
 )
 
 from ..conftest import make_clip
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 LABELS = ["dog", "cat", "bus"]
@@ -72,13 +73,15 @@ def test_every_row_is_a_change_that_training_knows(parts):
     rows, report = parts
     recipe = json.loads((ROOT / "examples" / "recipes" / "embedded.json").read_text())
     options = {entry.name for entry in dataclasses.fields(TaiDptConfig)}
+    from embedded_base.study_trainer import StudyArguments
+
     for table in rows.TABLES.values():
         assert not set(report.BASELINES.values()) & set(table)  # the names of what is not learned
         for name, row in table.items():
             assert row.corpus in rows.CORPORA, name
             assert row.prompts is None or table[row.prompts].prompts is None, name
             assert set(row.model) <= options, name
-            arguments = TaiDptTrainingArguments.from_recipe(recipe, output_dir="unused", **row.training)
+            arguments = StudyArguments.from_recipe(recipe, output_dir="unused", **row.training)
             changed = [key for key, value in row.training.items() if recipe["training"].get(key) != value]
             assert len(changed) == len(row.training), f"{name} changes nothing of the recipe"
             assert all(getattr(arguments, key) == value for key, value in row.training.items()), name
@@ -100,26 +103,26 @@ def test_what_was_learned_is_kept_and_not_learned_again(parts, base, tmp_path):
     corpora = rows.Corpora(LABELS, CAPTIONS)
     held_out = corpora.encode(TaiDptModel.from_pretrained(_zero_shot(base, tmp_path)))
     arguments = {"seed": 3, "folder": tmp_path / "run", "corpora": corpora, "held_out": held_out}
-    memory = rows.Row({"caption_memory_size": 5})
-    folder = rows.learn(str(base), RECIPE, memory, **arguments)
+    noisy = rows.Row({"feature_noise": 0.1})
+    folder = rows.learn(str(base), RECIPE, noisy, **arguments)
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert 0 < json.loads((folder / "all_results.json").read_text())["caption_map"] <= 100
-    assert rows.learn(str(base), RECIPE, memory, **arguments) == folder
+    assert rows.learn(str(base), RECIPE, noisy, **arguments) == folder
     assert times == {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     with pytest.raises(ValueError, match="prompts of another recipe"):
-        rows.learn(str(base), RECIPE, rows.Row({"feature_noise": 0.1}), **arguments)
-    # The memory of a row is that of training with the option, and changes no prompt.
-    trained = TaiDptModel.from_pretrained(folder)
-    plain = TaiDptModel.from_pretrained(
-        rows.learn(str(base), RECIPE, rows.Row(), **{**arguments, "folder": tmp_path / "plain"})
-    )
-    assert torch.equal(plain.prompt_learner.global_context, trained.prompt_learner.global_context)
-    rows.with_memory(plain, {"size": 5, "weight": 0.5}, corpora.encode(plain), seed=3)
-    torch.testing.assert_close(plain.caption_memory, trained.caption_memory, atol=0, rtol=0)
-    assert plain.config.caption_memory_weight == 0.5
+        rows.learn(str(base), RECIPE, rows.Row({"feature_noise": 0.2}), **arguments)
+    # A memory is given at the time of scoring, and changes no prompt.
+    captions = corpora.encode(TaiDptModel.from_pretrained(folder))
+    plain = rows.load_row(folder, rows.Row(), captions, None, seed=3)
+    mapped = rows.load_row(folder, rows.Row(memory={"size": 5, "weight": 0.5}), captions, None, seed=3)
+    assert torch.equal(plain.prompt_learner.global_context, mapped.prompt_learner.global_context)
+    assert plain.caption_memory is None and mapped.caption_memory.shape == (5, 24)
+    assert (mapped.memory_scale, mapped.memory_weight) == (40.0, 0.5)
+    centered = rows.load_row(folder, rows.Row({"center_features": True}), captions, None, seed=3)
+    assert set(centered.feature_means) == {"caption", "token"}
     # One that was stopped is learned anew.
     (folder / "row.json").unlink()
-    rows.learn(str(base), RECIPE, memory, **arguments)
+    rows.learn(str(base), RECIPE, noisy, **arguments)
     assert (folder / "row.json").is_file()
 
 
@@ -236,8 +239,6 @@ def test_package_embedded_makes_a_complete_checkpoint(base, tmp_path, monkeypatc
         str(folder),
         "--bank",
         "3",
-        "--memory",
-        "5",
     ]
     command += ["--recipe", str(recipe), "--output", str(tmp_path / "shipped")]
     monkeypatch.setattr("sys.argv", command)
@@ -246,7 +247,6 @@ def test_package_embedded_makes_a_complete_checkpoint(base, tmp_path, monkeypatc
     loaded = TaiDptModel.from_pretrained(tmp_path / "shipped")
     assert loaded.config.labels == LABELS and loaded.config.recommended_recipe == RECIPE
     assert loaded.config.image_standardization == "captions" and loaded.caption_bank.features.shape == (3, 24)
-    assert loaded.caption_memory.shape == (5, 24) and loaded.config.caption_memory_scale == 20
     assert loaded.config.image_spatial_scale == 5 and len(loaded.config.score_thresholds) == 3
     assert loaded.config.score_calibration == "6 labelled images; thresholds on 6 labelled images"
     stored = json.loads((tmp_path / "shipped" / "config.json").read_text())

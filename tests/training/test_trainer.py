@@ -18,9 +18,9 @@ from modeling_taidpt.captions.labeler import CaptionLabeler
 from modeling_taidpt.captions.synthetic import template_sentences
 from modeling_taidpt.evaluation.metrics import mean_average_precision
 from modeling_taidpt.features.captions import CaptionFeatures, collate_features
-from modeling_taidpt.features.prototypes import prototype_term
 from modeling_taidpt.losses import RankingLoss
 from modeling_taidpt.modeling_taidpt import TaiDptModel
+from modeling_taidpt.training.prototype_loss import prototype_term
 from modeling_taidpt.training.schedules import epoch_learning_rate
 from modeling_taidpt.training.trainer import TaiDptTrainer, TaiDptTrainingArguments
 
@@ -209,7 +209,7 @@ def test_the_loss_is_that_of_the_captions_themselves(new_trainer):
 
 def test_the_prototype_term_pulls_class_embeddings_to_mean_caption_features(new_trainer):
     trainer = new_trainer(validation_size=0, loss_weight=0, caption_prototype_weight=2.0, add_templates=True)
-    trainer._gap.prepare(trainer.model, trainer._data.train_captions)
+    trainer._prepare_prototypes()
     model = trainer.model.train()
     loss = trainer.compute_loss(model, one_batch(trainer))
     labelled = trainer.train_dataset.labels[: len(CAPTIONS) - 2]
@@ -231,6 +231,33 @@ def test_a_class_without_captions_has_no_part_in_the_prototype_term():
     term.backward()
     assert not embeddings.grad[1].any()
     assert embeddings.grad[0].any()
+
+
+def test_a_subclass_changes_batches_and_adds_to_the_loss(new_model, arguments):
+    class Halved(TaiDptTrainer):
+        def augment_features(self, batch):
+            return {**batch, "caption_embeds": batch["caption_embeds"] / 2}
+
+        def extra_loss(self, outputs):
+            assert outputs.class_embeddings[0].shape == (len(LABELS), 24)
+            return 3 * outputs.class_embeddings[0].sum()
+
+    data = Dataset.from_dict({"caption": CAPTIONS})
+    plain, changed = (
+        kind(new_model(), arguments(max_steps=1), train_dataset=data) for kind in (TaiDptTrainer, Halved)
+    )
+    batch = next(iter(plain.get_train_dataloader()))
+    halved = {**batch, "caption_embeds": batch["caption_embeds"] / 2}
+    expected = plain.compute_loss(plain.model, halved) + 3 * plain.model.encode_classes()[0].sum()
+    changed.current_gradient_accumulation_steps = 1  # set in train()
+    loss = changed.training_step(changed.model, dict(batch))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_captions_per_class_are_reported(new_trainer, tmp_path):
+    new_trainer(max_steps=1, validation_size=0).train()
+    counts = json.loads((tmp_path / "run" / "class_counts.json").read_text())
+    assert counts == {"dog": 11, "cat": 11, "horse": 11, "car": 11}
 
 
 def test_every_loss_by_name_and_a_function_of_one_s_own(new_trainer):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..scores import normalize
+from modeling_taidpt.scores import normalize
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class FeatureAugmentation:
     """Changes a batch of caption features; the same generator state gives the same batch.
 
     Args:
-        noise (`float`, *optional*, defaults to 0.0): deviation of the Gaussian noise on every coordinate of the
-            normalised features, which are normalised again; noise of 0.06 is as long as a feature of 256 dimensions.
+        noise (`float`, *optional*, defaults to 0.0): standard deviation of the Gaussian noise on every coordinate of
+            the normalised features, which are normalised again; 0.06 is as long as a feature of 256 dimensions.
         composition (`float`, *optional*, defaults to 0.0): share of captions that are joined with another caption.
     """
 
