@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import gc
 import os
 import tarfile
 from pathlib import Path
@@ -34,8 +37,28 @@ def tokenizer():
     return clip_tokenizer()
 
 
+def pytest_collection_finish() -> None:
+    """Take what has been imported out of the garbage collector's sight.
+
+    accelerate collects garbage at the end of every training; with the modules of torch, transformers and datasets in
+    sight that takes longer than the training of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
+
+
 def make_clip(attn_implementation: str = "sdpa", seed: int = 0) -> CLIPModel:
-    """A small random CLIP with a ViT tower: width 32, 3 + 3 layers, 4x4 patches, CLIP's vocabulary."""
+    """A small random CLIP with a ViT tower: width 32, 3 + 3 layers, 4x4 patches, CLIP's vocabulary.
+
+    It is built once per session and copied; the random numbers that follow are those that follow a build.
+    """
+    clip, state = _build_clip(attn_implementation, seed)
+    torch.set_rng_state(state)
+    return copy.deepcopy(clip)
+
+
+@functools.cache
+def _build_clip(attn_implementation: str, seed: int) -> tuple[CLIPModel, torch.Tensor]:
     torch.manual_seed(seed)
     config = CLIPConfig(
         text_config={
@@ -58,7 +81,7 @@ def make_clip(attn_implementation: str = "sdpa", seed: int = 0) -> CLIPModel:
         projection_dim=24,
     )
     config._attn_implementation = attn_implementation
-    return CLIPModel(config).eval()
+    return CLIPModel(config).eval(), torch.get_rng_state()
 
 
 @pytest.fixture
