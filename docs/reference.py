@@ -23,7 +23,7 @@ class HouseStyle(griffe.Extension):
         """All modules of the package are known: rewrite their docstrings, link the names that are public."""
         if pkg.name != PACKAGE:
             return
-        pkg.set_member("pipelines", loader.load("pipelines"))  # stands beside the package, is installed inside it
+        pkg.set_member("pipelines", loader.load("pipelines"))  # lives beside the package, is installed inside it
         self._rewrite(pkg, pkg)
 
     def _rewrite(self, thing: griffe.Object, package: griffe.Module) -> None:
@@ -36,11 +36,13 @@ class HouseStyle(griffe.Extension):
 
 
 def _link(match: re.Match[str], package: griffe.Module) -> str:
-    """`[`X`]` as a link where X, or the method X.m of a class, is public and of the package; else its name alone."""
+    """`[`X`]` as a link where the reference has X, or the method X.m of a class; else its name alone."""
     short, path = match.groups()
     shown = path.rpartition(".")[2] if short else path
     name, _, member = path.partition(".")
-    public = name in package["api"].members and name in {str(entry) for entry in package["api"].exports or ()}
-    if public and (not member or member in package["api"][name].all_members):
-        return f"[`{shown}`][{PACKAGE}.{path}]"
+    for place in (package, *(folder for folder in package.modules.values() if folder.is_init_module)):
+        if name in {str(entry) for entry in place.exports or ()} and name in place.members:
+            if not member or member in place[name].all_members:
+                return f"[`{shown}`][{place.path}.{path}]"
+            break
     return f"`{shown}`"
