@@ -8,14 +8,12 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from .common import DeviceOption, JsonOption, load_model, make_table, print_json, stdout, working
+from .common import DeviceOption, JsonOption, load_model, make_table, print_json, say, stdout, working
 
 MAX_IMAGES = 1000
-TITLES = {
-    "ece": "calibration error in %",
-    "f1": "F1 in %: at 0.5, at the thresholds",
-    "labels_per_image": "labels of 0.5 and more in an image",
-}
+MAX_CAPTIONS = 100_000  # counted, none of them is encoded; of a larger file as many are drawn
+TITLES = {"ece": "calibration error in %", "f1": "F1 in %: at 0.5, at the thresholds"}
+FEW_TAGS, MANY_UNTAGGED = 2.0, 30.0  # factor off the expected labels per image, percent of images without a label
 
 
 class CalibrationImages(NamedTuple):
@@ -44,7 +42,11 @@ def calibrate(
     ] = None,
     labels_per_image: Annotated[
         float | None,
-        typer.Option(min=0, help="For images without labels: how many an image shows; as captions name by default."),
+        typer.Option(
+            min=0,
+            help="For images without labels: about how many of the labels a photograph of yours shows; by default 1.5 "
+            "times those that a caption names.",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the calibrated model, instead of its own.")
@@ -55,13 +57,15 @@ def calibrate(
 ) -> None:
     """Make the scores of a model probabilities, and find its thresholds.
 
-    What was just trained only ranks labels. A few dozen images with labels give the best fit. Without any, the model
-    takes the steepness from captions and is moved until images show as many labels as captions name. Only the
-    configuration of the model changes.
+    What was just trained only ranks labels. A few dozen images with labels give the best fit. Without any, captions
+    say which labels are frequent, and each label gets the threshold that shows it as often as expected: say with
+    --labels-per-image how many of your labels a photograph shows. Captions are searched with the synonyms that the
+    model was trained with. Only the configuration of the model changes.
 
     **Examples**
 
     - `taidpt calibrate runs/pets photos --captions corpus.txt`
+    - `taidpt calibrate runs/pets photos --captions corpus.txt --labels-per-image 2`
     - `taidpt calibrate runs/pets labelled_photos`
     - `taidpt calibrate org/taidpt-pets labelled_photos --output runs/pets`
     """
@@ -84,12 +88,51 @@ def calibrate(
     if as_json:
         print_json({"model": place, "fitted_on": loaded.config.score_calibration, **figures})
         return
-    table = make_table("on these images", "before", "now")
-    for name, title in TITLES.items():
-        if name in figures:
+    if "ece" in figures:
+        table = make_table("on these images", "before", "now")
+        for name, title in TITLES.items():
             table.add_row(title, f"{figures[f'{name}_before']:.2f}", f"{figures[name]:.2f}")
-    stdout().print(table)
+        stdout().print(table)
+    else:
+        print_tags(figures)
     stdout().print(f"Probabilities of {place} are fitted on {loaded.config.score_calibration}.")
+
+
+def print_tags(figures: dict[str, Any]) -> None:
+    """Prints what the thresholds make of the images, and warns where it is not useful."""
+    table = make_table("at the thresholds, on these images", " ")
+    table.add_row("labels per image", f"{figures['labels_per_image']:.2f}")
+    table.add_row("  expected from captions or given", f"{figures['expected_labels_per_image']:.2f}")
+    table.add_row("images without a label", f"{figures['images_without_labels']:.0f} %")
+    for label, share in figures["most_frequent"].items():
+        table.add_row(f"  {label}", f"{share:.0f} %")
+    stdout().print(table)
+    for text in tag_warnings(figures):
+        say(text)
+
+
+def tag_warnings(figures: dict[str, Any]) -> list[str]:
+    """What to look at before the tags are used, a sentence each."""
+    found, expected = figures["labels_per_image"], figures["expected_labels_per_image"]
+    warnings = []
+    if figures["templates"]:
+        warnings.append(
+            f"No caption of the training named {', '.join(figures['templates'])}: the prompts of these labels are "
+            "templates and they count as rare; synonyms help."
+        )
+    if figures["never_shown"]:
+        warnings.append(f"No image shows {', '.join(figures['never_shown'])}.")
+    if not expected / FEW_TAGS <= found <= expected * FEW_TAGS:
+        warnings.append(
+            f"Images show {found:.2f} labels where {expected:.2f} are expected: look at some tags, and say with "
+            "--labels-per-image how many there should be."
+        )
+    if figures["images_without_labels"] > MANY_UNTAGGED:
+        warnings.append(
+            f"{figures['images_without_labels']:.0f} % of the images get no label: if that is too many, raise "
+            "--labels-per-image, or label some dozens of images."
+        )
+    return warnings
 
 
 def read_calibration_images(source: str, labels: list[str], max_images: int = MAX_IMAGES) -> CalibrationImages:
@@ -132,46 +175,52 @@ def _read_labelled(source: str, labels: list[str]) -> CalibrationImages:
 
 def fit_probabilities(
     model: Any, found: CalibrationImages, captions: Any = None, labels_per_image: float | None = None
-) -> dict[str, float]:
-    """Fits scale, bias and thresholds of a model.
+) -> dict[str, Any]:
+    """Fits scale, bias and thresholds of a model; the images are read and scored once.
 
     Args:
         model ([`TaiDptModel`]): gets them.
         found ([`CalibrationImages`]): the images.
         captions (`str` or [`CaptionFeatures`], *optional*): for images without labels; a file of them, or features.
-        labels_per_image (`float`, *optional*): for images without labels; as many as captions name by default.
+        labels_per_image (`float`, *optional*): for images without labels; 1.5 times those that captions name by
+            default.
 
     Returns:
-        `dict[str, float]`: with labels as of [`calibrate`]; without, `labels_per_image` and `labels_per_image_before`:
-        how many reach a score of 0.5.
+        `dict`: with labels as of [`calibrate`]; without as of [`calibrate_without_labels`], and `templates`, the
+        labels that no caption of the training named.
 
     Raises:
         ValueError: an image cannot be read, or there are neither labels nor captions.
     """
-    from modeling_taidpt.evaluation import score_fitting as adaptation
+    from modeling_taidpt.evaluation import score_fitting
     from modeling_taidpt.features.images import ImageFeatures
 
-    rows = [{"image": image} for image in found.images]
-    features = ImageFeatures.encode(model, rows, label_column=None)
-    if found.labels is not None:
-        return adaptation.calibrate(model, features.with_labels(found.labels))
-    if captions is None:
+    if found.labels is None and captions is None:
         raise ValueError(
             "The images have no labels: give --captions as well, or write the labels of some dozens into labels.csv."
         )
     if isinstance(captions, str):
-        from modeling_taidpt.captions.corpus import read_captions
-
-        captions = read_captions(captions).captions
-    logits = adaptation.score_features(model, features).logits  # (images, classes)
-
-    def shown() -> float:
-        return float((adaptation.probabilities(model.config, logits) >= 0.5).sum() / len(logits))
-
-    before = shown()
-    share = None if labels_per_image is None else labels_per_image / len(model.config.labels)
-    adaptation.calibrate_without_labels(model, features, share, captions=captions)
-    return {"labels_per_image_before": before, "labels_per_image": shown()}
+        captions = _draw_captions(captions)
+    features = ImageFeatures.encode(model, [{"image": image} for image in found.images], label_column=None)
+    if found.labels is not None:
+        return score_fitting.calibrate(model, features.with_labels(found.labels))
+    figures = score_fitting.calibrate_without_labels(
+        model, features, captions=captions, labels_per_image=labels_per_image
+    )
+    origins = model.config.label_origin
+    return figures | {"templates": [label for label, origin in origins.items() if origin == "template"]}
 
 
-__all__ = ["CalibrationImages", "calibrate", "fit_probabilities", "read_calibration_images"]
+def _draw_captions(source: str) -> list[str]:
+    """The captions of a file, or as many drawn evenly as are counted."""
+    import random
+
+    from modeling_taidpt.captions.corpus import read_captions
+
+    captions = read_captions(source).captions
+    if len(captions) > MAX_CAPTIONS:
+        captions = random.Random(0).sample(captions, MAX_CAPTIONS)
+    return captions
+
+
+__all__ = ["CalibrationImages", "calibrate", "fit_probabilities", "print_tags", "read_calibration_images"]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .calibrate import fit_probabilities, read_calibration_images
+from .calibrate import fit_probabilities, print_tags, read_calibration_images
 from .common import (
     DEFAULT_MODEL,
     JsonOption,
@@ -163,6 +163,8 @@ def train(
         if name in result["metrics"]:
             table.add_row(title, f"{result['metrics'][name]:.2f}")
     stdout().print(table)
+    if "labels_per_image" in result.get("calibration", {}):
+        print_tags(result["calibration"])
     if calibrate_images is None:
         stdout().print(f"Its scores only rank labels until they are fitted: taidpt calibrate {output} photos -c FILE")
     stdout().print(f"The model is in {output}. Try it: taidpt predict photo.jpg --model {output}")
@@ -214,19 +216,20 @@ def _train(
     with without_loading_bar():
         model, arguments = set_up_training(base, names, output, recipe_found, settings)
     images = options["calibrate_images"] and read_calibration_images(options["calibrate_images"], names)
+    calibration: dict[str, Any] = {}
     trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
     try:
         metrics = trainer.train(resume_from_checkpoint=options["resume"] or None).metrics
         if images:
-            held_out = trainer.train_dataset if trainer.eval_dataset is None else trainer.eval_dataset
-            metrics |= fit_probabilities(trainer.model, images, held_out)
+            calibration = fit_probabilities(trainer.model, images, trainer.training_captions)
         with staged_folder(output) as staged, without_loading_bar():
             trainer.save_model(str(staged))
     except KeyboardInterrupt:
         if any(output.glob("checkpoint-*")):
             say(f"The checkpoints in {output} stay: go on with --resume.")
         raise
-    return {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
+    result = {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
+    return result | ({"calibration": calibration} if calibration else {})
 
 
 __all__ = ["train"]

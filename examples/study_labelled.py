@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from transformers import HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, mean_average_precision, paired_bootstrap
-from modeling_taidpt.evaluation.score_fitting import score_features
+from modeling_taidpt.evaluation.predict import score_features
 from modeling_taidpt.features.images import ImageFeatures
 
 FOLDS, PENALTIES = 3, {"logisticregression__C": 10.0 ** np.arange(-5, 0)}

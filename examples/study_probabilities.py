@@ -19,7 +19,7 @@ from embedded_base.labelled import encode_labelled, joined
 from embedded_base.probability_rows import cross_validate, measure, predict, ways
 from transformers import HfArgumentParser
 
-from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, default_labeler, read_captions
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, read_captions
 from modeling_taidpt.evaluation.reliability_diagram import plot_reliability, reliability
 
 
@@ -45,13 +45,11 @@ def main() -> None:
     pool = joined([encode_labelled(model, folder, False, arguments.cache) for folder in folders])
     pool = pool.select(np.random.default_rng(0).permutation(len(pool))[: arguments.unlabelled])
     captions = read_captions(arguments.captions).captions
-    labels = default_labeler(model.config.labels, model.config.class_names)(captions)  # (captions, classes)
-    prevalence = (labels.sum(axis=0) + 0.5) / (len(labels) + 1)  # (classes,)
     test = encode_labelled(model, arguments.test, None, arguments.cache) if arguments.test else None
     names = [Path(folder).name for folder in folders] + (["test"] if test is not None else [])
     figures: dict[str, dict] = {}
     curves = {}
-    for name, (is_labelled, fit) in ways(captions, pool, prevalence).items():
+    for name, (is_labelled, fit) in ways(captions, pool).items():
         if is_labelled:
             results = cross_validate(model, parts, fit)
             fit(model, parts)
@@ -71,7 +69,7 @@ def main() -> None:
         )
         print(f"{name:56s} {cells}", flush=True)
     if arguments.plot:
-        chosen = ("captions, model", "unlabelled images, model's share of captions", list(curves)[-1])
+        chosen = ("unlabelled images, shares of captions", list(curves)[-1])
         plot_reliability({name: curves[name] for name in chosen}, arguments.plot)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")

@@ -113,7 +113,23 @@ def check_texts(config: Any) -> None:
     for label, origin in _mapping("label_origin", config.label_origin).items():
         if not isinstance(label, str) or not isinstance(origin, str):
             raise ValueError(f"`label_origin` holds {_short(label)}: {_short(origin)}, which are not both texts.")
+    check_class_table(config.class_table)
     check_recipe(config.recommended_recipe)
+
+
+def check_class_table(table: Any) -> None:
+    """Raises a `ValueError` where a class table is not what a training leaves: synonyms of labels, ignored forms."""
+    parts = _mapping("class_table", table)
+    if not parts:
+        return
+    if set(parts) - {"synonyms", "ignored_forms"} or "synonyms" not in parts:
+        raise ValueError(f"`class_table` holds {_short(sorted(map(str, parts)))}: give synonyms and ignored_forms.")
+    lists = dict(_mapping("class_table['synonyms']", parts["synonyms"])) | {"": parts.get("ignored_forms", [])}
+    for label, words in lists.items():
+        name = f"class_table['synonyms'][{label!r}]" if label else "class_table['ignored_forms']"
+        texts = _sequence(name, words)
+        if not isinstance(label, str) or not all(isinstance(word, str) and word for word in texts):
+            raise ValueError(f"`{name}` is {_short(words)}: give a list of texts.")
 
 
 def check_bare_name(field: str, value: Any) -> None:

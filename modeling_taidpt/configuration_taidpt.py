@@ -203,7 +203,10 @@ class TaiDptConfig(PreTrainedConfig):
             Templates of the global and of the local class embeddings of a zero-shot model, for labels added later.
         label_origin (`dict[str, str]`, *optional*):
             For each label `"learned"`, `"shared"` (a context learned on other labels), `"template"` or `"hypernym"`
-            (the mean of other labels, see `with_hypernyms`).
+            (the mean of other labels, see `with_hypernyms`). A label that no caption named in training is a template.
+        class_table (`dict`, *optional*):
+            How labels were looked for in the captions of the training, where a table of one's own was given:
+            `synonyms`, a list of texts for each label, and `ignored_forms`.
         score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
             The probability of a label is `sigmoid(score_scale * logit + score_bias)`; one value, or one per class.
         score_thresholds (`float` or `list[float]`, *optional*):
@@ -266,6 +269,7 @@ class TaiDptConfig(PreTrainedConfig):
     templates: list[str] | None = None
     local_templates: list[str] | None = None
     label_origin: Any = None
+    class_table: dict | None = None
     score_scale: float | list[float] = 1.0
     score_bias: float | list[float] = 0.0
     score_thresholds: float | list[float] | None = None

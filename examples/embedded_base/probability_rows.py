@@ -8,15 +8,14 @@ import numpy as np
 import torch
 
 from modeling_taidpt import TaiDptModel
+from modeling_taidpt.evaluation.predict import score_features
 from modeling_taidpt.evaluation.reliability_diagram import expected_calibration_error
 from modeling_taidpt.evaluation.score_fitting import (
     calibrate,
-    calibrate_on_captions,
     calibrate_without_labels,
     fit_score_thresholds,
     overall_f1,
     probabilities,
-    score_features,
 )
 from modeling_taidpt.features.images import ImageFeatures
 
@@ -27,18 +26,13 @@ FOLDS = 5
 Fit = Callable[[TaiDptModel, list[ImageFeatures]], None]
 
 
-def ways(captions: list[str], pool: ImageFeatures, prevalence: np.ndarray) -> dict[str, tuple[bool, Fit]]:
+def ways(captions: list[str], pool: ImageFeatures) -> dict[str, tuple[bool, Fit]]:
     """Rows of the table: whether labelled photographs are used, and how the model is fitted."""
 
-    def on_captions(per_class: bool) -> Fit:
-        return lambda model, parts: calibrate_on_captions(model, captions, per_class)
-
-    def without_labels(shares: torch.Tensor | float) -> Fit:
-        def fit(model: TaiDptModel, parts: list[ImageFeatures]) -> None:
-            calibrate_on_captions(model, captions)
-            calibrate_without_labels(model, pool, shares)
-
-        return fit
+    def without_labels(labels_per_image: float | None) -> Fit:
+        return lambda model, parts: calibrate_without_labels(
+            model, pool, captions=captions, labels_per_image=labels_per_image
+        )
 
     def labelled(per_class: bool, per_class_thresholds: bool, all_parts: bool, all_thresholds: bool = True) -> Fit:
         def fit(model: TaiDptModel, parts: list[ImageFeatures]) -> None:
@@ -49,10 +43,8 @@ def ways(captions: list[str], pool: ImageFeatures, prevalence: np.ndarray) -> di
         return fit
 
     return {
-        "captions, model": (False, on_captions(False)),
-        "captions, per class": (False, on_captions(True)),
-        "unlabelled images, model's share of captions": (False, without_labels(float(prevalence.mean()))),
-        "unlabelled images, classes' shares of captions": (False, without_labels(torch.from_numpy(prevalence))),
+        "unlabelled images, shares of captions": (False, without_labels(None)),
+        "unlabelled images, shares of captions, 3.4 labels": (False, without_labels(3.4)),
         "first folder, model": (True, labelled(False, False, False, False)),
         "first folder, model; thresholds per class": (True, labelled(False, True, False, False)),
         "all folders, model; thresholds per class": (True, labelled(False, True, True)),

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from modeling_taidpt import CaptionFeatures, TaiDptModel
-from modeling_taidpt.evaluation.score_fitting import fit_caption_bank, fit_score_statistics, score_features
+from modeling_taidpt.evaluation.predict import score_features
+from modeling_taidpt.evaluation.score_fitting import fit_caption_bank, fit_score_statistics
 from modeling_taidpt.features.images import ImageFeatures
 from modeling_taidpt.standardization import two_step_zscore
 

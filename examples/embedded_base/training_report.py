@@ -12,7 +12,8 @@ import torch
 
 from modeling_taidpt import TaiDptModel, mean_average_precision, paired_bootstrap
 from modeling_taidpt.evaluation.evaluate import BRANCHES
-from modeling_taidpt.evaluation.score_fitting import fit_caption_bank, score_features
+from modeling_taidpt.evaluation.predict import score_features
+from modeling_taidpt.evaluation.score_fitting import fit_caption_bank
 from modeling_taidpt.features.images import ImageFeatures
 
 from .corpus import draw_captions

@@ -38,6 +38,54 @@ def default_labeler(labels: Sequence[str], class_names: Sequence[str], method: s
     return CaptionLabeler(classes, method=method)
 
 
+def model_labeler(config: Any, method: str = "forms") -> CaptionLabeler:
+    """The labeler that a model's captions were labelled with: that of its class table, if it keeps one.
+
+    Args:
+        config ([`TaiDptConfig`]): `class_table` holds the synonyms of the labels that were trained with a table of
+            one's own; without it as [`default_labeler`]. Labels that the table lacks are looked for by their names.
+        method (`str`, *optional*, defaults to `"forms"`): `"forms"` or `"wordnet"`.
+
+    Returns:
+        [`CaptionLabeler`]: of the model's labels.
+    """
+    labels, table = config.labels, config.class_table
+    if not table:
+        return default_labeler(labels, config.class_names, method)
+    stored = table["synonyms"]
+    names = {name.casefold() for label in labels if label not in stored for name in (label, label.replace("_", " "))}
+    classes = [
+        {"name": label, "synonyms": [word for word in stored[label] if word.casefold() not in names]}
+        if label in stored
+        else {"name": label, "synonyms": [name.replace("_", " ")]}
+        for label, name in zip(labels, config.class_names, strict=True)
+    ]
+    return CaptionLabeler(classes, method, table.get("ignored_forms", ()))
+
+
+def class_table(labeler: Any, config: Any) -> dict[str, Any] | None:
+    """What a configuration keeps of a labeler, so that later captions are labelled alike.
+
+    Args:
+        labeler ([`CaptionLabeler`] or `Callable`): what labels the captions of a training.
+        config ([`TaiDptConfig`]): of the model that is trained.
+
+    Returns:
+        `dict`, *optional*: `synonyms`, a list for each label, and `ignored_forms`, ready for JSON; `None` where
+        [`default_labeler`] finds the same by the labels alone, or nothing is known of the labeler.
+    """
+    if not isinstance(labeler, CaptionLabeler):
+        return None
+    columns = match_columns(labeler.class_names, config.labels)
+    synonyms = {label: labeler.synonyms[column] for label, column in zip(config.labels, columns, strict=True)}
+    default = default_labeler(config.labels, config.class_names)
+    found = match_columns(default.class_names, config.labels)
+    usual = {label: default.synonyms[column] for label, column in zip(config.labels, found, strict=True)}
+    if (synonyms, labeler.ignored_forms) == (usual, default.ignored_forms):
+        return None
+    return {"synonyms": synonyms, "ignored_forms": list(labeler.ignored_forms)}
+
+
 def preset_columns(labels: Sequence[str], preset: str) -> list[int] | None:
     """Columns of a published class table that belong to the labels, or `None` if it does not fit them."""
     table = load_class_table(preset)
@@ -177,11 +225,13 @@ def _is_bit(entry: Any) -> bool:
 
 __all__ = [
     "as_list",
+    "class_table",
     "compact_name",
     "default_labeler",
     "label_captions",
     "match_columns",
     "match_labels",
+    "model_labeler",
     "multi_hot",
     "preset_columns",
 ]

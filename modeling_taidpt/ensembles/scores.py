@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import safetensors.numpy
 import torch
-from torch.utils.data import DataLoader
 
-from ..features.images import ImageFeatures, collate_images
+from ..evaluation.predict import BATCH_SIZE, score_features
+from ..features.images import ImageFeatures
 
 FEW_SHOT_WEIGHT = 0.6  # of prompts learned on few images beside those learned from text (the paper's)
 PARTIAL_LABEL_WEIGHT = 0.9  # of prompts learned on partial labels beside those learned from text (the paper's)
@@ -107,13 +107,12 @@ def normalize_scores(scores: Any, normalization: str = "min-max") -> np.ndarray:
     return (scores - low) / spread  # (images, classes)
 
 
-@torch.no_grad()
-def predict_scores(model: Any, images: Any, batch_size: int = 64) -> np.ndarray:
+def predict_scores(model: Any, images: Any, batch_size: int = BATCH_SIZE) -> np.ndarray:
     """Merged scores of a model.
 
     Args:
         model ([`TaiDptModel`]): scores the images.
-        images ([`ImageFeatures`] or `Dataset`): kept features, or rows of `image`, which are encoded and kept first.
+        images ([`ImageFeatures`] or `Dataset`): cached features, or rows of `image`, which are encoded and cached.
         batch_size (`int`, *optional*, defaults to 64): images scored at a time.
 
     Returns:
@@ -121,13 +120,7 @@ def predict_scores(model: Any, images: Any, batch_size: int = 64) -> np.ndarray:
     """
     if not isinstance(images, ImageFeatures):
         images = ImageFeatures.encode(model, images, label_column=None, progress=False)
-    was_training, parts = model.training, []
-    model.eval()
-    for batch in DataLoader(images, batch_size=batch_size, collate_fn=collate_images):
-        pooled, dense = batch["image_embeds"].to(model.device), batch["dense_embeds"].to(model.device)
-        parts.append(model(image_embeds=pooled, dense_embeds=dense).logits.float().cpu())  # (batch, classes)
-    model.train(was_training)
-    return torch.cat(parts).numpy()  # (images, classes)
+    return score_features(model, images, batch_size=batch_size).logits.numpy()  # (images, classes)
 
 
 def read_scores(path: str | Path) -> np.ndarray:

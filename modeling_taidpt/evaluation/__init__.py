@@ -15,7 +15,6 @@ from .reliability_diagram import expected_calibration_error, plot_reliability, r
 from .report import write_report
 from .score_fitting import (
     calibrate,
-    calibrate_on_captions,
     calibrate_without_labels,
     fit_caption_bank,
     fit_score_statistics,
@@ -27,7 +26,6 @@ __all__ = [
     "baseline_models",
     "bootstrap_map",
     "calibrate",
-    "calibrate_on_captions",
     "calibrate_without_labels",
     "compute_multilabel_metrics",
     "evaluate_scores",

@@ -10,12 +10,13 @@ import torch
 from transformers.utils import logging
 
 from ..captions.corpus import read_captions
-from ..captions.labels import default_labeler, label_captions, match_labels
+from ..captions.labels import label_captions, match_labels, model_labeler
 from ..features.captions import CaptionFeatures
-from ..features.images import ImageFeatures, collate_images
+from ..features.images import ImageFeatures
 from ..modeling_taidpt import TaiDptModel
 from ..prompt_templates import load_templates
 from .metrics import bootstrap_map, mean_average_precision, multilabel_f1, paired_bootstrap
+from .predict import score_features
 
 logger = logging.get_logger(__name__)
 
@@ -91,25 +92,12 @@ def score_images(
                 batch_size=batch_size,
                 progress=progress,
             )
-    scores = {
-        name: _score_features(model, features[model.config.pool_with_positions], batch_size)
-        for name, model in several.items()
-    }
+    scores = {}
+    for name, model in several.items():
+        outputs = score_features(model, features[model.config.pool_with_positions], batch_size=batch_size)
+        branches = (outputs.logits_global, outputs.logits_local, outputs.logits)  # (images, classes) each
+        scores[name] = {branch: logits.numpy() for branch, logits in zip(BRANCHES, branches, strict=True)}
     return scores if isinstance(models, Mapping) else scores[""]
-
-
-def _score_features(model: TaiDptModel, features: ImageFeatures, batch_size: int) -> dict[str, np.ndarray]:
-    parts: dict[str, list[torch.Tensor]] = {branch: [] for branch in BRANCHES}
-    for start in range(0, len(features), batch_size):
-        rows = range(start, min(start + batch_size, len(features)))
-        batch = collate_images([features[row] for row in rows])
-        inputs = {name: batch[name].to(model.device) for name in ("image_embeds", "dense_embeds")}
-        outputs = model(**inputs)
-        for branch, logits in zip(
-            BRANCHES, (outputs.logits_global, outputs.logits_local, outputs.logits), strict=True
-        ):
-            parts[branch].append(logits.float().cpu())  # (batch, classes)
-    return {branch: torch.cat(logits).numpy() for branch, logits in parts.items()}  # (images, classes) each
 
 
 @torch.no_grad()
@@ -161,8 +149,7 @@ def _prototypes(model: TaiDptModel, captions: Any, max_captions: int, seed: int)
     if captions is None:
         raise ValueError("The baseline 'prototypes' is made of captions: give a corpus.")
     texts = read_captions(captions).captions
-    labeler = default_labeler(model.config.labels, model.config.class_names)
-    labels = label_captions(labeler, texts, model.config.labels)  # (captions, classes)
+    labels = label_captions(model_labeler(model.config), texts, model.config.labels)  # (captions, classes)
     named = np.flatnonzero(labels.any(axis=1))
     if not len(named):
         raise ValueError(f"None of the {len(texts)} captions names one of the {labels.shape[1]} classes.")

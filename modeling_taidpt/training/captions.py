@@ -193,7 +193,8 @@ class TrainingCaptions:
         absent = [self.labels[column] for column in np.flatnonzero(~labels.any(axis=0))]
         if absent:
             logger.warning(
-                f"No training caption names {len(absent)} of the {len(self.labels)} classes: {', '.join(absent)}."
+                f"No training caption names {len(absent)} of the {len(self.labels)} classes, whose prompts remain "
+                f"templates: {', '.join(absent)}. Synonyms help, in a table as {{'couch': ['sofa', 'settee']}}."
             )
 
 

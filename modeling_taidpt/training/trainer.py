@@ -26,7 +26,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..atomic import staged_file
 from ..backbones import keep_scalars_whole
-from ..captions.labels import default_labeler
+from ..captions.labels import class_table, model_labeler
 from ..captions.statistics import class_counts, describe_counts
 from ..data.captions import warn_of_overlap
 from ..data.collator import ImageCollator
@@ -163,7 +163,7 @@ class TaiDptTrainer(Trainer):
             tokenizer = None
         self.tokenizer = reader.get_tokenizer(tokenizer)
         self.labels = reader.config.labels
-        self.labeler = labeler or default_labeler(self.labels, reader.config.class_names, args.labeling_method)
+        self.labeler = labeler or model_labeler(reader.config, args.labeling_method)
         self._data = TrainingCaptions(reader, self.tokenizer, self.labeler, args)
         self._prototype_term: CaptionPrototypeTerm | None = None
         self._zero_shot: TaiDptModel | None = None
@@ -172,6 +172,11 @@ class TaiDptTrainer(Trainer):
         self._report: dict[str, float] = {}
         self._saves_checkpoint = False
         self._update_steps_per_epoch, self._num_epochs = 1, 1
+
+    @property
+    def training_captions(self) -> Any:
+        """The captions that are learned from, with their labels and without templates ([`CaptionFeatures`])."""
+        return self._data.train_captions
 
     # ------------------------------------------------------------------ training
 
@@ -197,6 +202,7 @@ class TaiDptTrainer(Trainer):
         if self._makes_batches_of_captions():
             self._data.hold(self.train_dataset, self.eval_dataset)
         if self._data.train_captions is not None:
+            self._note_labels(self.model)
             self._report_class_counts(self._data.train_captions.labels)
             self._prepare_prototypes()
         output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
@@ -211,6 +217,18 @@ class TaiDptTrainer(Trainer):
         if self.args.caption_prototype_weight:
             centering = self.args.caption_prototype_centering
             self._prototype_term = CaptionPrototypeTerm(self._data.train_captions, centering, self.args.device)
+
+    def _note_labels(self, model: TaiDptModel) -> None:
+        """Notes in a configuration how captions were labelled, and the labels that none of them names."""
+        config, captions = model.config, self._data.train_captions
+        if captions is None:
+            return
+        if self.args.label_column is None:
+            config.class_table = class_table(self.labeler, config)
+        # A shared context that saw no sentence of a label was learned on others; templates are sentences of it.
+        others = not config.class_specific_context and not self.args.add_templates
+        unnamed = [label for label, named in zip(config.labels, captions.labels.any(axis=0), strict=True) if not named]
+        config.label_origin = config.label_origin | dict.fromkeys(unnamed, "shared" if others else "template")
 
     def _report_class_counts(self, labels: np.ndarray) -> None:
         """Logs how many training captions name each class, and keeps it in `class_counts.json`."""
@@ -605,6 +623,7 @@ class _ReportAtEnd(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
         trainer._report = trainer.report()
+        trainer._note_labels(trainer.model)  # which `model_init` may have made anew
         labels, corpus = trainer.model.config.labels, trainer._data.describe()
         report = training_report(trainer.args, labels, trainer.state.global_step, corpus, trainer._report)
         trainer.model.training_report = report  # for the model card

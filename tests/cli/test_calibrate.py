@@ -32,19 +32,32 @@ def model(place, tmp_path):
     return tmp_path / "model"
 
 
-def test_images_without_labels_show_as_many_labels_as_captions_name(place, model):
+def test_images_without_labels_get_tags_as_often_as_captions_suggest(place, model):
     before = {file.name: file.read_bytes() for file in model.iterdir()}
     result = run("calibrate", model, place / "photos", "--captions", place / "captions.txt", "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
-    assert report["fitted_on"] == "5 captions, bias on 3 unlabelled images"
-    assert report["labels_per_image_before"] >= report["labels_per_image"]
-    rows = pipeline(TASK, model=str(model))(sorted(map(str, (place / "photos").glob("*.jpg"))))
-    scores = [entry["score"] for row in rows for entry in row]
-    assert sum(scores) / len(scores) == pytest.approx(4 / 15, abs=1e-3)  # the share of labels in the captions
+    assert report["fitted_on"] == "3 unlabelled images, shares of labels from 5 captions"
+    assert report["expected_labels_per_image"] == pytest.approx(1.5)
+    config = json.loads((model / "config.json").read_text())
+    assert len(config["score_bias"]) == len(config["score_thresholds"]) == 3
+    rows = pipeline(TASK, model=str(model))(sorted(map(str, (place / "photos").glob("*.jpg"))), threshold="auto")
+    assert sum(map(len, rows)) / 3 == pytest.approx(report["labels_per_image"])
     changed = {file.name for file in model.iterdir() if file.read_bytes() != before.get(file.name)}
     assert changed == {"config.json", "README.md"}
-    assert "Probabilities were fitted on 5 captions" in (model / "README.md").read_text()
+    assert "Probabilities were fitted on 3 unlabelled images" in (model / "README.md").read_text()
+
+
+def test_the_report_says_where_tags_are_not_useful(place, model):
+    config = json.loads((model / "config.json").read_text())
+    config["label_origin"]["bus"] = "template"
+    (model / "config.json").write_text(json.dumps(config))
+    options = ("--captions", place / "captions.txt", "--labels-per-image", "0.1")
+    result = run("calibrate", model, place / "photos", *options)
+    assert result.exit_code == 0, result.stderr
+    assert "labels per image" in result.stdout and "images without a label" in result.stdout
+    assert "No caption of the training named bus" in result.stderr
+    assert "get no label" in result.stderr or "labels where 0.10 are expected" in result.stderr
 
 
 def test_labelled_images_fit_scale_bias_and_thresholds(place, model, tmp_path):
@@ -79,7 +92,8 @@ def test_train_calibrates_and_says_so(place, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert "only rank" not in result.stdout
     fitted_on = json.loads((tmp_path / "m" / "config.json").read_text())["score_calibration"]
-    assert fitted_on.endswith("captions, bias on 3 unlabelled images")
+    assert fitted_on == "3 unlabelled images, shares of labels from 4 captions"  # those that name a label
+    assert "images without a label" in result.stdout
 
 
 def test_scores_that_only_rank_are_told(place, model):
@@ -97,7 +111,10 @@ def test_scores_that_only_rank_are_told(place, model):
         (["MODEL", "EMPTY", "-c", "CAPTIONS"], "There are no images in"),
         (["MODEL", "BROKEN", "-c", "CAPTIONS"], "cannot read image"),
         (["MODEL", "PHOTOS", "-c", "none.txt"], "none.txt"),
-        (["MODEL", "PHOTOS", "-c", "CAPTIONS", "--labels-per-image", "3"], "prevalence must lie between 0 and 1"),
+        (
+            ["MODEL", "PHOTOS", "-c", "CAPTIONS", "--labels-per-image", "3"],
+            "per image are expected of 3 labels",
+        ),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else "",
 )

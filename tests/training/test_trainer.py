@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from transformers import HfArgumentParser, TrainerCallback, TrainingArguments
 
 from modeling_taidpt.captions.labeler import CaptionLabeler
+from modeling_taidpt.captions.labels import model_labeler
 from modeling_taidpt.captions.synthetic import template_sentences
 from modeling_taidpt.evaluation.metrics import mean_average_precision
 from modeling_taidpt.features.captions import CaptionFeatures, collate_features
@@ -358,9 +359,31 @@ def test_a_class_that_no_caption_names_is_a_warning(new_trainer, monkeypatch):
     warnings = []
     monkeypatch.setattr("modeling_taidpt.training.captions.logger.warning", warnings.append)
     new_trainer(captions=[caption for caption in CAPTIONS if "horse" not in caption])
-    assert warnings == [
-        "21 of 23 captions of the data set name a class; 2 are dropped.",
-        "No training caption names 1 of the 4 classes: horse.",
+    assert warnings[0] == "21 of 23 captions of the data set name a class; 2 are dropped."
+    assert warnings[1].startswith(
+        "No training caption names 1 of the 4 classes, whose prompts remain templates: horse. Synonyms help"
+    )
+
+
+def test_the_checkpoint_knows_synonyms_and_labels_that_no_caption_named(new_trainer, tmp_path):
+    table = {"dog": ["puppy"], "cat": ["kitten"], "car": ["taxi"], "horse": ["pony"]}
+    trainer = new_trainer(
+        captions=[caption for caption in CAPTIONS if "horse" not in caption],
+        trainer_options={"labeler": CaptionLabeler(table)},
+        add_templates=True,
+        num_train_epochs=1,
+    )
+    names = trainer.model.config.labels
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    config = TaiDptModel.from_pretrained(tmp_path / "saved").config
+    origins = {label: "learned" for label in names} | {"horse": "template"}
+    assert config.label_origin == origins
+    assert set(config.class_table["synonyms"]["horse"]) == {"horse", "pony"}
+    found = model_labeler(config)(["a puppy and a pony", "kittens"])  # (captions, classes)
+    assert [[names[column] for column in row.nonzero()[0]] for row in found] == [
+        [name for name in names if name in ("dog", "horse")],
+        ["cat"],
     ]
 
 
