@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -263,4 +264,35 @@ class TaiDptTrainingArguments(TrainingArguments):
         return text + ")."
 
 
-__all__ = ["CAPTION_LOSSES", "FEATURE_DTYPES", "LOSS_TARGETS", "PAPER_RECIPE", "TaiDptTrainingArguments"]
+def checked_arguments(args: Any) -> TaiDptTrainingArguments:
+    """The arguments as they are.
+
+    Raises:
+        TypeError: If they are of another class.
+    """
+    if isinstance(args, TaiDptTrainingArguments):
+        return args
+    what = "TrainingArguments of transformers" if isinstance(args, TrainingArguments) else type(args).__name__
+    raise TypeError(f"`args` are {what}: make TaiDptTrainingArguments, with the same arguments.")
+
+
+def without_selection(args: TaiDptTrainingArguments, kind: str) -> TaiDptTrainingArguments:
+    """A copy of the arguments that evaluates nothing and keeps the last checkpoint."""
+    logger.warning(f"No {kind}s are held out: nothing is evaluated and the last checkpoint is kept.")
+    args = copy.copy(args)
+    args.eval_strategy = type(args.eval_strategy)("no")
+    args.load_best_model_at_end, args.do_eval = False, False
+    if args.save_strategy == "best":
+        args.save_strategy = type(args.save_strategy)("epoch")
+    return args
+
+
+__all__ = [
+    "CAPTION_LOSSES",
+    "FEATURE_DTYPES",
+    "LOSS_TARGETS",
+    "PAPER_RECIPE",
+    "TaiDptTrainingArguments",
+    "checked_arguments",
+    "without_selection",
+]

@@ -20,24 +20,22 @@ from ..data.dataset import with_multi_hot_labels
 from ..features.captions import CaptionFeatures, collate_features
 from ..features.device import DeviceFeatures, FeatureRows, fits_device
 from .arguments import CAPTION_LOSSES, TaiDptTrainingArguments
+from .data import TrainingData
 
 logger = logging.get_logger(__name__)
 
 
-class TrainingCaptions:
+class TrainingCaptions(TrainingData):
     """Reads the captions that a trainer is given.
 
     Args:
         model ([`TaiDptModel`]): the model that is trained, on its device.
-        tokenizer (`PreTrainedTokenizerBase`): its tokenizer.
-        labeler (`Callable`): finds the classes that captions name.
         args ([`TaiDptTrainingArguments`]): columns, split, cache.
+        tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
+        labeler (`Callable`): finds the classes that captions mention.
 
     Attributes:
-        train_captions ([`CaptionFeatures`], *optional*): the training captions without templates.
-        held_out (`int`): number of captions held out or given to evaluate on.
         sources (`list[str]`): where the training captions came from, for reports.
-        on_device ([`DeviceFeatures`], *optional*): the features, where the device holds them.
     """
 
     kind: ClassVar[str] = "caption"
@@ -46,17 +44,13 @@ class TrainingCaptions:
     def __init__(
         self,
         model: Any,
+        args: TaiDptTrainingArguments,
         tokenizer: PreTrainedTokenizerBase,
         labeler: Callable[[list[str]], Any],
-        args: TaiDptTrainingArguments,
     ) -> None:
-        """Keep what reading needs."""
-        self.model, self.tokenizer, self.labeler, self.args = model, tokenizer, labeler, args
-        self.labels: list[str] = model.config.labels
-        self.train_captions: CaptionFeatures | None = None
-        self.held_out = 0
+        super().__init__(model, args)
+        self.tokenizer, self.labeler = tokenizer, labeler
         self.sources: list[str] = []
-        self.on_device: DeviceFeatures | None = None
 
     def collate(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
         """Makes a batch of kept features, or of their rows where the device holds them."""
@@ -81,40 +75,38 @@ class TrainingCaptions:
         else:
             self.on_device = None
 
-    def read(self, train_data: Any, eval_data: Any = None) -> tuple[CaptionFeatures | None, Any]:
-        """Features to train on and to choose the checkpoint on.
-
-        Args:
-            train_data (*optional*): as the trainer's `train_dataset`.
-            eval_data (*optional*): as the trainer's `eval_dataset`; a share of `train_data` by default.
-
-        Returns:
-            `tuple`: training captions with templates, and held-out captions (a dictionary for a dictionary); `None`
-            where there are none.
-
-        Raises:
-            ValueError: If no caption names a class.
-        """
+    def check_options(self) -> None:
+        """Raises a `ValueError` if the loss needs classes that are denied."""
         if self.args.loss not in CAPTION_LOSSES:
             raise ValueError(
                 f"`loss` is {self.args.loss!r}, and captions deny no class: choose one of {', '.join(CAPTION_LOSSES)}."
             )
-        held_out = self._read_eval_data(eval_data)
-        if train_data is None:
-            return None, held_out
-        captions, labels = self._read_labelled(train_data, self._limit(train_data))
-        features = self._encode(captions, labels)
-        if eval_data is None:
-            is_held_out = _hold_out(captions, self.args.validation_size, self._seed())  # (captions,)
+
+    def read_train(self, data: Any, holds_out: bool) -> tuple[CaptionFeatures, CaptionFeatures | None]:
+        """Training captions with templates, and held-out captions.
+
+        Args:
+            data: as the trainer's `train_dataset`.
+            holds_out (`bool`): whether `args.validation_size` captions are held out.
+
+        Returns:
+            `tuple[CaptionFeatures, CaptionFeatures | None]`.
+
+        Raises:
+            ValueError: If no caption mentions a class, or all would be held out.
+        """
+        captions, labels = self._read_labelled(data, self._limit(data))
+        features, held_out = self._encode(captions, labels), None
+        if holds_out:
+            is_held_out = _hold_out(captions, self.args.validation_size, self.seed)  # (captions,)
             if is_held_out.all():
                 size = self.args.validation_size
                 raise ValueError(f"`validation_size={size}` holds out all {len(set(captions))} captions: lower it.")
             held_out = features.select(np.flatnonzero(is_held_out)) if is_held_out.any() else None
             features = features.select(np.flatnonzero(~is_held_out))
-        parts = held_out.values() if isinstance(held_out, dict) else [held_out]
-        self.held_out = sum(len(part) for part in parts if part is not None)
-        self.sources = [Path(train_data).name] if isinstance(train_data, (str, Path)) else []
-        self._warn_about_classes(features.labels)
+        self.sources = [Path(data).name] if isinstance(data, (str, Path)) else []
+        hint = " Their prompts remain templates; synonyms help, in a table as {'couch': ['sofa', 'settee']}."
+        self.warn_of_absent_classes(features.labels, "No training caption mentions", hint)
         self.train_captions = features
         if self.args.add_templates:
             sentences, one_hot = template_sentences(self.model.config.class_names)
@@ -122,27 +114,20 @@ class TrainingCaptions:
         return features, held_out
 
     def describe(self) -> dict[str, Any]:
-        """What was learned from, ready for JSON: numbers of captions, their sources, how many name each class."""
+        """What was learned from, ready for JSON: numbers of captions, their sources, how many mention each class."""
         features = self.train_captions
-        counts = [0] * len(self.labels) if features is None else features.labels.sum(axis=0).tolist()  # (classes,)
+        labels = np.zeros((0, len(self.labels))) if features is None else features.labels  # (captions, classes)
         return {
-            "captions": 0 if features is None else len(features),
+            "captions": len(labels),
             "held_out": self.held_out,
             "sources": self.sources,
             "labeling": "the labels in the data" if self.args.label_column else f"{self.args.labeling_method!r}",
-            "per_class": {label: int(count) for label, count in zip(self.labels, counts, strict=True)},
+            "per_class": self.count_classes(labels),
         }
 
     def read_eval(self, data: Any) -> CaptionFeatures:
         """Features of captions to evaluate on."""
-        return self._encode(*self._read_labelled(data, None))
-
-    def _read_eval_data(self, data: Any) -> Any:
-        if data is None or isinstance(data, CaptionFeatures):
-            return data
-        if isinstance(data, dict) and not isinstance(data, datasets.DatasetDict):
-            return {name: self._read_eval_data(part) for name, part in data.items()}
-        return self.read_eval(data)
+        return data if isinstance(data, CaptionFeatures) else self._encode(*self._read_labelled(data, None))
 
     def _read_labelled(self, data: Any, limit: int | None) -> tuple[list[str], np.ndarray]:
         """Captions that name a class, and their labels `(captions, classes)`."""
@@ -156,12 +141,12 @@ class TrainingCaptions:
         kept = np.flatnonzero(labels.any(axis=1))  # (kept captions,)
         if len(kept) < len(table.captions):
             logger.warning(
-                f"{len(kept)} of {len(table.captions)} captions of {table.source} name a class; "
+                f"{len(kept)} of {len(table.captions)} captions of {table.source} mention a class; "
                 f"{len(table.captions) - len(kept)} are dropped."
             )
         if not len(kept):
             raise ValueError(
-                f"None of the {len(table.captions)} captions of {table.source} names one of the {len(self.labels)} "
+                f"None of the {len(table.captions)} captions of {table.source} mentions one of the {len(self.labels)} "
                 f"classes ({', '.join(self.labels[:3])} ...): give the labeler synonyms, or other captions."
             )
         return [table.captions[index] for index in kept], labels[kept]
@@ -185,17 +170,6 @@ class TrainingCaptions:
             bf16=self.args.bf16,
             progress=not self.args.disable_tqdm,
         )
-
-    def _seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
-
-    def _warn_about_classes(self, labels: np.ndarray) -> None:
-        absent = [self.labels[column] for column in np.flatnonzero(~labels.any(axis=0))]
-        if absent:
-            logger.warning(
-                f"No training caption names {len(absent)} of the {len(self.labels)} classes, whose prompts remain "
-                f"templates: {', '.join(absent)}. Synonyms help, in a table as {{'couch': ['sofa', 'settee']}}."
-            )
 
 
 def _hold_out(captions: Sequence[str], size: float, seed: int) -> np.ndarray:

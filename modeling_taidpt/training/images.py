@@ -19,6 +19,7 @@ from ..data.few_shot import sample_few_shot
 from ..data.partial_labels import ABSENT, UNKNOWN, drop_labels, read_partial_labels
 from ..features.images import ImageFeatures, collate_images
 from .arguments import TaiDptTrainingArguments
+from .data import TrainingData
 
 logger = logging.get_logger(__name__)
 
@@ -79,19 +80,18 @@ def is_image_data(data: Any, image_column: str = "image") -> bool:
     return image_column in columns or "pixel_values" in columns
 
 
-class TrainingImages:
+class TrainingImages(TrainingData):
     """Reads the labelled images that a trainer is given.
 
     Args:
         model ([`TaiDptModel`]): the model that is trained, on its device.
         args ([`TaiDptTrainingArguments`]): columns, shots, share of known labels, cache.
         image_processor (*optional*): makes pixels; the model's by default.
-        transform (`Callable`, *optional*): changes each picture anew every time it is seen; nothing is kept then.
+        transform (`Callable`, *optional*): changes each image anew every time it is seen; nothing is cached then.
     """
 
     kind: ClassVar[str] = "image"
     metric: ClassVar[str] = "held_out_map"
-    train_captions = None
 
     def __init__(
         self,
@@ -100,44 +100,21 @@ class TrainingImages:
         image_processor: Any = None,
         transform: Callable[[Any], Any] | None = None,
     ) -> None:
-        """Keep what reading needs."""
-        self.model, self.args, self.transform = model, args, transform
+        super().__init__(model, args)
+        self.transform = transform
         self.processor = image_processor or find_image_processor(model.config)
-        self.labels: list[str] = model.config.labels
         self.column = "labels" if args.label_column is None else args.label_column
-        self.held_out = 0
         self.train_labels = np.zeros((0, len(self.labels)), dtype=np.int8)  # (images, classes)
 
-    def read(self, train_data: Any, eval_data: Any = None) -> tuple[Any, Any]:
-        """Data to train on and to choose the checkpoint on; nothing is held out unless `eval_data` is given.
-
-        Args:
-            train_data (*optional*): as the trainer's `train_dataset`.
-            eval_data (*optional*): as the trainer's `eval_dataset`.
-
-        Returns:
-            `tuple`: training images, and held-out ones (a dictionary for a dictionary); `None` where there are none.
-
-        Raises:
-            ValueError: If there are no images, labels do not fit the loss, or an option needs captions.
-        """
+    def check_options(self) -> None:
+        """Raises a `ValueError` if an option needs captions."""
         if self.args.caption_prototype_weight:
             raise ValueError("`caption_prototype_weight` needs captions: leave it out for labelled images.")
-        is_group = isinstance(eval_data, Mapping)
-        held_out = {name: self.read_eval(part) for name, part in eval_data.items()} if is_group else eval_data
-        if held_out is not None and not is_group:
-            held_out = self.read_eval(held_out)
-        self.held_out = sum(map(len, held_out.values())) if is_group else len(held_out or ())
-        return (None if train_data is None else self._read_train(train_data)), held_out
 
     def describe(self) -> dict[str, Any]:
         """What was learned from, ready for JSON: numbers of images, and how many are known to show each class."""
-        counts = (self.train_labels == 1).sum(axis=0).tolist()  # (classes,)
-        return {
-            "images": len(self.train_labels),
-            "held_out": self.held_out,
-            "per_class": {label: int(count) for label, count in zip(self.labels, counts, strict=True)},
-        }
+        labels = self.train_labels  # (images, classes)
+        return {"images": len(labels), "held_out": self.held_out, "per_class": self.count_classes(labels)}
 
     def read_eval(self, data: Any) -> ImageFeatures:
         """Features of images to evaluate on, with full labels: what is unknown counts as absent."""
@@ -150,14 +127,26 @@ class TrainingImages:
             return collate_images(items)  # type: ignore[arg-type]
         return ImageCollator(self.processor, self.labels, self.transform)(items)
 
-    def _read_train(self, data: Any) -> Any:
+    def read_train(self, data: Any, holds_out: bool) -> tuple[Any, None]:
+        """Training images, encoded unless they are augmented; of images none are held out by default.
+
+        Args:
+            data: as the trainer's `train_dataset`.
+            holds_out (`bool`): not looked at.
+
+        Returns:
+            `tuple`: [`ImageFeatures`] or a data set of images, and `None`.
+
+        Raises:
+            ValueError: If there are no images, or labels do not fit the loss.
+        """
         if self.transform is None or isinstance(data, ImageFeatures):
             features = self._encode(data)
             rows, labels = self._choose(features.labels)
-            return features.select(rows).with_labels(labels)
+            return features.select(rows).with_labels(labels), None
         full = ImageFeatures.read_label_column(data, self.labels, self.args.image_column, self.column)
         rows, labels = self._choose(full)
-        return _LabelledPictures(data, rows, labels, self.args.image_column)
+        return _LabelledImages(data, rows, labels, self.args.image_column), None
 
     def _choose(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on, and their labels `(rows, classes)`."""
@@ -166,12 +155,12 @@ class TrainingImages:
             labels = read_partial_labels(args.partial_label_file, *labels.shape)  # (images, classes)
         rows = np.arange(len(labels))  # (images,)
         if args.shots is not None:
-            sample = sample_few_shot(labels, args.shots, self._seed(), self.labels)
+            sample = sample_few_shot(labels, args.shots, self.seed, self.labels)
             logger.warning(sample.report(self.labels))
             rows = sample.indices  # (drawn,)
         labels = labels[rows]  # (rows, classes)
         if args.known_labels is not None:
-            labels = drop_labels(labels, args.known_labels, self._seed())  # (rows, classes)
+            labels = drop_labels(labels, args.known_labels, self.seed)  # (rows, classes)
         elif args.loss == "partial_asl" and args.partial_label_file is None and not (labels == ABSENT).any():
             labels = drop_labels(labels, 1.0)  # full labels: 0 says absent
         if args.loss == "partial_asl":
@@ -181,11 +170,7 @@ class TrainingImages:
             if (labels == UNKNOWN).any():
                 raise ValueError(f"Some labels are unknown, and `loss={args.loss!r}` needs all: take 'partial_asl'.")
             labels = (labels == 1).astype(np.int8)  # (rows, classes)
-        absent = [self.labels[column] for column in np.flatnonzero(~(labels == 1).any(axis=0))]
-        if absent:
-            logger.warning(
-                f"No training image shows {len(absent)} of the {len(self.labels)} classes: {', '.join(absent)}."
-            )
+        self.warn_of_absent_classes(labels, "No training image shows")
         self.train_labels = labels
         return rows, labels
 
@@ -206,11 +191,8 @@ class TrainingImages:
             progress=not self.args.disable_tqdm,
         )
 
-    def _seed(self) -> int:
-        return self.args.seed if self.args.data_seed is None else self.args.data_seed
 
-
-class _LabelledPictures(torch.utils.data.Dataset):
+class _LabelledImages(torch.utils.data.Dataset):
     """Some rows of a data set with labels of their own."""
 
     def __init__(self, dataset: Any, rows: np.ndarray, labels: np.ndarray, image_column: str) -> None:

@@ -141,4 +141,24 @@ def _parse_arguments(texts: Mapping[str, str]) -> dict[str, Any]:
     return {name: getattr(namespace, name) for name in texts}
 
 
-__all__ = ["find_recipe", "set_up_training", "split_settings"]
+def checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
+    """The model as it is.
+
+    Raises:
+        TypeError: If it has no prompts.
+        ValueError: If there is none, or nothing in it can be learned as the arguments say.
+    """
+    if model is None:
+        raise ValueError("There is no model to train: start one with `TaiDptModel.from_clip(clip, labels=[...])`.")
+    if not hasattr(model, "encode_captions"):
+        raise TypeError(f"A {type(model).__name__} has no prompts: start with `TaiDptModel.from_clip`.")
+    if model.config.class_embedding_source == "fixed" and not model.config.linear_head:
+        raise ValueError(
+            "The model's class embeddings are fixed, there is nothing to learn: start with `TaiDptModel.from_clip`."
+        )
+    if model.config.linear_head and args.loss_on != "merged":
+        raise ValueError(f"`loss_on` is {args.loss_on!r}, and a linear head is learned on 'merged' scores: set that.")
+    return model
+
+
+__all__ = ["checked_model", "find_recipe", "set_up_training", "split_settings"]

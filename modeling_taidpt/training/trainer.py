@@ -38,13 +38,14 @@ from ..losses import get_loss
 from ..model_card import has_edited_card, write_card
 from ..modeling_taidpt import TaiDptModel, TaiDptOutput
 from ..prompt_templates import DEFAULT_TEMPLATE
-from .arguments import LOSS_TARGETS, TaiDptTrainingArguments
+from .arguments import LOSS_TARGETS, TaiDptTrainingArguments, checked_arguments, without_selection
 from .captions import TrainingCaptions
-from .checks import checked_arguments, checked_model, without_selection
+from .data import TrainingData
 from .images import TrainingImages, is_image_data
 from .prototype_loss import CaptionPrototypeTerm
 from .report import training_report
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
+from .setup import checked_model
 
 logger = logging.get_logger(__name__)
 
@@ -91,8 +92,12 @@ class TaiDptTrainer(Trainer):
         ValueError: If there is nothing to learn, no caption names a class, or images or their labels are bad.
     """
 
+    # Names of transformers' Trainer that are not public and are overridden or set here; a new version of transformers
+    # has to be looked through for them: `_prepare_inputs` (features held on the device), `_save_checkpoint`, `_save`,
+    # `_load_from_checkpoint` and `_load_best_model` (checkpoints hold the prompts alone), `_created_lr_scheduler` (the
+    # paper's schedule), `loss_is_scaled_for_ga`, `callback_handler.callbacks` (the report comes first).
     args: TaiDptTrainingArguments
-    _data: Any  # TrainingCaptions or TrainingImages
+    _data: TrainingData
 
     def __init__(
         self,
@@ -164,7 +169,7 @@ class TaiDptTrainer(Trainer):
         self.tokenizer = reader.get_tokenizer(tokenizer)
         self.labels = reader.config.labels
         self.labeler = labeler or model_labeler(reader.config, args.labeling_method)
-        self._data = TrainingCaptions(reader, self.tokenizer, self.labeler, args)
+        self._data = TrainingCaptions(reader, args, self.tokenizer, self.labeler)
         self._prototype_term: CaptionPrototypeTerm | None = None
         self._zero_shot: TaiDptModel | None = None
         self._zero_shot_maps: dict[int, tuple[Any, float]] = {}
@@ -319,7 +324,7 @@ class TaiDptTrainer(Trainer):
     def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """The batch on the device; rows of features that are held there become the features."""
         inputs = super()._prepare_inputs(inputs)
-        held = getattr(self._data, "on_device", None)
+        held = self._data.on_device
         return inputs if held is None else held.gather(inputs)
 
     def compute_loss(

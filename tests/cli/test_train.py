@@ -72,7 +72,7 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
     [
         (["--labels", "none.txt"], "The label file 'none.txt' does not exist"),
         (["--labels", "dog,dog"], "'dog' is duplicated"),
-        (["--labels", "zebra"], "names one of the 1 classes"),
+        (["--labels", "zebra"], "mentions one of the 1 classes"),
         (["--labels", "x" * 5000], "tokens"),
         (["--captions", "none.txt"], "There is no caption file 'none.txt'"),
         (["--base", "./none"], "neither a folder nor the name of a repository"),

@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import os
+from dataclasses import fields
 
 import numpy as np
 import pytest
@@ -158,6 +159,13 @@ def test_arguments_come_from_a_command_line_and_from_a_recipe(tmp_path):
         TaiDptTrainingArguments.from_recipe({"training": {"momentum": 0.9}}, output_dir=str(tmp_path))
     with pytest.raises(ValueError, match="no 'training' arguments"):
         TaiDptTrainingArguments.from_recipe({}, output_dir=str(tmp_path))
+
+
+def test_training_arguments_of_our_own_are_few():
+    ours = {entry.name for entry in fields(TaiDptTrainingArguments)} - {
+        entry.name for entry in fields(TrainingArguments)
+    }
+    assert len(ours) <= 24, sorted(ours)
 
 
 @pytest.mark.parametrize(
@@ -355,13 +363,11 @@ def test_the_second_run_encodes_nothing(new_trainer, monkeypatch):
     new_trainer(validation_size=3, seed=5)
 
 
-def test_a_class_that_no_caption_names_is_a_warning(new_trainer, monkeypatch):
-    warnings = []
-    monkeypatch.setattr("modeling_taidpt.training.captions.logger.warning", warnings.append)
+def test_a_class_that_no_caption_mentions_is_a_warning(new_trainer, caplog):
     new_trainer(captions=[caption for caption in CAPTIONS if "horse" not in caption])
-    assert warnings[0] == "21 of 23 captions of the data set name a class; 2 are dropped."
-    assert warnings[1].startswith(
-        "No training caption names 1 of the 4 classes, whose prompts remain templates: horse. Synonyms help"
+    assert caplog.messages[0] == "21 of 23 captions of the data set mention a class; 2 are dropped."
+    assert caplog.messages[1].startswith(
+        "No training caption mentions 1 of the 4 classes: horse. Their prompts remain templates; synonyms help"
     )
 
 
@@ -391,7 +397,7 @@ def test_the_checkpoint_knows_synonyms_and_labels_that_no_caption_named(new_trai
 
 
 def test_what_cannot_be_trained_is_said_in_one_sentence(new_trainer, new_model, arguments, clip, tokenizer):
-    with pytest.raises(ValueError, match="None of the 2 captions of the data set names one of the 4 classes"):
+    with pytest.raises(ValueError, match="None of the 2 captions of the data set mentions one of the 4 classes"):
         new_trainer(captions=["A bird.", "A fish."])
     with pytest.raises(ValueError, match="no column 'text'"):
         new_trainer(caption_column="text")
