@@ -24,6 +24,7 @@ COMMANDS = {  # name: module, first sentence of its help
         "tag",
         "Tag any number of images into Parquet, CSV or JSON lines: path, labels, scores, error.",
     ),
+    "gallery": ("gallery", "Make a page of what `tag` found, that opens from disk: labels, scores, filters."),
     "label": ("label", "Find the labels that captions name, count them, and write them down if wanted."),
     "train": ("train", "Learn prompts for your labels from captions; no image is needed."),
     "calibrate": ("calibrate", "Make the scores of a model probabilities, and find its thresholds."),

@@ -52,6 +52,9 @@ def tag(
     format: Annotated[
         str | None, typer.Option("--format", help="parquet, csv or jsonl; as the output's name says, else parquet.")
     ] = None,
+    gallery: Annotated[
+        bool, typer.Option("--gallery", help="Also make a page of the results, as `taidpt gallery` does.")
+    ] = False,
     image_column: Annotated[str, typer.Option(help="Column of the images in Parquet files.")] = "image",
     batch_size: Annotated[int, typer.Option(min=1, help="Images in a forward pass.")] = 32,
     num_workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
@@ -71,6 +74,7 @@ def tag(
 
     - `taidpt tag photos --output tags`
     - `taidpt tag photos --output tags.csv --threshold auto`
+    - `taidpt tag photos --output tags --gallery`
     - `taidpt tag list.txt --output tags --labels labels.txt --top-k 5`
     - `taidpt tag photos --output tags --image-size 256 --no-center-crop --flip`
     - `taidpt tag shards/*.tar --output tags --part 3/16`
@@ -104,10 +108,24 @@ def tag(
         )
     least = LEAST_SCORE if options["threshold"] is None else 0.0
     summary = summarize_results(report.output_dir, least) if report.images + report.skipped else TaggingSummary()
+    page = None
+    if gallery and summary.images:
+        from modeling_taidpt.serving.gallery import write_gallery
+
+        with working(as_json):
+            page = write_gallery(report.output_dir, images=sources, threshold=least, image_column=image_column).index
     if as_json:
-        print_json({**vars(report), "summary": {**vars(summary), "counts": dict(summary.counts.most_common())}})
+        print_json(
+            {
+                **vars(report),
+                "gallery": page,
+                "summary": {**vars(summary), "counts": dict(summary.counts.most_common())},
+            }
+        )
         return
     _print_summary(report, summary)
+    if page is not None:
+        say(f"Open the gallery in a browser: {page}")
 
 
 def _print_summary(report: Any, summary: Any) -> None:

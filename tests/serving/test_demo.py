@@ -6,7 +6,6 @@ import html
 import http.server
 import json
 import os
-import shutil
 import subprocess
 import sys
 import threading
@@ -28,22 +27,12 @@ from modeling_taidpt.serving.demo import (
     read_own_labels,
 )
 
+from ..browser import open_browser
 from ..conftest import ROOT
 
 IMAGES = ROOT / "examples" / "images"
 CAT = str(IMAGES / "cat.jpg")
 SPACE = ROOT / "examples" / "space"
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-CHROMIUM_ARGUMENTS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @pytest.fixture(scope="module")
@@ -283,18 +272,9 @@ def test_space_serves_the_page(tmp_path):
 
 @pytest.fixture
 def browser_page(page):
-    if CHROMIUM is None:
-        pytest.skip("needs Chromium: install the system's package `chromium`")
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright, of the extra [dev]")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS)
-        tab = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
-        tab.set_default_timeout(60_000)
-        requests: list[str] = []
-        tab.on("request", lambda request: requests.append(request.url))
+    with open_browser() as (tab, requests, _):
         tab.goto(page.local_url)
         yield tab, requests
-        browser.close()
 
 
 def plain(heading: str) -> str:

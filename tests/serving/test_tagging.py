@@ -304,7 +304,11 @@ def test_command(folder, tmp_path):
     assert result.exit_code == 0, result.output
     printed = json.loads(result.stdout)
     summary = printed.pop("summary")
-    assert printed.pop("seconds") > 0 and Path(printed.pop("output_dir")) == tmp_path / "out"
+    assert (
+        printed.pop("seconds") > 0
+        and printed.pop("gallery") is None
+        and Path(printed.pop("output_dir")) == tmp_path / "out"
+    )
     assert printed == {"images": 7, "errors": 1, "skipped": 0, "parts": 1}
     assert (summary["images"], summary["errors"], summary["threshold"]) == (7, 1, 0.5)
     found = [score >= 0.5 for row in rows(tmp_path / "out") for score in row["scores"]]
