@@ -202,6 +202,7 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
     from modeling_taidpt.hub_errors import plain_errors
     from modeling_taidpt.pipelines import TASK
 
+    check_device(device)
     make: Any = pipeline  # its type lists the tasks that transformers knows
     with plain_errors(name), without_loading_bar():
         return make(TASK, model=find_source(name), **({} if device is None else {"device": device}))
@@ -222,10 +223,34 @@ def load_model(name: str, device: str | None = None) -> Any:
     """
     from modeling_taidpt import TaiDptModel
 
+    check_device(device)
     source = find_source(name)
     with without_loading_bar():
         model = TaiDptModel.from_pretrained(source)
     return model if device is None else model.to(device)
+
+
+def check_device(device: str | None) -> None:
+    """Makes sure that a model can run on a device.
+
+    Args:
+        device (`str`, *optional*): as the user wrote it.
+
+    Raises:
+        ValueError: there is no such device here; one sentence.
+    """
+    import torch
+
+    if device is None:
+        return
+    try:
+        works = torch.device(device).type != "meta" and bool((torch.ones(2, device=device) + 1 == 2).all())
+    except Exception:  # what PyTorch raises depends on the kind of device and on how PyTorch was built
+        works = False
+    if not works:
+        here = ["cpu", *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+        here += ["mps"] if torch.backends.mps.is_available() else []
+        raise ValueError(f"There is no device {device!r} here: choose of {', '.join(here)}.")
 
 
 def find_source(name: str) -> str:
@@ -262,6 +287,7 @@ __all__ = [
     "OwnLabelsOption",
     "ThresholdOption",
     "TopKOption",
+    "check_device",
     "find_source",
     "load_model",
     "load_tagger",

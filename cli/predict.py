@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from .common import (
     stdout,
     working,
 )
+
+MOST_CHARACTERS = 100  # of a file name; base64 text is taken for an image too
 
 
 def predict(
@@ -78,7 +81,8 @@ def predict(
         # with both given the pipeline says it itself
         if (labels is None or threshold is None) and tagger.model.config.score_calibration is None:
             say("Scores of this checkpoint only rank labels: make them probabilities with `taidpt calibrate`.")
-        rows = [_tag(tagger, image, options, save_figure, len(images) > 1) for image in images]
+        figures = _figure_files(images, save_figure) if save_figure is not None else [None] * len(images)
+        rows = [_tag(tagger, image, options, figure) for image, figure in zip(images, figures, strict=True)]
     if as_json:
         print_json(rows)
     else:
@@ -100,7 +104,23 @@ def _warnings(shown: bool) -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _tag(tagger: Any, image: str, options: dict[str, Any], figure: Path | None, several: bool) -> dict[str, Any]:
+def _figure_files(images: list[str], figure: Path) -> list[Path]:
+    """A file for each image: the one that was named, or, in a folder, one by the name of the image.
+
+    A number follows where several images, of other folders or suffixes, are called alike.
+    """
+    if len(images) == 1 and figure.suffix:
+        return [figure]
+    files: dict[str, Path] = {}  # by what a file system that ignores case takes for equal
+    for image in images:
+        stem = Path(image).stem[:MOST_CHARACTERS] or "image"
+        names = itertools.chain([f"{stem}.png"], (f"{stem}_{number}.png" for number in itertools.count(2)))
+        name = next(name for name in names if name.casefold() not in files)
+        files[name.casefold()] = figure / name
+    return list(files.values())
+
+
+def _tag(tagger: Any, image: str, options: dict[str, Any], figure: Path | None) -> dict[str, Any]:
     try:
         results = tagger(image, return_heatmaps=figure is not None, **options)
     except ValueError as error:
@@ -112,8 +132,7 @@ def _tag(tagger: Any, image: str, options: dict[str, Any], figure: Path | None, 
     if figure is not None:
         from modeling_taidpt.serving.plots import save_figure
 
-        folder = several or not figure.suffix
-        row["figure"] = str(save_figure(image, results, figure / f"{Path(image).stem}.png" if folder else figure))
+        row["figure"] = str(save_figure(image, results, figure))
     return row
 
 

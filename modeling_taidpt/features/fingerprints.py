@@ -13,6 +13,18 @@ from transformers import PreTrainedTokenizerBase
 
 from ..backbones import text_side
 
+# Fields that say where a configuration came from, or how code finds what is beside it.
+ORIGINS = frozenset(
+    (
+        "transformers_version",
+        "dtype",
+        "torch_dtype",
+        "architectures",
+        "auto_map",
+        "custom_pipelines",
+        "processor_class",
+    )
+)
 # Fields of TaiDptConfig that image features depend on.
 IMAGE_OPTIONS = ("dense_features", "flip", "multi_crop", "pool_with_positions")
 
@@ -63,6 +75,23 @@ def image_fingerprint(model: nn.Module, processor: Any, images: Iterable[bytes],
     return digest.hexdigest()[:32]
 
 
+def model_fingerprint(model: nn.Module, processor: Any) -> str:
+    """Fingerprint of what the scores of images depend on: they are equal where it is.
+
+    Args:
+        model (`PreTrainedModel`): its configuration and all its weights count.
+        processor: an image processor of transformers; its settings count.
+
+    Returns:
+        `str`: 32 hexadecimal digits.
+    """
+    settings = processor.to_dict() if hasattr(processor, "to_dict") else {"type": type(processor).__qualname__}
+    digest = hashlib.sha256(json.dumps(_without_origin(settings), sort_keys=True, default=str).encode())
+    _add(digest, json.dumps(_without_origin(model.config.to_dict()), sort_keys=True, default=str).encode())
+    _add_weights(digest, [model])
+    return digest.hexdigest()[:32]
+
+
 def _add(digest: Any, data: bytes) -> None:
     """Adds some bytes and their number, so that no two sequences run together."""
     digest.update(len(data).to_bytes(8, "little"))
@@ -73,6 +102,11 @@ def _add_side(digest: Any, config: Any, extra: dict[str, Any], modules: list[Any
     """Adds the configuration and the weights of one side of a CLIP."""
     options = {key: value for key, value in config.to_dict().items() if not _is_origin(key)} | extra
     _add(digest, json.dumps(options, sort_keys=True, default=str).encode())
+    _add_weights(digest, modules)
+
+
+def _add_weights(digest: Any, modules: list[Any]) -> None:
+    """Adds the names, kinds and values of all tensors."""
     for module in filter(None, modules):
         for name, tensor in sorted(module.state_dict().items()):
             _add(digest, f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
@@ -80,9 +114,16 @@ def _add_side(digest: Any, config: Any, extra: dict[str, Any], modules: list[Any
             digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
 
 
+def _without_origin(options: Any) -> Any:
+    """The options of a configuration and of those inside it that say what a model computes."""
+    if isinstance(options, dict):
+        return {key: _without_origin(value) for key, value in options.items() if not _is_origin(str(key))}
+    return options
+
+
 def _is_origin(key: str) -> bool:
     """Whether an option says where a model came from or how it is run, not what it computes."""
-    return key.startswith("_") or key in ("transformers_version", "dtype", "torch_dtype", "architectures")
+    return key.startswith("_") or key in ORIGINS
 
 
 def _tokenizer_rules(tokenizer: PreTrainedTokenizerBase) -> bytes:
@@ -96,4 +137,4 @@ def _tokenizer_rules(tokenizer: PreTrainedTokenizerBase) -> bytes:
     return f"{tokenizer.model_max_length} {rules}".encode()
 
 
-__all__ = ["corpus_fingerprint", "image_fingerprint"]
+__all__ = ["corpus_fingerprint", "image_fingerprint", "model_fingerprint"]

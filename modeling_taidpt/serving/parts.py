@@ -16,9 +16,11 @@ from transformers import pipeline
 
 from ..data.collator import find_image_processor
 from ..data.sources import ImageItem
+from ..features.fingerprints import model_fingerprint
 from ..pipelines import TASK
 from ..pipelines.image_batches import read_batch
-from .formats import SCHEMA, write_rows
+from .formats import SCHEMA
+from .output import TaggingOutput, digest_names, identify
 
 
 class Part(NamedTuple):
@@ -37,7 +39,6 @@ class PartTagger:
         batch_size (`int`): images in a forward pass.
         num_workers (`int`, *optional*): processes that decode; `None` chooses by the device of the model.
         pipeline_kwargs (`dict`): arguments of [`~transformers.pipeline`].
-        format (`str`, *optional*, defaults to `"parquet"`): format of the files.
         advance (`Callable`, *optional*): is told of every batch how many images it held.
     """
 
@@ -48,7 +49,6 @@ class PartTagger:
         batch_size: int,
         num_workers: int | None,
         pipeline_kwargs: dict[str, Any],
-        format: str = "parquet",
         advance: Callable[[int], Any] | None = None,
     ) -> None:
         if not hasattr(model, "preprocess"):
@@ -58,19 +58,33 @@ class PartTagger:
         if num_workers is None:
             num_workers = 0 if self.pipe.device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
         self.batch_size, self.num_workers = batch_size, num_workers
-        self.format, self.advance = format, advance or (lambda images: None)
+        self.advance = advance or (lambda images: None)
         self.preprocess_options, self.forward_options, self.postprocess_options = self.pipe._sanitize_parameters(
             **options
         )
 
-    def write(self, part: Part, folder: Path) -> tuple[int, int]:
+    def fingerprint(self) -> str:
+        """Fingerprint of the model and its image processor."""
+        return model_fingerprint(self.pipe.model, self.pipe.image_processor)
+
+    def write(self, part: Part, output: TaggingOutput) -> tuple[int, int]:
         """Tags a part and writes its file, whole or not at all.
 
         Returns:
             `tuple[int, int]`: rows, and rows with an error among them.
+
+        Raises:
+            OSError: a process that decodes images was killed, or the folder was deleted meanwhile.
         """
-        table = self.tag(part.items)
-        write_rows(table, part_path(folder, part.number, self.format))
+        images = [identify(item) for item in part.items]
+        try:
+            table = self.tag(part.items)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            reason = "A process that decodes images was killed, perhaps for want of memory"
+            raise OSError(f"{reason}: run the same command again, with fewer `num_workers`.") from error
+        output.save(part.number, table, images, digest_names(part.items))
         return table.num_rows, table.num_rows - table.column("error").null_count
 
     @torch.inference_mode()
@@ -136,11 +150,6 @@ class _Decoded(torch.utils.data.Dataset):
             return None, str(error)
 
 
-def part_path(folder: Path, number: int, format: str = "parquet") -> Path:
-    """The output file of a part."""
-    return folder / f"part-{number:08d}.{format}"
-
-
 def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """Adds what `pipeline` cannot find by itself for a model that is no name."""
     if model is None or isinstance(model, (str, Path)) or "image_processor" in arguments:
@@ -148,4 +157,4 @@ def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments | {"image_processor": find_image_processor(model.config)}
 
 
-__all__ = ["Part", "PartTagger", "part_path"]
+__all__ = ["Part", "PartTagger"]

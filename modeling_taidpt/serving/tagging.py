@@ -7,10 +7,10 @@ is there is not tagged again. The local and the Ray engine tag a part with the s
 from __future__ import annotations
 
 import itertools
-import json
+import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,15 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from ..atomic import staged_file
 from ..data.sources import ImageItem, count_images, open_images
 from .formats import FORMATS, file_format, read_tables, write_rows
-from .parts import Part, PartTagger, part_path
-from .tagging_ray import tag_parts
+from .output import TaggingOutput
+from .parts import Part, PartTagger
+from .tagging_ray import require_name, tag_parts
 
 logger = logging.get_logger(__name__)
 
 ENGINES = ("local", "ray")
-SETTINGS_FILE = "_settings.json"  # Arrow and Spark pass over names that begin with _ or .
 
 
 @dataclass
@@ -127,9 +126,6 @@ def tag_images(
     options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
     items = open_images(source, image_column)
     target, format = _find_target(Path(output_dir), format, part)
-    settings = {"model": _model_name(model), "shard_size": shard_size, "image_column": image_column, **options}
-    settings["format"] = format
-    folder = _open_output(Path(output_dir) if target is None else target.with_name(f"{target.name}.parts"), settings)
     if num_workers is None and engine == "ray":
         num_workers = 0
     tagger = {
@@ -138,8 +134,15 @@ def tag_images(
         "batch_size": batch_size,
         "num_workers": num_workers,
         "pipeline_kwargs": pipeline_kwargs or {},
-        "format": format,
     }
+    worker = _first_worker(engine, tagger)
+    settings = {"model": _model_name(model), "fingerprint": worker.fingerprint(), "shard_size": shard_size}
+    settings |= {"image_column": image_column, "format": format, **options}
+    folder = Path(output_dir) if target is None else target.with_name(f"{target.name}.parts")
+    spent = folder.with_name(f".{folder.name}.spent")
+    shutil.rmtree(spent, ignore_errors=True)
+    output = TaggingOutput(folder, settings, format)
+    output.check()
     report = TaggingReport(0, 0, 0, 0, str(target or folder))
     total = _images_of(count_images(source, image_column), shard_size, part) if progress else None
     with tqdm(desc="Tagging", unit="image", total=total, disable=not progress) as bar:
@@ -149,16 +152,18 @@ def tag_images(
             if bar.total is not None:
                 bar.total -= images
 
-        parts = _missing_parts(items, folder, shard_size, part, format, skip)
-        counts = tag_parts(parts, folder, tagger, concurrency) if engine == "ray" else None
-        for images, errors in counts or _tag_locally(parts, folder, {**tagger, "advance": bar.update}):
+        parts = _missing_parts(items, output, shard_size, part, skip)
+        counts = tag_parts(parts, output, tagger, concurrency) if engine == "ray" else None
+        worker.advance = bar.update
+        for images, errors in counts or (worker.write(missing, output) for missing in parts):
             report.images, report.errors = report.images + images, report.errors + errors
             report.parts += 1
             bar.update(images if counts else 0)
+    files = output.finish()
     if target is not None:
-        parts_there = sorted(folder.glob(f"part-*.{format}"))
-        write_rows((table for path in parts_there for table in read_tables(path)), target)
-        shutil.rmtree(folder)
+        write_rows((table for path in files for table in read_tables(path)), target)
+        os.rename(folder, spent)  # at once: a run that is killed here leaves no folder with some of its files
+        shutil.rmtree(spent)
     report.seconds = time.monotonic() - started
     return report
 
@@ -188,19 +193,23 @@ def _images_of(total: int | None, shard_size: int, part: tuple[int, int]) -> int
     return mine + (rest if whole % part[1] == part[0] else 0)
 
 
-def _tag_locally(parts: Iterable[Part], folder: Path, tagger: dict[str, Any]) -> Iterator[tuple[int, int]]:
-    worker = None
-    for part in parts:
-        worker = worker or PartTagger(**tagger)
-        yield worker.write(part, folder)
+def _first_worker(engine: str, tagger: dict[str, Any]) -> PartTagger:
+    """The model, loaded before anything is written: it says what is wrong with options, and has a fingerprint.
+
+    The workers of Ray load their own, on the devices that are where they run.
+    """
+    if engine == "local":
+        return PartTagger(**tagger)
+    require_name(tagger["model"])
+    own = {name: value for name, value in tagger["pipeline_kwargs"].items() if name not in ("device", "device_map")}
+    return PartTagger(**{**tagger, "pipeline_kwargs": own})
 
 
 def _missing_parts(
     items: Iterator[ImageItem],
-    folder: Path,
+    output: TaggingOutput,
     shard_size: int,
     part: tuple[int, int],
-    format: str,
     skip: Callable[[int], None],
 ) -> Iterator[Part]:
     """The parts of this machine that no earlier run has written; those that are there must hold these images.
@@ -213,17 +222,10 @@ def _missing_parts(
             break
         if number % part[1] != part[0]:
             continue
-        path = part_path(folder, number, format)
-        if not path.exists():
+        if output.holds(number, images):
+            skip(len(images))
+        else:
             yield Part(number, images)
-            continue
-        names = [name for table in read_tables(path, ["path"]) for name in table.column("path").to_pylist()]
-        if names != [item.name for item in images]:
-            raise ValueError(
-                f"{str(path)!r} holds other images than the source gives at its place: the source has changed since. "
-                "Name another output folder, or delete this one."
-            )
-        skip(len(images))
 
 
 def _model_name(model: Any) -> str:
@@ -231,25 +233,6 @@ def _model_name(model: Any) -> str:
     if model is None or isinstance(model, (str, Path)):
         return "default" if model is None else str(model)
     return getattr(getattr(model, "config", None) or model.model.config, "_name_or_path", "") or type(model).__name__
-
-
-def _open_output(folder: Path, settings: dict[str, Any]) -> Path:
-    """Makes the output folder, or checks that what is there came of the same settings."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SETTINGS_FILE
-    settings = json.loads(json.dumps(settings))
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        for name, value in settings.items():
-            if stored.get(name) != value:
-                raise ValueError(
-                    f"The folder {str(folder)!r} holds the output of another run, with `{name}` {stored.get(name)!r}, "
-                    f"not {value!r}: name another folder, or delete this one."
-                )
-        return folder
-    with staged_file(path) as staged:
-        staged.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return folder
 
 
 __all__ = ["TaggingReport", "tag_images"]

@@ -196,6 +196,38 @@ def test_predict_says_what_is_wrong(arguments, reason):
     assert reason in fails("predict", CAT, *arguments)
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x", "-1", "0", "meta", "tpu", "", "mps:7", "xla"])
+def test_a_device_that_is_not_there_is_one_sentence(device, tmp_path):
+    for arguments in (("predict", CAT), ("tag", IMAGES, "--output", tmp_path / "out")):
+        assert f"There is no device {device!r} here: choose of cpu" in fails(*arguments, "--device", device)
+    assert not (tmp_path / "out").exists()
+
+
+def test_figures_of_images_that_are_called_alike(tmp_path):
+    paths = [
+        tmp_path / folder / name for folder, name in (("a", "x.jpg"), ("b", "x.jpg"), ("b", "X.png"), ("b", "x_2.jpg"))
+    ]
+    for path, image in zip(paths, ("cat", "coffee", "astronaut", "cat"), strict=True):
+        path.parent.mkdir(exist_ok=True)
+        Image.open(IMAGES / f"{image}.jpg").save(path)
+    rows = json.loads(run("predict", *paths, "-k", "1", "--save-figure", tmp_path / "figures", "--json").stdout)
+    figures = [Path(row["figure"]) for row in rows]
+    assert [figure.name for figure in figures] == ["x.png", "x_2.png", "X_3.png", "x_2_2.png"]
+    assert len({figure.read_bytes() for figure in figures}) == 3  # the last shows the cat again
+
+
+def test_a_mistyped_option_of_tag_spoils_no_folder(tmp_path):
+    for wrong in (
+        ["--threshold", "7"],
+        ["--threshold", "auto2"],
+        ["--labels", " , "],
+        ["--engine", "spark"],
+        ["--part", "3/2"],
+    ):
+        fails("tag", IMAGES, "--output", tmp_path / "out", *wrong)
+        assert not (tmp_path / "out").exists(), wrong
+
+
 # ------------------------------------------------------------------ label and classes
 
 

@@ -21,7 +21,7 @@ from modeling_taidpt import TaiDptModel
 from modeling_taidpt.data.sources import count_images, open_images
 from modeling_taidpt.serving import tagging
 from modeling_taidpt.serving.formats import read_results
-from modeling_taidpt.serving.parts import PartTagger, part_path
+from modeling_taidpt.serving.parts import PartTagger
 from modeling_taidpt.serving.tagging import tag_images
 from taidpt_cli.app import app
 
@@ -104,12 +104,12 @@ def test_a_killed_run_goes_on_without_repeating_or_losing_a_row(tagger, folder, 
     with pytest.raises(KeyboardInterrupt):
         tag_images(folder, tmp_path / "out", tagger, **options)
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 2
-    before = part_path(tmp_path / "out", 0).stat().st_mtime_ns
+    before = (tmp_path / "out" / "part-00000000.parquet").stat().st_mtime_ns
     report = tag_images(folder, tmp_path / "out", tagger, **options)
     assert (report.skipped, report.images, report.parts) == (4, 3, 2)
-    assert part_path(tmp_path / "out", 0).stat().st_mtime_ns == before
+    assert (tmp_path / "out" / "part-00000000.parquet").stat().st_mtime_ns == before
     assert rows(tmp_path / "out") == rows(tmp_path / "whole")
-    assert not list((tmp_path / "out").glob(".*"))
+    assert [path.name for path in (tmp_path / "out").glob(".*")] == [".tagging"]
 
 
 def test_machines_share_the_work(tagger, folder, tmp_path):
@@ -126,7 +126,7 @@ def test_other_formats_are_resumed_alike(tagger, folder, tmp_path, format):
     tag_images(folder, tmp_path / "parquet", tagger, **options)
     out = tmp_path / "out"
     tag_images(folder, out, tagger, format=format, **options)
-    part_path(out, 1, format).unlink()
+    (out / f"part-00000001.{format}").unlink()
     report = tag_images(folder, out, tagger, format=format, **options)
     assert (report.skipped, report.images) == (5, 2)
     expected = list(read_results(tmp_path / "parquet"))
@@ -173,7 +173,7 @@ def test_progress_counts_images_and_knows_the_total(tagger, folder, tmp_path, mo
     monkeypatch.setattr(tagging, "tqdm", Bar)
     tag_images(folder, tmp_path / "out", tagger, num_workers=0, batch_size=3, shard_size=4)
     assert (bars[0].total, bars[0].n) == (7, 7) and max(bars[0].steps) <= 3
-    part_path(tmp_path / "out", 0).unlink()
+    (tmp_path / "out" / "part-00000000.parquet").unlink()
     tag_images(folder, tmp_path / "out", tagger, num_workers=0, shard_size=4)
     assert (bars[1].total, bars[1].n) == (4, 4)
     for machine, total in ((0, 5), (1, 2)):

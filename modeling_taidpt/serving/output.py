@@ -1,0 +1,248 @@
+"""The output folder of a tagging run: which run it belongs to, and which images each of its files holds.
+
+Beside the files lies a hidden folder `.tagging`, which no pattern of file names and no reader of data sets finds. It
+holds the settings of the run and, for each file, its digest and what identifies its images. So a run that goes on
+where another one stopped finds what has changed meanwhile: the options, the model, the images, the files themselves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+
+from ..atomic import staged_file
+from ..data.sources import ImageItem
+from .formats import FORMATS, write_rows
+
+RECORDS = ".tagging"
+Identity = list[Any]  # a cheap mark that changes whenever the content may have changed, and a digest of the content
+
+
+class TaggingOutput:
+    """The output folder of a run.
+
+    Args:
+        folder (`Path`): the folder; made with the first file.
+        settings (`dict`): what the rows depend on, as JSON has it; `"model"` is only its name.
+        format (`str`, *optional*, defaults to `"parquet"`): format of the files.
+    """
+
+    def __init__(self, folder: Path, settings: dict[str, Any], format: str = "parquet") -> None:
+        self.folder, self.format = Path(folder), format
+        self.settings = json.loads(json.dumps(settings))
+        self.seen: list[int] = []  # numbers of the files of this run
+        self.is_claimed = False
+
+    def path(self, number: int) -> Path:
+        """The file of a part."""
+        return self.folder / f"part-{number:08d}.{self.format}"
+
+    def check(self) -> None:
+        """Makes sure that what is in the folder comes from the same settings.
+
+        Raises:
+            ValueError: it comes from another run, or nobody knows from which; one sentence.
+        """
+        path = self.folder / RECORDS / "settings.json"
+        if not path.exists():
+            other = min((file for kind in FORMATS for file in self.folder.glob(f"part-*.{kind}")), default=None)
+            if other is not None:
+                raise ValueError(
+                    f"The folder {str(self.folder)!r} holds {other.name!r}, but not {RECORDS!r}, which says with "
+                    "which settings its files were made: name another folder, or delete this one."
+                )
+            return
+        stored = _read_record(path)
+        for name in (name for name in self.settings if name != "model"):
+            if stored.get(name) != self.settings[name]:
+                raise ValueError(
+                    f"The folder {str(self.folder)!r} holds the output of another run, "
+                    f"{_difference(name, stored, self.settings)}: name another folder, or delete this one."
+                )
+
+    def claim(self) -> None:
+        """Makes the folder and writes the settings, or finds that another run was first.
+
+        Raises:
+            ValueError: the other run has other settings.
+        """
+        path = self.folder / RECORDS / "settings.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged = path.with_name(f"settings.{uuid.uuid4().hex[:8]}.tmp")
+        staged.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
+        try:
+            with contextlib.suppress(FileExistsError):
+                try:
+                    os.link(staged, path)  # exclusive: of several runs that start together one succeeds
+                except (OSError, NotImplementedError) as error:  # a file system without links
+                    if isinstance(error, FileExistsError):
+                        raise
+                    with path.open("x", encoding="utf-8") as file:
+                        file.write(staged.read_text(encoding="utf-8"))
+        finally:
+            staged.unlink(missing_ok=True)
+        self.check()
+        self.is_claimed = True
+
+    def holds(self, number: int, items: Sequence[ImageItem]) -> bool:
+        """Whether the file of a part is there; then it must hold these images, unchanged.
+
+        Raises:
+            ValueError: it holds other images, or is damaged; one sentence.
+        """
+        path, record = self.path(number), self._record(number)
+        self.seen.append(number)
+        if not path.exists():
+            return False
+        if not record.exists():
+            raise ValueError(f"Nobody knows which images {str(path)!r} holds: delete it, and they are tagged again.")
+        stored = _read_record(record)
+        if stored.get("digest") != _digest(path.read_bytes()):
+            raise ValueError(
+                f"{str(path)!r} is damaged, or was written by others: delete it, and its images are tagged again."
+            )
+        images = stored.get("images")
+        if stored.get("names") != digest_names(items) or not isinstance(images, list) or len(images) != len(items):
+            raise ValueError(
+                f"{str(path)!r} holds other images than the source gives there: the source has changed since. "
+                "Name another output folder, or delete this one."
+            )
+        for item, identity in zip(items, images, strict=True):
+            if not _is_same(item, identity):
+                raise ValueError(
+                    f"The image {item.name!r} has changed since it was tagged: delete {str(path)!r}, and its images "
+                    "are tagged again, or name another output folder."
+                )
+        return True
+
+    def save(self, number: int, table: pa.Table, images: Sequence[Identity], names: str) -> None:
+        """Writes the file of a part, whole or not at all.
+
+        Args:
+            number (`int`): the part.
+            table (`pa.Table`): its rows.
+            images (`Sequence`): [`identify`] of each image, from before it was read.
+            names (`str`): [`digest_names`] of the images.
+
+        Raises:
+            FileNotFoundError: the folder was deleted meanwhile.
+        """
+        if not self.is_claimed:
+            self.claim()
+        self._require_folder()
+        with staged_file(self.path(number)) as staged:
+            write_rows(table, staged)
+            record = {"digest": _digest(staged.read_bytes()), "names": names, "images": list(images)}
+            with staged_file(self._record(number)) as file:  # first: a record without its file does no harm
+                file.write_text(json.dumps(record), encoding="utf-8")
+
+    def finish(self) -> list[Path]:
+        """The files of this run, in their order.
+
+        Raises:
+            FileNotFoundError: one was deleted meanwhile.
+        """
+        if not self.seen:
+            return []
+        self._require_folder()
+        there = {entry.name for entry in os.scandir(self.folder)}
+        paths = [self.path(number) for number in self.seen]
+        missing = [path for path in paths if path.name not in there]
+        if missing:
+            raise FileNotFoundError(
+                f"{len(missing)} files of the output are missing, as {str(missing[0])!r}: they were deleted while "
+                "images were tagged. Run the same command again."
+            )
+        return paths
+
+    def _record(self, number: int) -> Path:
+        return self.folder / RECORDS / f"part-{number:08d}.json"
+
+    def _require_folder(self) -> None:
+        if not (self.folder / RECORDS / "settings.json").exists():
+            raise FileNotFoundError(
+                f"The output folder {str(self.folder)!r} was deleted while images were tagged: run the same command "
+                "again."
+            )
+        self.check()
+
+
+def identify(item: ImageItem) -> Identity:
+    """What tells whether an image is still the same, see `Identity`; None where that cannot be known."""
+    return [_mark(item.payload), _digest_content(item.payload)]
+
+
+def digest_names(items: Sequence[ImageItem]) -> str:
+    """A digest of the names of images in their order."""
+    return _digest(json.dumps([item.name for item in items]).encode())
+
+
+def _is_same(item: ImageItem, identity: Any) -> bool:
+    mark, digest = identity if isinstance(identity, list) and len(identity) == 2 else (None, "")
+    if mark is not None and mark == _mark(item.payload):
+        return True  # without reading it
+    return digest == _digest_content(item.payload)
+
+
+def _mark(payload: Any) -> list[Any] | None:
+    """Size and times of the file that an image is or lies in, and where there; None where it is not in a file."""
+    # images in archives and tables say where they are: the file, and then numbers or names
+    place = getattr(payload, "place", None) or getattr(payload, "cell", None) or (payload,)
+    if not isinstance(place[0], (str, Path)):
+        return None
+    try:
+        status = os.stat(place[0])
+    except (OSError, ValueError):  # an address, or no possible name
+        return None
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, *place[1:]]
+
+
+def _digest_content(payload: Any) -> str | None:
+    """A digest of an image; None where there is no image to read."""
+    try:
+        if isinstance(payload, dict):  # `get` of a stored image reads it
+            payload = payload.get("bytes") or payload.get("path")
+        if isinstance(payload, (str, Path)):
+            return _digest(Path(payload).read_bytes()) if os.path.isfile(payload) else None
+        if isinstance(payload, Image.Image):
+            payload = f"{payload.mode} {payload.size} ".encode() + payload.tobytes()
+        elif isinstance(payload, np.ndarray):
+            payload = f"{payload.dtype} {payload.shape} ".encode() + payload.tobytes()
+        return _digest(payload) if isinstance(payload, (bytes, bytearray, memoryview)) else None
+    except (OSError, ValueError, SyntaxError):  # what readers raise on broken images
+        return None
+
+
+def _digest(content: bytes | bytearray | memoryview) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: delete the output folder, or name another one.") from error
+    if not isinstance(stored, dict):
+        raise ValueError(f"{str(path)!r} is damaged: delete the output folder, or name another one.")
+    return stored
+
+
+def _difference(name: str, stored: dict[str, Any], settings: dict[str, Any]) -> str:
+    if name != "fingerprint":
+        return f"with `{name}` {stored.get(name)!r}, not {settings[name]!r}"
+    if stored.get("model") == settings.get("model"):
+        return f"with an earlier state of the model {settings.get('model')!r}"
+    return f"with the model {stored.get('model')!r}, not {settings.get('model')!r}"
+
+
+__all__ = ["TaggingOutput", "digest_names", "identify"]
