@@ -1,19 +1,15 @@
-"""Captions from a data set, a stream or a file, read into one table."""
+"""Captions from whatever holds them, read into one table."""
 
 from __future__ import annotations
 
-import csv
 import itertools
-import json
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
-
-Row = Mapping[str, Any]
+from .rows import class_names_of, is_missing, iterate_rows, open_rows
+from .table_files import read_rows
 
 
 @dataclass
@@ -24,11 +20,14 @@ class CaptionTable:
         captions (`list[str]`): the captions; a missing one is the empty text.
         labels (`list`, *optional*): one entry per caption, as it was stored.
         source (`str`): where they came from, for messages.
+        class_names (`list[str]`, *optional*): the classes that numbers among the labels stand for, where the data say
+            them.
     """
 
     captions: list[str]
     labels: list[Any] | None
     source: str
+    class_names: list[str] | None = None
 
 
 def read_captions(
@@ -37,9 +36,10 @@ def read_captions(
     """Reads captions.
 
     Args:
-        data (`Dataset`, `IterableDataset`, `str`, `Path` or iterable): a data set with a caption column, a file ending
-            in .txt (one caption a line), .csv, .tsv, .json (a list of objects), .jsonl or .parquet, or an iterable of
-            rows or of plain captions. Files are UTF-8.
+        data (`Dataset`, `IterableDataset`, `str`, `Path` or iterable): what holds them: a file ending in .txt (one
+            caption a line), .csv, .tsv, .json (a list of objects), .jsonl or .parquet, in UTF-8; a data set of
+            `datasets` or PyTorch, a frame of pandas, polars or Arrow, or a dictionary of columns, with a caption
+            column; or captions alone: a column or series, a list, an array, an iterator.
         caption_column (`str`, *optional*, defaults to `"caption"`): column of the captions.
         label_column (`str`, *optional*): column of labels.
         max_captions (`int`, *optional*): captions read, the first ones; blank lines of a text file do not count.
@@ -49,41 +49,45 @@ def read_captions(
 
     Raises:
         FileNotFoundError: If there is no such file.
-        TypeError: If the data is of another kind, or a caption is no text.
+        TypeError: If the data is of another kind, or a caption is not a text.
         ValueError: If a column is missing, the file cannot be decoded, or there is no caption.
+
+    Example:
+        >>> from modeling_taidpt.captions import read_captions
+        >>> read_captions({"caption": ["A dog.", None], "label": [3, 0]}, label_column="label")
+        CaptionTable(captions=['A dog.', ''], labels=[3, 0], source='the data set', class_names=None)
     """
-    if isinstance(data, (DatasetDict, IterableDatasetDict)):
-        first = next(iter(data), "train")
-        raise TypeError(
-            f"The captions are a dictionary of splits ({', '.join(map(repr, data))}): pass one, as dataset[{first!r}]."
-        )
+    source, class_names = "the data set", None
     if isinstance(data, (str, Path)):
-        path = Path(data)
-        rows: Iterable[Any] = read_rows(path)
-        source = f"file {str(path)!r}"
-    elif isinstance(data, (Dataset, IterableDataset)):
-        rows, source = _select_columns(data, caption_column, label_column), "the data set"
-    elif isinstance(data, Iterable) or hasattr(data, "__getitem__"):
-        rows, source = data, "the data set"
+        rows, source = read_rows(Path(data)), f"file {str(data)!r}"
     else:
-        raise TypeError(f"Captions cannot be read from a {type(data).__name__}: pass a data set or a file's path.")
-    table = CaptionTable([], None if label_column is None else [], source)
-    for number, row in enumerate(itertools.islice(rows, max_captions)):
+        wanted = [column for column in (caption_column, label_column) if column is not None]
+        rows = _with_columns(open_rows(data, "captions"), wanted)
+        class_names = None if label_column is None else class_names_of(data, label_column)
+    table = CaptionTable([], None if label_column is None else [], source, class_names)
+    for number, row in enumerate(itertools.islice(iterate_rows(rows), max_captions)):
         _append(table, row, number, caption_column, label_column)
     if not table.captions:
         raise ValueError(f"There is no caption in {source}: it is empty.")
     return table
 
 
-def _select_columns(data: Dataset | IterableDataset, caption_column: str, label_column: str | None) -> Iterable[Row]:
-    """The rows with the wanted columns alone, so that nothing else is decoded."""
-    wanted = [column for column in (caption_column, label_column) if column is not None]
-    if data.column_names is None:  # a stream that does not know its columns
-        return data
+def caption_texts(captions: Any) -> list[str]:
+    """Captions alone, as [`read_captions`] reads them; a list of texts comes back as it is."""
+    if isinstance(captions, list) and all(isinstance(caption, str) for caption in captions):
+        return captions
+    return read_captions(captions).captions
+
+
+def _with_columns(rows: Any, wanted: list[str]) -> Any:
+    """The rows with the wanted columns alone where that can be, so that nothing else is decoded."""
+    names = getattr(rows, "column_names", None)
+    if names is None:  # bare captions, or a stream that does not know its columns
+        return rows
     for column in wanted:
-        if column not in data.column_names:
-            raise ValueError(_missing(column, data.column_names, "the data set"))
-    return data.select_columns(wanted)
+        if column not in names:
+            raise ValueError(_missing(column, names, "the data set"))
+    return rows.select_columns(wanted) if hasattr(rows, "select_columns") else rows
 
 
 def _missing(column: str, columns: Iterable[Any], source: str) -> str:
@@ -104,7 +108,7 @@ def _append(table: CaptionTable, row: Any, number: int, caption_column: str, lab
         if column is not None and column not in row:
             raise ValueError(_missing(column, row, f"row {number} of {table.source}"))
     caption = row[caption_column]
-    if caption is None:
+    if is_missing(caption):
         caption = ""
     if not isinstance(caption, str):
         raise TypeError(
@@ -116,103 +120,4 @@ def _append(table: CaptionTable, row: Any, number: int, caption_column: str, lab
         table.labels.append(row[label_column])
 
 
-def read_rows(path: Path, kind: str = "caption file") -> Iterator[Any]:
-    """Rows of a file, one at a time; what is wrong with it is said in one sentence that names it.
-
-    Args:
-        path (`Path`): a file ending in .txt (rows are texts), .csv, .tsv, .json, .jsonl or .parquet.
-        kind (`str`, *optional*, defaults to `"caption file"`): what to call it in errors.
-
-    Yields:
-        The rows: texts, or mappings from column to value.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is of another kind or cannot be decoded.
-    """
-    readers: dict[str, Callable[[Path], Iterator[Any]]] = {
-        ".txt": _read_text,
-        ".csv": _read_csv,
-        ".tsv": _read_csv,
-        ".json": _read_json,
-        ".jsonl": _read_json_lines,
-        ".parquet": _read_parquet,
-    }
-    name = f"The {kind} {str(path)!r}"
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{name} {what}: give the path of a file.")
-    if path.suffix.lower() not in readers:
-        raise ValueError(f"{name} must end in one of {', '.join(readers)}.")
-    try:
-        yield from readers[path.suffix.lower()](path)
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{name} is not UTF-8 text (byte {error.start}: {error.reason}): convert it first."
-        ) from error
-    except _UnreadableError as error:
-        raise ValueError(f"{name} {error}.") from error
-    except (json.JSONDecodeError, csv.Error, OSError) as error:
-        raise ValueError(f"{name} cannot be read: {error}.") from error
-
-
-class _UnreadableError(Exception):
-    """What is wrong with a file, without its name."""
-
-
-def _read_text(path: Path) -> Iterator[str]:
-    with path.open(encoding="utf-8-sig") as file:
-        for line in file:
-            if line.strip():
-                yield line.rstrip("\r\n")
-
-
-def _read_csv(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        yield from csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-
-
-def _read_json(path: Path) -> Iterator[Any]:
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.strip():
-        return
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg != "Extra data":  # several values: it is JSON lines under the name .json
-            raise
-        yield from _read_json_lines(path)
-        return
-    if isinstance(rows, Mapping):
-        rows = [rows]
-    if not isinstance(rows, list):
-        raise _UnreadableError(f"holds a {type(rows).__name__}: make it a list of objects")
-    yield from rows
-
-
-def _read_json_lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise _UnreadableError(f"cannot be read: line {number} is no JSON ({error.msg})") from error
-
-
-def _read_parquet(path: Path) -> Iterator[Row]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches():
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
-        reason = str(error).splitlines()[0].rstrip(".")
-        raise _UnreadableError(f"is no Parquet file: {reason}") from error
-
-
-__all__ = ["CaptionTable", "read_captions", "read_rows"]
+__all__ = ["CaptionTable", "caption_texts", "read_captions"]

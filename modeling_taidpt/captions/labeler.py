@@ -17,6 +17,7 @@ import numpy as np
 
 from . import wordnet as wordnet_captions
 from .class_tables import NamedClass, load_class_table, read_classes, read_table_file
+from .corpus import read_captions
 from .tokens import SEPARATOR, name_tokens, split_captions
 from .word_forms import irregular_plurals, noun_forms, verb_forms
 
@@ -150,11 +151,12 @@ class CaptionLabeler:
         """Return the method and the number of classes."""
         return f"{type(self).__name__}({len(self)} classes, method={self.method!r})"
 
-    def __call__(self, captions: str | Iterable[str]) -> np.ndarray:
+    def __call__(self, captions: Any) -> np.ndarray:
         """Label captions.
 
         Args:
-            captions (`Iterable[str]` or `str`): The captions; a single string is a batch of one.
+            captions (`list[str]`, `str` or what [`read_captions`] reads): The captions; a single string is a batch of
+                one, not a file.
 
         Returns:
             `np.ndarray` of shape `(captions, classes)`: uint8, 1 where the caption names the class.
@@ -163,9 +165,10 @@ class CaptionLabeler:
             TypeError: If the captions are no list, or a caption is not a string; the message gives its index.
             LookupError: If the method is `"wordnet"` and NLTK's data is missing.
         """
-        if not isinstance(captions, Iterable) or isinstance(captions, bytes):
-            raise TypeError(f"The captions are {str(captions)[:80]!r}: give a list of strings.")
-        captions = [captions] if isinstance(captions, str) else list(captions)
+        if isinstance(captions, str):
+            captions = [captions]
+        elif not isinstance(captions, list) or (captions and isinstance(captions[0], Mapping)):
+            captions = read_captions(captions).captions
         multi_hot = np.zeros((len(captions), len(self)), dtype=np.uint8)  # (captions, classes)
         for start in range(0, len(captions), CHUNK_SIZE):
             chunk = captions[start : start + CHUNK_SIZE]

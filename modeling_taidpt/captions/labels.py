@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from transformers.utils import logging
 
 from .class_tables import PRESETS, load_class_table
+from .corpus import caption_texts
 from .labeler import CaptionLabeler
 
 logger = logging.get_logger(__name__)
@@ -98,13 +99,13 @@ def preset_columns(labels: Sequence[str], preset: str) -> list[int] | None:
     return found if len(found) == len(columns) == len(set(found)) else None
 
 
-def label_captions(labeler: Callable[[list[str]], Any], captions: list[str], labels: Sequence[str]) -> np.ndarray:
+def label_captions(labeler: Callable[[list[str]], Any], captions: Any, labels: Sequence[str]) -> np.ndarray:
     """Labels captions with the columns in the order of the model's labels.
 
     Args:
         labeler (`Callable`): a [`CaptionLabeler`], or any function from captions to a multi-hot matrix. One that has
             `class_names` may have more classes than the model and any order.
-        captions (`list[str]`): the captions.
+        captions (`list[str]` or what [`read_captions`] reads): the captions.
         labels (`Sequence[str]`): the labels of the model.
 
     Returns:
@@ -113,6 +114,7 @@ def label_captions(labeler: Callable[[list[str]], Any], captions: list[str], lab
     Raises:
         ValueError: If the labeler lacks a label or gives a matrix of another shape.
     """
+    captions = caption_texts(captions)
     matrix = np.asarray(labeler(captions))  # (captions, labeler's classes)
     names = getattr(labeler, "class_names", None)
     count = len(labels) if names is None else len(names)
@@ -122,13 +124,13 @@ def label_captions(labeler: Callable[[list[str]], Any], captions: list[str], lab
     return np.ascontiguousarray(matrix[:, list(columns)] != 0).astype(np.uint8)  # (captions, classes)
 
 
-def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "labeler") -> list[int]:
+def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "the labeler") -> list[int]:
     """Finds the labels of a model among other class names, also under the synonyms of a published class table.
 
     Args:
         names (`Sequence[str]`): the class names to look in.
         labels (`Sequence[str]`): the labels of the model.
-        owner (`str`, *optional*, defaults to `"labeler"`): whose names they are, for the error.
+        owner (`str`, *optional*, defaults to `"the labeler"`): whose names they are, for the error.
 
     Returns:
         `list[int]`: for each label its place among `names`.
@@ -140,7 +142,7 @@ def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "lab
     missing = [label for label, name in zip(labels, matched, strict=True) if name is None]
     if missing:
         raise ValueError(
-            f"The {owner} has no class {missing[0]!r} ({len(missing)} of the model's {len(labels)} labels are "
+            f"There is no class {missing[0]!r} in {owner} ({len(missing)} of the model's {len(labels)} labels are "
             "missing): name its classes as the model's labels."
         )
     places = {name: column for column, name in enumerate(names)}
@@ -176,55 +178,7 @@ def compact_name(name: str) -> str:
     return re.sub(r"[\s_-]+", "", name.casefold())
 
 
-def multi_hot(values: Sequence[Any], labels: Sequence[str], source: str = "the data set") -> np.ndarray:
-    """Reads a column of labels.
-
-    Args:
-        values (`Sequence`): one entry per row: a multi-hot row, a list of class indices or of label names, a single
-            index or name, or `None`. If every row has as many entries as there are classes, all 0 or 1, the column is
-            multi-hot.
-        labels (`Sequence[str]`): the labels of the model.
-        source (`str`, *optional*, defaults to `"the data set"`): what to call it in errors.
-
-    Returns:
-        `np.ndarray` of shape `(rows, classes)`: uint8.
-
-    Raises:
-        ValueError: If an entry is no label of the model; the row is named.
-    """
-    rows = [as_list(value) for value in values]
-    if rows and all(len(row) == len(labels) and all(_is_bit(entry) for entry in row) for row in rows):
-        return np.asarray(rows, dtype=np.uint8)  # (rows, classes)
-    columns = {label: column for column, label in enumerate(labels)}
-    matrix = np.zeros((len(rows), len(labels)), dtype=np.uint8)  # (rows, classes)
-    for number, row in enumerate(rows):
-        for entry in row:
-            column = columns.get(entry) if isinstance(entry, str) else entry
-            is_index = isinstance(column, (int, np.integer)) and not isinstance(column, bool)
-            if not is_index or not 0 <= column < len(labels):
-                raise ValueError(
-                    f"The label {entry!r} in row {number} of {source} is none of the model's {len(labels)} labels: "
-                    "give names, indices from 0, or a row of 0 and 1 as long as there are labels."
-                )
-            matrix[number, column] = 1
-    return matrix
-
-
-def as_list(value: Any) -> list[Any]:
-    """The labels of one row as a list: none for `None`, one for a single index or name."""
-    if value is None:
-        return []
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        return [value]
-    return value.tolist() if hasattr(value, "tolist") else list(value)
-
-
-def _is_bit(entry: Any) -> bool:
-    return not isinstance(entry, str) and entry in (0, 1)
-
-
 __all__ = [
-    "as_list",
     "class_table",
     "compact_name",
     "default_labeler",
@@ -232,6 +186,5 @@ __all__ = [
     "match_columns",
     "match_labels",
     "model_labeler",
-    "multi_hot",
     "preset_columns",
 ]

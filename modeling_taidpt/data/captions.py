@@ -15,11 +15,12 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, List, Value
 from transformers.utils import logging
 
-from ..captions.corpus import read_captions, read_rows
+from ..captions.corpus import read_captions
 from ..captions.labeler import CaptionLabeler
 from ..captions.statistics import select_by_rarest_class
 from ..captions.synthetic import template_sentences
-from .coco import COCO, COCO_WHERE, read_coco_json
+from ..captions.table_files import read_rows
+from .coco import COCO, COCO_WHERE, coco_captions, coco_ids, read_coco_json
 from .dataset import IMAGE_ID, LABELS, require_file
 
 logger = logging.get_logger(__name__)
@@ -63,18 +64,16 @@ def load_coco_captions(
     rows: list[Mapping[str, Any]] = []
     for path in [files] if isinstance(files, (str, Path)) else files:
         file = require_file(Path(path), "The COCO caption file", COCO_WHERE)
-        annotations = read_coco_json(file, "annotations")["annotations"]
-        if annotations and CAPTION not in annotations[0]:
-            raise ValueError(f"The annotations in {str(file)!r} are no captions: give a captions_*.json.")
-        rows += [row for row in annotations if row["image_id"] not in excluded]
+        rows += [row for row in coco_captions(file) if row["image_id"] not in excluded]
     if captions_per_image is not None:
         rows = _draw(rows, captions_per_image, seed)
     if not rows:
         raise ValueError("No COCO caption is left: the files are empty, or all their images are excluded.")
-    features = {CAPTION: Value("string"), IMAGE_ID: Value("int64"), "caption_id": Value("int64")}
     columns = {CAPTION: [row[CAPTION] for row in rows], IMAGE_ID: [row["image_id"] for row in rows]}
     columns["caption_id"] = [row["id"] for row in rows]
-    dataset = Dataset.from_dict(columns, features=Features(features))
+    if len({type(image_id) for image_id in columns[IMAGE_ID]}) > 1:
+        raise ValueError("The COCO files have image ids of two types, numbers and texts: give files of one kind.")
+    dataset = Dataset.from_dict(columns)
     dataset.info.dataset_name = COCO
     if evaluation_set is not None:
         warn_of_overlap(dataset, evaluation_set)
@@ -86,7 +85,7 @@ def _ids(images: Collection[Any] | Dataset | str | Path | None) -> set[Any]:
         return set()
     if isinstance(images, (str, Path)):
         file = require_file(Path(images), "The COCO file of images", COCO_WHERE)
-        return {image["id"] for image in read_coco_json(file, "images")["images"]}
+        return set(coco_ids(read_coco_json(file, "images")["images"], file, "images"))
     if isinstance(images, Dataset):
         if IMAGE_ID not in images.column_names:
             raise ValueError(f"The images to exclude have no column {IMAGE_ID!r}: pass their ids.")

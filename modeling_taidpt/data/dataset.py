@@ -11,17 +11,17 @@ import numpy as np
 from datasets import (
     ClassLabel,
     Dataset,
-    DatasetDict,
     Features,
     Image,
-    IterableDatasetDict,
     List,
     Value,
     concatenate_datasets,
 )
 from transformers.utils import logging
 
-from ..captions.labels import match_columns, match_labels, multi_hot
+from ..captions.label_columns import label_indices, multi_hot
+from ..captions.labels import match_labels
+from ..captions.rows import class_names_of
 
 logger = logging.get_logger(__name__)
 
@@ -61,7 +61,7 @@ def build_image_dataset(
             raise ValueError(f"There are {len(files)} images and {len(column)} {name} in {source}: give one each.")
     if not files:
         raise ValueError(f"There is no image in {source}: the split is empty.")
-    present = _on_disk(files)
+    present = files_on_disk(files)
     kept = [row for row, file in enumerate(files) if file in present]
     if len(kept) < len(files):
         first = next(file for file in files if file not in present)
@@ -86,7 +86,7 @@ def build_image_dataset(
     return Dataset.from_dict(columns, features=Features(features))
 
 
-def _on_disk(files: Iterable[Path]) -> set[Path]:
+def files_on_disk(files: Iterable[Path]) -> set[Path]:
     """Which of the files there are; every folder is listed once."""
     by_folder: dict[Path, list[Path]] = {}
     for file in files:
@@ -119,13 +119,6 @@ def read_lines(path: Path) -> list[str]:
         ) from error
 
 
-def class_names_of(dataset: Any, column: str = LABELS) -> list[str] | None:
-    """The classes of a data set whose label column holds `ClassLabel`s, else `None`."""
-    feature = (getattr(dataset, "features", None) or {}).get(column)
-    feature = getattr(feature, "feature", feature)
-    return list(feature.names) if isinstance(feature, ClassLabel) else None
-
-
 def image_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, column: str = LABELS) -> np.ndarray:
     """The labels of a data set as a matrix, its classes matched with a model's by name.
 
@@ -142,16 +135,10 @@ def image_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, co
         ValueError: If the data set does not say its classes and no labels are given, or it lacks one of the labels.
     """
     names = class_names_of(dataset, column)
+    if names is None and labels is None:
+        raise ValueError(f"The column {column!r} does not say its classes: give `labels`.")
     values = dataset.select_columns([column])[column]
-    if names is None:
-        if labels is None:
-            raise ValueError(f"The column {column!r} does not say its classes: give `labels`.")
-        return multi_hot(values, labels)  # (images, classes)
-    matrix = np.zeros((len(dataset), len(names)), dtype=np.uint8)  # (images, data set's classes)
-    for row, present in enumerate(values):
-        matrix[row, present or []] = 1  # data sets put together may lack the column in some rows
-    columns = range(len(names)) if labels is None else match_columns(names, labels, "data set")
-    return np.ascontiguousarray(matrix[:, list(columns)])  # (images, classes)
+    return multi_hot(values, names if labels is None else labels, "the data set", names)  # (images, classes)
 
 
 def partial_label_matrix(dataset: Dataset, labels: Sequence[str] | None = None, column: str = LABELS) -> np.ndarray:
@@ -205,45 +192,17 @@ def align_classes(dataset: Dataset, class_names: Sequence[str]) -> Dataset:
             f"{', '.join(names[:3])} ...: give the names that it uses."
         )
     missing = sorted(set(places.values()) - set(columns.values()))
-    labels = dataset.select_columns([LABELS])[LABELS]
-    unknown = dataset.select_columns([UNKNOWN])[UNKNOWN] if UNKNOWN in dataset.column_names else [None] * len(dataset)
+    present = label_indices(dataset.select_columns([LABELS])[LABELS], names, are_indices=True)[0]
+    unknown: list[list[int]] = [[] for _ in present]
+    if UNKNOWN in dataset.column_names:
+        unknown = label_indices(dataset.select_columns([UNKNOWN])[UNKNOWN], names, are_indices=True)[0]
     answers = {
-        LABELS: [sorted(columns[index] for index in row or () if index in columns) for row in labels],
-        UNKNOWN: [sorted(missing + [columns[index] for index in row or () if index in columns]) for row in unknown],
+        LABELS: [sorted(columns[index] for index in row if index in columns) for row in present],
+        UNKNOWN: [sorted(missing + [columns[index] for index in row if index in columns]) for row in unknown],
     }
     classes = List(ClassLabel(names=list(class_names)))
     aligned = Dataset.from_dict(answers, features=Features({LABELS: classes, UNKNOWN: classes}))
     return concatenate_datasets([dataset.select_columns([IMAGE]), aligned], axis=1)
-
-
-def with_multi_hot_labels(dataset: Any, labels: Sequence[str], column: str = LABELS) -> Any:
-    """A data set whose labels are rows of 0 and 1 in the order of a model's; no image is decoded.
-
-    Args:
-        dataset: a `Dataset` whose labels are `ClassLabel`s, in whatever order; anything else comes back as it is.
-        labels (`Sequence[str]`): the labels of the model.
-        column (`str`, *optional*, defaults to `"labels"`): the column of labels.
-
-    Returns:
-        The data set.
-
-    Raises:
-        ValueError: If the data set lacks one of the labels.
-    """
-    if not isinstance(dataset, Dataset) or class_names_of(dataset, column) is None:
-        return dataset
-    matrix = image_label_matrix(dataset, labels, column)  # (images, classes)
-    rows = Dataset.from_dict({column: matrix}, features=Features({column: List(Value("uint8"))}))
-    return concatenate_datasets([dataset.remove_columns(column), rows], axis=1)
-
-
-def require_one_split(data: Any) -> None:
-    """Raises a `TypeError` that shows what to write where a dictionary of splits is given."""
-    if isinstance(data, (DatasetDict, IterableDatasetDict)):
-        raise TypeError(
-            f"The images are a dictionary of splits ({', '.join(map(repr, data))}): pass one, as "
-            f"dataset[{next(iter(data), 'train')!r}]."
-        )
 
 
 __all__ = [
@@ -254,10 +213,9 @@ __all__ = [
     "align_classes",
     "build_image_dataset",
     "class_names_of",
+    "files_on_disk",
     "image_label_matrix",
     "partial_label_matrix",
     "read_lines",
     "require_file",
-    "require_one_split",
-    "with_multi_hot_labels",
 ]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
-from .partial_labels import PRESENT, check_labels_matrix
+from ..captions.label_columns import PRESENT, check_labels_matrix
 
 logger = logging.get_logger(__name__)
 

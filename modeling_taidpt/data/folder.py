@@ -8,11 +8,14 @@ from typing import Any
 
 from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
 
-from ..captions.corpus import read_rows
-from .dataset import IMAGE, IMAGE_ID, LABELS, UNKNOWN, build_image_dataset, require_one_split
+from ..captions.label_columns import as_lists, label_indices, used_names
+from ..captions.rows import is_missing, require_one_split
+from ..captions.table_files import read_rows
+from .dataset import IMAGE, IMAGE_ID, LABELS, UNKNOWN, build_image_dataset, files_on_disk
 
 LABEL_FILES = ("labels.json", "labels.jsonl", "labels.csv", "metadata.jsonl", "metadata.csv")
-LABEL_SEPARATOR = ";"
+_WRITTEN_BITS = {"": "", "1": "1", "1.0": "1", "true": "1", "0": "0", "0.0": "0", "false": "0"}
+_WRITTEN_BITS |= {"-1": "-1", "-1.0": "-1"}
 _NO_CLASSES = ("file_name", "labels", "image_id", "split", "unknown")
 
 
@@ -30,7 +33,8 @@ def load_image_folder(
 
     - JSON, JSON lines: `labels`, a list of names, or of indices where the classes are given. JSON is a list of rows,
       or `{"categories": [names], "images": [rows]}`.
-    - CSV: `labels`, names with ";" between; or one column per class with 0 and 1.
+    - CSV: `labels`, names with "|", ";" or "," between, or a list as JSON or Python writes it; or one column per class
+      with 0 and 1.
 
     Classes of which nobody knows whether an image shows them stand in `unknown`, written as `labels`; in a column per
     class they are left blank, or are 0 where the file says -1 for absent. See [`partial_label_matrix`].
@@ -55,18 +59,27 @@ def load_image_folder(
     folder = Path(folder)
     path = _find_label_file(folder) if label_file is None else Path(label_file)
     rows, listed = _read_label_file(path)
-    if split is not None:
-        rows = [row for row in rows if row.get("split") == split]
     names, labels, unknown = _class_lists(rows, path, class_names or listed)
-    for number, row in enumerate(rows):
+    chosen = [number for number, row in enumerate(rows) if split is None or row.get("split") == split]
+    for number in chosen:
         for column in ("file_name", id_column):
-            if row.get(column) in (None, ""):
+            if is_missing(rows[number].get(column)) or rows[number][column] == "":
                 raise ValueError(f"Row {number} of {str(path)!r} has no {column!r}: every image needs one.")
-    inner = folder / "images"
-    root = inner if inner.is_dir() and rows and (inner / rows[0]["file_name"]).is_file() else folder
-    files = [root / row["file_name"] for row in rows]
+    files = _find_images(folder, [str(rows[number]["file_name"]) for number in chosen])
+    ids = [rows[number][id_column] for number in chosen]
+    if not all(isinstance(entry, int) for entry in ids):
+        ids = list(map(str, ids))
     what = f"the split {split!r} of {str(path)!r}" if split else repr(str(path))
-    return build_image_dataset(files, labels, [row[id_column] for row in rows], names, what, skip_missing, unknown)
+    labels = [labels[number] for number in chosen]
+    unknown = None if unknown is None else [unknown[number] for number in chosen]
+    return build_image_dataset(files, labels, ids, names, what, skip_missing, unknown)
+
+
+def _find_images(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Where the images are: in the folder or in its `images/`, whichever of them are missing."""
+    inner = [folder / "images" / name for name in names]
+    found = files_on_disk(inner)
+    return [path if path in found else folder / name for name, path in zip(names, inner, strict=True)]
 
 
 def _find_label_file(folder: Path) -> Path:
@@ -95,22 +108,25 @@ def _read_label_file(path: Path) -> tuple[list[Mapping[str, Any]], list[str] | N
 
 def _named_by_columns(rows: Sequence[Mapping[str, Any]], names: list[str], path: Path) -> list[Mapping[str, Any]]:
     """Rows of a column per class, with the lists `labels` and, if any is unknown, `unknown`."""
-    unknown = {"", "0"} if any(row[name] == "-1" for row in rows for name in names) else {""}
+    if not names:
+        raise ValueError(f"Row 0 of {str(path)!r} has no labels: give a column 'labels', or 0 and 1 per class.")
+    bits = []
     for number, row in enumerate(rows):
-        wrong = [name for name in names if row[name] not in ("", "-1", "0", "1")]
-        if wrong or not names:
-            what = f"holds {row[wrong[0]]!r} for {wrong[0]!r}" if wrong else "has no labels"
+        bits.append({name: _WRITTEN_BITS.get(row[name].strip().lower()) for name in names})
+        wrong = [name for name in names if bits[-1][name] is None]
+        if wrong:
             raise ValueError(
-                f"Row {number} of {str(path)!r} {what}: give a column 'labels', or 0 and 1 per class, blank where "
-                "unknown."
+                f"Row {number} of {str(path)!r} holds {row[wrong[0]]!r} for {wrong[0]!r}: give a column 'labels', or "
+                "0 and 1 per class, blank where unknown."
             )
+    unknown = {"", "0"} if any("-1" in row.values() for row in bits) else {""}
     return [
         {
             **row,
-            LABELS: [name for name in names if row[name] == "1"],
-            UNKNOWN: [name for name in names if row[name] in unknown],
+            LABELS: [name for name in names if found[name] == "1"],
+            UNKNOWN: [name for name in names if found[name] in unknown],
         }
-        for row in rows
+        for row, found in zip(rows, bits, strict=True)
     ]
 
 
@@ -118,50 +134,19 @@ def _class_lists(
     rows: Sequence[Mapping[str, Any]], path: Path, names: Sequence[str] | None
 ) -> tuple[list[str], list[list[int]], list[list[int]] | None]:
     """The classes, and for each row the indices of those present and of those unknown (`None` if none is)."""
-    columns = [[_as_list(row.get(LABELS), number, path) for number, row in enumerate(rows)]]
-    if any(row.get(UNKNOWN) for row in rows):
-        columns.append([_as_list(row.get(UNKNOWN) or [], number, path) for number, row in enumerate(rows)])
-    if names is None:
-        names = sorted({name for values in columns for value in values for name in value if isinstance(name, str)})
-    indices = [
-        [class_indices(value, names, f"row {number} of {str(path)!r}") for number, value in enumerate(values)]
-        for values in columns
-    ]
-    return list(names), indices[0], indices[1] if len(indices) > 1 else None
-
-
-def _as_list(value: Any, number: int, path: Path) -> Sequence[Any]:
-    if isinstance(value, str):
-        value = [name.strip() for name in value.split(LABEL_SEPARATOR) if name.strip()]
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(
-            f"Row {number} of {str(path)!r} has no list 'labels': give one, empty where nothing is shown."
-        )
-    return value
-
-
-def class_indices(value: Sequence[Any], names: Sequence[str], where: str) -> list[int]:
-    """Names or indices as indices.
-
-    Args:
-        value (`Sequence`): names, or indices from 0.
-        names (`Sequence[str]`): the classes.
-        where (`str`): where the value stands, for the error.
-
-    Returns:
-        `list[int]`.
-
-    Raises:
-        ValueError: If an entry is none of the classes.
-    """
-    places = {name: index for index, name in enumerate(names)}
-    indices: list[Any] = [places.get(entry, entry) if isinstance(entry, str) else entry for entry in value]
-    for entry, index in zip(value, indices, strict=True):
-        if isinstance(index, bool) or not isinstance(index, int) or not 0 <= index < len(names):
+    for number, row in enumerate(rows):
+        if is_missing(row.get(LABELS)):
             raise ValueError(
-                f"The label {entry!r} in {where} is none of the {len(names)} classes: correct it, or add the class."
+                f"Row {number} of {str(path)!r} has no list 'labels': give one, empty where nothing is shown."
             )
-    return indices
+    columns = [[row.get(column) for row in rows] for column in (LABELS, UNKNOWN)]
+    if names is None:
+        used = [entry for column in columns for row in as_lists(column) for entry in row]
+        names = sorted({entry for entry in used if isinstance(entry, str)})
+    present, unknown = label_indices(columns[0], names, repr(str(path)))
+    if unknown is None and any(as_lists(columns[1])):
+        unknown = label_indices(columns[1], names, repr(str(path)))[0]
+    return list(names), present, unknown
 
 
 def load_image_dataset(
@@ -196,7 +181,7 @@ def load_image_dataset(
     """
     source = repr(data) if isinstance(data, str) else "the data set"
     dataset = load_dataset(data, **arguments) if isinstance(data, str) else data
-    require_one_split(dataset)
+    require_one_split(dataset, "images")
     if not isinstance(dataset, Dataset):
         raise TypeError(f"The images are a {type(dataset).__name__}: give a `datasets.Dataset`, no stream.")
     outer, *inner = label_column.split(".")
@@ -212,11 +197,12 @@ def load_image_dataset(
         values = [row[key] if isinstance(row, Mapping) else [entry[key] for entry in row] for row in values]
         feature = getattr(feature, "feature", feature)[key]
     feature = getattr(feature, "feature", feature)
-    names = class_names or (feature.names if isinstance(feature, ClassLabel) else None) or _used_names(values, source)
-    labels, unknown = _indices(values, list(names), isinstance(feature, ClassLabel), source)
+    are_indices = isinstance(feature, ClassLabel)
+    names = class_names or (feature.names if are_indices else used_names(as_lists(values), source))
+    labels, unknown = label_indices(values, list(names), source, are_indices)
     if unknown is None and unknown_column in dataset.column_names:
         values = dataset.select_columns([unknown_column])[unknown_column]
-        unknown = _indices(values, list(names), are_indices=True, source=source)[0]
+        unknown = label_indices(values, list(names), source, are_indices=True)[0]
     ids = list(range(len(dataset))) if id_column is None else dataset.select_columns([id_column])[id_column]
     classes = List(ClassLabel(names=list(names)))
     features = {LABELS: classes, IMAGE_ID: Value("string" if isinstance(ids[0], str) else "int64")}
@@ -234,28 +220,4 @@ def load_image_dataset(
     return concatenate_datasets([images, answers], axis=1)
 
 
-def _used_names(values: Sequence[Any], source: str) -> list[str]:
-    names = sorted({entry for row in values for entry in row or () if isinstance(entry, str)})
-    if not names:
-        raise ValueError(f"The labels of {source} are numbers without names: give `class_names`.")
-    return names
-
-
-def _indices(
-    values: Sequence[Any], names: list[str], are_indices: bool, source: str
-) -> tuple[list[list[int]], list[list[int]] | None]:
-    """Indices of the classes present, and of those unknown (`None` if the values know none).
-
-    Rows of 0 and 1 for every class are read as such, and rows with -1 for absent classes too.
-    """
-    rows = [[] if row is None else list(row) if isinstance(row, (list, tuple)) else [row] for row in values]
-    if not are_indices and all(len(row) == len(names) and all(entry in (-1, 0, 1) for entry in row) for row in rows):
-        one, zero = (
-            [[place for place, entry in enumerate(row) if entry == value] for row in rows] for value in (1, 0)
-        )
-        return one, zero if any(-1 in row for row in rows) else None
-    indices = [class_indices(row, names, f"row {number} of {source}") for number, row in enumerate(rows)]
-    return [sorted(set(row)) for row in indices], None
-
-
-__all__ = ["LABEL_FILES", "class_indices", "load_image_dataset", "load_image_folder"]
+__all__ = ["LABEL_FILES", "load_image_dataset", "load_image_folder"]

@@ -6,72 +6,12 @@ Source: Sun et al., "DualCoOp" (NeurIPS 2022, arXiv 2206.09541), section 4.1; pu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..captions.labels import as_list, multi_hot
-
-ABSENT, UNKNOWN, PRESENT = -1, 0, 1
-
-
-def check_labels_matrix(labels: Any, source: str = "the labels") -> np.ndarray:
-    """Reads a matrix of labels.
-
-    Args:
-        labels (array or tensor of shape `(images, classes)`): -1, 0 or 1.
-        source (`str`, *optional*, defaults to `"the labels"`): what to call it in errors.
-
-    Returns:
-        `np.ndarray` of shape `(images, classes)`: int8.
-
-    Raises:
-        ValueError: If it is no matrix, is empty, or holds another value; the first one is named.
-    """
-    matrix = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else np.asarray(labels)  # (images, classes)
-    if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"The shape of {source} is {matrix.shape}: give (images, classes), neither of them 0.")
-    wrong = ~np.isin(matrix, (ABSENT, UNKNOWN, PRESENT))  # (images, classes)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        raise ValueError(
-            f"The value of {source} in row {row}, column {column} is {matrix[row, column]}: give -1, 0 or 1."
-        )
-    return matrix.astype(np.int8)
-
-
-def label_matrix(values: Sequence[Any], labels: Sequence[str], source: str = "the images") -> np.ndarray:
-    """Reads a column of labels that may be partial.
-
-    Args:
-        values (`Sequence`): one entry per row, as for `multi_hot`; or rows of -1, 0 and 1 as long as there are labels.
-            Where any row holds a -1, 0 means unknown.
-        labels (`Sequence[str]`): the labels of the model.
-        source (`str`, *optional*, defaults to `"the images"`): what to call it in errors.
-
-    Returns:
-        `np.ndarray` of shape `(rows, classes)`: int8.
-
-    Raises:
-        ValueError: If an entry is no label of the model, or partial labels have another length; the row is named.
-    """
-    rows = [as_list(value) for value in values]
-    if not any(_is_absent(entry) for row in rows for entry in row):
-        return multi_hot(values, labels, source).astype(np.int8)  # (rows, classes)
-    for number, row in enumerate(rows):
-        if len(row) != len(labels):
-            raise ValueError(
-                f"Row {number} of {source} has {len(row)} labels for {len(labels)} classes: with -1 for absent "
-                "classes, every row needs -1, 0 or 1 for every class."
-            )
-    return check_labels_matrix(rows, f"the labels of {source}")
-
-
-def _is_absent(entry: Any) -> bool:
-    return not isinstance(entry, str) and entry == ABSENT
+from ..captions.label_columns import ABSENT, PRESENT, UNKNOWN, check_labels_matrix
 
 
 def drop_labels(labels: Any, known: float, seed: int = 0) -> np.ndarray:
@@ -123,7 +63,7 @@ def read_partial_labels(path: str | Path, images: int | None = None, classes: in
         if path.suffix == ".npy":
             values = np.load(path, allow_pickle=False)  # (images, classes)
         else:
-            values = np.loadtxt(path, delimiter=",", ndmin=2)  # (images, classes)
+            values = np.loadtxt(path, delimiter=",", ndmin=2, encoding="utf-8-sig")  # (images, classes)
     except (ValueError, UnicodeDecodeError) as error:
         raise ValueError(f"The file of labels {path} cannot be read: {' '.join(str(error).split())}") from error
     labels = check_labels_matrix(values, f"the labels in {path}")
@@ -134,4 +74,4 @@ def read_partial_labels(path: str | Path, images: int | None = None, classes: in
     return labels
 
 
-__all__ = ["check_labels_matrix", "drop_labels", "label_matrix", "read_partial_labels"]
+__all__ = ["drop_labels", "read_partial_labels"]

@@ -13,7 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..captions.corpus import caption_texts
+from ..captions.label_columns import label_matrix
 from ..captions.labels import label_captions, model_labeler
+from ..captions.rows import class_names_of, open_rows
+from ..data.image_rows import NO_LABELS, read_images
 from ..features.captions import CaptionFeatures
 from ..features.clusters import cluster_captions
 from ..features.images import ImageFeatures
@@ -65,7 +69,7 @@ def fit_score_statistics(
     model.set_score_statistics(None)
     features: ImageFeatures | CaptionFeatures
     if captions is None:
-        features, kind = _image_features(model, images, None), "images"
+        features, kind = _image_features(model, images), "images"
     else:
         features, kind = _caption_features(model, captions), "captions"
     outputs = score_features(model, features, standardize=True)
@@ -194,7 +198,7 @@ def calibrate_without_labels(
             raise ValueError("Every prevalence must lie between 0 and 1, both excluded: count unnamed labels as rare.")
         shares = given if labels_per_image is None else scaled_shares(given, labels_per_image)  # (classes,)
         source = "given shares"
-    features = _image_features(model, images, None, image_processor)
+    features = _image_features(model, images, image_processor)
     logits = score_features(model, features).logits  # (images, classes)
     expected = float(shares.sum())
     fit_expected_shares(model.config, logits, shares)
@@ -269,42 +273,43 @@ def _rounded(value: float | list[float]) -> float | list[float]:
 def _caption_features(model: TaiDptModel, captions: Sequence[str] | CaptionFeatures) -> CaptionFeatures:
     if isinstance(captions, CaptionFeatures):
         return captions
-    labels = _caption_labels(model, captions).numpy()  # (captions, classes)
-    return CaptionFeatures.encode(model, list(captions), labels, dtype="float16")
+    texts = caption_texts(captions)
+    labels = _caption_labels(model, texts).numpy()  # (captions, classes)
+    return CaptionFeatures.encode(model, texts, labels, dtype="float16")
 
 
-def _caption_labels(model: TaiDptModel, captions: Sequence[str] | CaptionFeatures) -> torch.Tensor:
+def _caption_labels(model: TaiDptModel, captions: Any) -> torch.Tensor:
     """Which labels captions name `(captions, classes)`; nothing is encoded."""
     if isinstance(captions, CaptionFeatures):
         return torch.from_numpy(np.asarray(captions.labels))
-    if isinstance(captions, str) or not len(captions):
-        raise ValueError("There are no captions: give a list of texts.")
     config = model.config
-    return torch.from_numpy(label_captions(model_labeler(config), list(captions), config.labels))
+    return torch.from_numpy(label_captions(model_labeler(config), captions, config.labels))
 
 
-def _image_features(model: TaiDptModel, images: Any, labels: Any, image_processor: Any = None) -> ImageFeatures:
+def _image_features(model: TaiDptModel, images: Any, image_processor: Any = None) -> ImageFeatures:
     if isinstance(images, ImageFeatures):
         return images
-    if isinstance(images, (list, tuple)):
-        if labels is not None and len(labels) != len(images):
-            raise ValueError(f"There are {len(images)} images and labels for {len(labels)}: give labels for each.")
-        images = [
-            {"image": image, "labels": label}
-            for image, label in zip(images, labels or [[]] * len(images), strict=True)
-        ]
-    column = "labels" if len(images) and "labels" in images[0] else None
-    return ImageFeatures.encode(model, images, image_processor, label_column=column, progress=False)
+    return ImageFeatures.encode(model, images, image_processor, label_column=None, progress=False)
 
 
 def _labelled(
     model: TaiDptModel, images: Any, labels: Any, image_processor: Any
 ) -> tuple[ImageFeatures, torch.Tensor, torch.Tensor]:
     """Features, which labels are present and which are known `(images, classes)`."""
-    if labels is None and isinstance(images, (list, tuple)) and not (images and isinstance(images[0], dict)):
-        raise ValueError("The images have no labels: give `labels`, for each image the names of what it shows.")
-    features = _image_features(model, images, labels, image_processor)
-    given = torch.from_numpy(np.asarray(features.labels)).long()  # (images, classes)
+    if not isinstance(images, ImageFeatures):
+        images = read_images(images)
+        images = images if labels is None else images.with_labels(labels)
+        if not images.has_labels():
+            raise ValueError(NO_LABELS)
+        given = images.labels(model.config.labels)  # (images, classes)
+    elif labels is None:
+        given = images.labels
+    else:
+        given = label_matrix(open_rows(labels, "labels"), model.config.labels, "the labels", class_names_of(labels))
+    features = _image_features(model, images, image_processor)
+    given = torch.from_numpy(np.asarray(given)).long()  # (images, classes)
+    if len(given) != len(features):
+        raise ValueError(f"There are {len(features)} images and labels for {len(given)}: give labels for each.")
     known = given != 0 if (given < 0).any() else torch.ones_like(given, dtype=torch.bool)  # (images, classes)
     return features, (given > 0).long(), known
 

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..backbones import text_side
+from ..captions.corpus import caption_texts
 from .cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
 from .device import FeatureRows
 from .fingerprints import corpus_fingerprint
@@ -76,7 +77,8 @@ class CaptionFeatures(KeptFeatures):
 
         Args:
             model ([`TaiDptModel`]): its frozen CLIP encodes; equal captions are encoded once.
-            captions (`Sequence[str]`): the captions; what is longer than the text tower is cut, its end token kept.
+            captions (`Sequence[str]` or what [`read_captions`] reads): the captions; what is longer than the text
+                tower is cut, its end token kept.
             labels (`np.ndarray` of shape `(captions, classes)`): multi-hot labels.
             tokenizer (`PreTrainedTokenizerBase`, *optional*): the model's own by default.
             cache_dir (`str`, *optional*): [`default_cache_dir`] by default.
@@ -91,6 +93,7 @@ class CaptionFeatures(KeptFeatures):
             [`CaptionFeatures`]: memory-mapped.
         """
         tokenizer = model.get_tokenizer(tokenizer)
+        captions = caption_texts(captions)
         distinct = {caption: row for row, caption in enumerate(dict.fromkeys(captions))}
         rows = np.fromiter((distinct[caption] for caption in captions), dtype=np.int64, count=len(captions))
         texts = list(distinct)

@@ -5,19 +5,16 @@ They serve where no augmentation is used: every epoch then sees the same feature
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..data.collator import open_image
-from ..data.dataset import UNKNOWN, class_names_of, image_label_matrix, partial_label_matrix
-from ..data.partial_labels import label_matrix
+from ..data.image_rows import ImageRows, read_images
 from ..hub import find_image_processor
 from .cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
 from .fingerprints import image_fingerprint
@@ -61,7 +58,8 @@ class ImageFeatures(KeptFeatures):
 
         Args:
             model ([`TaiDptModel`]): its frozen CLIP encodes.
-            dataset (`Dataset`): rows of `image` (a picture, its bytes, or a path) or `pixel_values`, and `labels`.
+            dataset (`Dataset` or what [`read_images`] reads): rows of `image` (an image, its bytes, or a path) or
+                `pixel_values`, and `labels`.
             image_processor (*optional*): an image processor of transformers; the model's own by default.
             image_column (`str`, *optional*, defaults to `"image"`): column of the pictures.
             label_column (`str`, *optional*, defaults to `"labels"`): column of the labels: multi-hot rows, indices or
@@ -81,40 +79,23 @@ class ImageFeatures(KeptFeatures):
             ValueError: If there are no images, a column is missing, an image cannot be read, a label is wrong, or
                 images have different numbers of cells; the row is named.
         """
-        labels = cls.read_label_column(dataset, model.config.labels, image_column, label_column)  # (images, classes)
-        pictures = _Pictures(dataset, image_column)
+        images = read_images(dataset, image_column)
+        labels = images.labels(model.config.labels, label_column)  # (images, classes)
         processor = image_processor or find_image_processor(model.config)
         settings = f"format {FORMAT}, {dtype}, {'bf16' if bf16 else 'full'}, {shard_size} images a file"
-        contents = (pictures.content(index) for index in range(len(pictures)))
+        contents = (images.content(index) for index in range(len(images)))
         folder = Path(cache_dir or feature_cache_dir(cls.kind)) / image_fingerprint(
             model, processor, contents, settings
         )
-        encoder = _ImageEncoder(model, processor, pictures, dtype, batch_size, bf16)
-        shards = write_missing(encoder, range(len(pictures)), folder, shard_size, progress, cls.kind)
-        return cls(shards, np.arange(len(pictures)), labels)
+        encoder = _ImageEncoder(model, processor, images, dtype, batch_size, bf16)
+        shards = write_missing(encoder, range(len(images)), folder, shard_size, progress, cls.kind)
+        return cls(shards, np.arange(len(images)), labels)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Return the features and labels of one image."""
         item = super().__getitem__(index)
         item["dense_embeds"] = item["dense_embeds"].unflatten(0, self.shards.grid)  # (height, width, dim)
         return item
-
-    @staticmethod
-    def read_label_column(
-        dataset: Any, labels: Sequence[str], image_column: str = "image", label_column: str | None = "labels"
-    ) -> np.ndarray:
-        """Labels `(images, classes)` of a data set of images, as [`~ImageFeatures.encode`] reads them."""
-        pictures = _Pictures(dataset, image_column)
-        if label_column is None:
-            return np.zeros((len(pictures), len(labels)), dtype=np.int8)
-        if label_column not in pictures.columns:
-            columns = ", ".join(pictures.columns)
-            raise ValueError(f"The images have no column {label_column!r} but {columns}: name that of the labels.")
-        if class_names_of(dataset, label_column) is not None:
-            if UNKNOWN in dataset.column_names:
-                return partial_label_matrix(dataset, labels, label_column)  # (images, classes)
-            return image_label_matrix(dataset, labels, label_column).astype(np.int8)  # (images, classes)
-        return label_matrix(pictures.column(label_column), labels, "the images")  # (images, classes)
 
     def with_labels(self, labels: np.ndarray) -> ImageFeatures:
         """The same images with other labels `(images, classes)`, as of [`drop_labels`]."""
@@ -134,74 +115,13 @@ def collate_images(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.
     return {name: torch.stack([item[name] for item in items]).float() for name in (*IMAGE_COLUMNS, "labels")}
 
 
-class _Pictures:
-    """The rows of a data set, pictures not decoded where that can be."""
-
-    def __init__(self, dataset: Any, image_column: str) -> None:
-        if not hasattr(dataset, "__len__") or len(dataset) == 0:
-            raise ValueError("There are no images: the data set is empty, or a stream; give one with a length.")
-        if isinstance(dataset, datasets.Dataset) and isinstance(dataset.features.get(image_column), datasets.Image):
-            dataset = dataset.cast_column(image_column, datasets.Image(decode=False))
-        self.dataset, self.image_column = dataset, image_column
-        self.columns: list[str] = list(dataset[0])
-        if "pixel_values" not in self.columns and image_column not in self.columns:
-            raise ValueError(
-                f"The images have no column {image_column!r} but {', '.join(self.columns)}: name the pictures' column."
-            )
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def column(self, name: str) -> list[Any]:
-        """The values of a column."""
-        if isinstance(self.dataset, datasets.Dataset):
-            return list(self.dataset[name])
-        return [self.dataset[index][name] for index in range(len(self))]
-
-    def content(self, index: int) -> bytes:
-        """What the picture is made of, for the fingerprint."""
-        row = self.dataset[index]
-        if "pixel_values" in row:
-            return np.ascontiguousarray(np.asarray(row["pixel_values"], dtype=np.float32)).tobytes()
-        picture = row[self.image_column]
-        if isinstance(picture, Mapping):
-            picture = picture["bytes"] if picture.get("bytes") is not None else picture["path"]
-        if isinstance(picture, bytes):
-            return picture
-        if isinstance(picture, (str, Path)):
-            try:
-                return Path(picture).read_bytes()
-            except OSError as error:
-                raise _unreadable(index, picture, error) from error
-        return f"{picture.mode} {picture.size} ".encode() + picture.tobytes()
-
-    def pixels(self, index: int, processor: Any) -> torch.Tensor:
-        """Pixels `(3, height, width)`, normalised by the processor."""
-        row = self.dataset[index]
-        if "pixel_values" in row:
-            return torch.as_tensor(row["pixel_values"])
-        try:
-            picture = open_image(row[self.image_column])
-        except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
-            raise _unreadable(index, row[self.image_column], error) from error
-        return processor(images=[picture], return_tensors="pt")["pixel_values"][0]  # (3, height, width)
-
-
-def _unreadable(index: int, picture: Any, error: Exception) -> ValueError:
-    path = picture.get("path") if isinstance(picture, Mapping) else picture
-    name = f" ({path})" if isinstance(path, (str, Path)) else ""
-    return ValueError(f"The image in row {index}{name} cannot be read: {error or type(error).__name__}.")
-
-
 class _ImageEncoder(Encoder):
     """Encodes pictures with a frozen CLIP."""
 
     columns = IMAGE_COLUMNS
 
-    def __init__(
-        self, model: Any, processor: Any, pictures: _Pictures, dtype: str, batch_size: int, bf16: bool
-    ) -> None:
-        self.model, self.processor, self.pictures = model, processor, pictures
+    def __init__(self, model: Any, processor: Any, images: ImageRows, dtype: str, batch_size: int, bf16: bool) -> None:
+        self.model, self.processor, self.images = model, processor, images
         self.dtype, self.batch_size, self.bf16 = getattr(torch, dtype), batch_size, bf16
 
     def __call__(self, items: list[int], bar: tqdm) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -209,7 +129,7 @@ class _ImageEncoder(Encoder):
         features: list[tuple[torch.Tensor, torch.Tensor]] = []
         for start in range(0, len(items), self.batch_size):
             members = items[start : start + self.batch_size]
-            pixels = [self.pictures.pixels(index, self.processor) for index in members]
+            pixels = [self.images.pixels(index, self.processor) for index in members]
             if len({tuple(image.shape) for image in pixels}) > 1:
                 raise ValueError("The processor makes images of different sizes: use one that crops them to one size.")
             pooled, dense = self._encode(torch.stack(pixels))

@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from ..captions.corpus import read_captions
-from ..captions.labels import label_captions, multi_hot
+from ..captions.label_columns import multi_hot
+from ..captions.labels import label_captions
 from ..captions.synthetic import template_sentences
-from ..data.dataset import with_multi_hot_labels
 from ..features.captions import CaptionFeatures, collate_features
 from ..features.device import DeviceFeatures, FeatureRows, fits_device
 from .arguments import CAPTION_LOSSES, TaiDptTrainingArguments
@@ -131,13 +131,11 @@ class TrainingCaptions(TrainingData):
 
     def _read_labelled(self, data: Any, limit: int | None) -> tuple[list[str], np.ndarray]:
         """Captions that name a class, and their labels `(captions, classes)`."""
-        if self.args.label_column is not None:
-            data = with_multi_hot_labels(data, self.labels, self.args.label_column)
         table = read_captions(data, self.args.caption_column, self.args.label_column, limit)
         if table.labels is None:
             labels = label_captions(self.labeler, table.captions, self.labels)  # (captions, classes)
         else:
-            labels = multi_hot(table.labels, self.labels, table.source)  # (captions, classes)
+            labels = multi_hot(table.labels, self.labels, table.source, table.class_names)  # (captions, classes)
         kept = np.flatnonzero(labels.any(axis=1))  # (kept captions,)
         if len(kept) < len(table.captions):
             logger.warning(

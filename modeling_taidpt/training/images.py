@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import datasets
 import numpy as np
 import torch
 from transformers.utils import logging
 
+from ..captions.label_columns import ABSENT, UNKNOWN
 from ..data.collator import ImageCollator, find_image_processor
 from ..data.few_shot import sample_few_shot
-from ..data.partial_labels import ABSENT, UNKNOWN, drop_labels, read_partial_labels
+from ..data.image_rows import LabelledImages, holds_images, read_images
+from ..data.partial_labels import drop_labels, read_partial_labels
 from ..features.images import ImageFeatures, collate_images
 from .arguments import TaiDptTrainingArguments
 from .data import TrainingData
@@ -67,17 +68,8 @@ IMAGE_RECIPES: dict[str, dict[str, Any]] = {
 
 
 def is_image_data(data: Any, image_column: str = "image") -> bool:
-    """Whether a data set holds images: kept features, or rows of pictures or pixels."""
-    if isinstance(data, ImageFeatures):
-        return True
-    if isinstance(data, datasets.Dataset):
-        columns: Sequence[str] = data.column_names
-    elif isinstance(data, (list, torch.utils.data.Dataset)) and hasattr(data, "__len__") and len(data):
-        first = data[0]
-        columns = list(first) if isinstance(first, Mapping) else []
-    else:
-        return False
-    return image_column in columns or "pixel_values" in columns
+    """Whether data to learn from are images: cached features, or what [`holds_images`] knows."""
+    return isinstance(data, ImageFeatures) or holds_images(data, image_column)
 
 
 class TrainingImages(TrainingData):
@@ -125,7 +117,7 @@ class TrainingImages(TrainingData):
         """Makes a batch of kept features, or of pictures that are transformed."""
         if "image_embeds" in items[0]:
             return collate_images(items)  # type: ignore[arg-type]
-        return ImageCollator(self.processor, self.labels, self.transform)(items)
+        return ImageCollator(self.processor, self.transform)(items)
 
     def read_train(self, data: Any, holds_out: bool) -> tuple[Any, None]:
         """Training images, encoded unless they are augmented; of images none are held out by default.
@@ -144,9 +136,9 @@ class TrainingImages(TrainingData):
             features = self._encode(data)
             rows, labels = self._choose(features.labels)
             return features.select(rows).with_labels(labels), None
-        full = ImageFeatures.read_label_column(data, self.labels, self.args.image_column, self.column)
-        rows, labels = self._choose(full)
-        return _LabelledImages(data, rows, labels, self.args.image_column), None
+        images = read_images(data, self.args.image_column)
+        rows, labels = self._choose(images.labels(self.labels, self.column))
+        return LabelledImages(images, labels, rows), None
 
     def _choose(self, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows to train on, and their labels `(rows, classes)`."""
@@ -190,20 +182,6 @@ class TrainingImages(TrainingData):
             bf16=self.args.bf16,
             progress=not self.args.disable_tqdm,
         )
-
-
-class _LabelledImages(torch.utils.data.Dataset):
-    """Some rows of a data set with labels of their own."""
-
-    def __init__(self, dataset: Any, rows: np.ndarray, labels: np.ndarray, image_column: str) -> None:
-        self.dataset, self.rows, self.labels, self.image_column = dataset, rows, labels, image_column
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.dataset[int(self.rows[index])]
-        return {"image": row[self.image_column], "labels": self.labels[index]}
 
 
 __all__ = ["IMAGE_RECIPES", "TrainingImages", "is_image_data"]

@@ -30,7 +30,7 @@ from ..captions.labels import class_table, model_labeler
 from ..captions.statistics import class_counts, describe_counts
 from ..data.captions import warn_of_overlap
 from ..data.collator import ImageCollator
-from ..data.dataset import with_multi_hot_labels
+from ..data.image_rows import LabelledImages, read_images
 from ..evaluation.metrics import mean_average_precision
 from ..features.cache import KeptFeatures
 from ..hub import find_image_processor
@@ -496,10 +496,11 @@ class TaiDptTrainer(Trainer):
         dataset = self.image_eval_dataset if image_eval_dataset is None else image_eval_dataset
         if dataset is None:
             raise ValueError("There are no evaluation images: give `image_eval_dataset`.")
-        dataset = with_multi_hot_labels(dataset, self.labels)
+        images = read_images(dataset, self.args.image_column)
+        dataset = LabelledImages(images, images.labels(self.labels) == 1)
         if self.image_processor is None:
             self.image_processor = find_image_processor(self.model.config)
-        collator = ImageCollator(self.image_processor, self.labels)
+        collator = ImageCollator(self.image_processor)
         loader = DataLoader(dataset, batch_size=min(self.args.eval_batch_size, 64), collate_fn=collator)
         parts = list(self._score_images(self.accelerator.prepare(loader)))
         # (images, classes) each

@@ -455,8 +455,8 @@ def test_bad_class_tables(classes, error, message):
         ([3], "Caption 0 is not a string but int: '3'"),
         (["x"] * 2000 + [b"dog"], "Caption 2000 is not a string but bytes"),
         ([["a dog"]], "Caption 0 is not a string but list"),
-        (3, "The captions are '3': give a list of strings"),
-        (b"dog", "give a list of strings"),
+        (3, "The captions are of type 'int': give a data set, a frame, a list"),
+        (b"dog", "The captions are of type 'bytes'"),
     ],
 )
 def test_bad_captions_name_their_index(coco, captions, message):

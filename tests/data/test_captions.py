@@ -86,7 +86,7 @@ def test_coco_captions_say_what_is_wrong(tmp_path):
         load_coco_captions(tmp_path / "captions_train2017.json")
     file = tmp_path / "file.json"
     file.write_text(json.dumps({"annotations": [{"id": 1, "image_id": 1, "category_id": 1}]}))
-    with pytest.raises(ValueError, match="are no captions: give a captions_"):
+    with pytest.raises(ValueError, match="are not captions: give a captions_"):
         load_coco_captions(file)
     with pytest.raises(ValueError, match="`captions_per_image` is 0"):
         load_coco_captions(tmp_path / "annotations" / "captions_val2014.json", captions_per_image=0)
@@ -158,7 +158,7 @@ def test_localized_narratives_say_what_is_wrong(tmp_path):
         load_localized_narratives(tmp_path / "n.jsonl")
     (tmp_path / "n.jsonl").write_text("{")
     with pytest.raises(
-        ValueError, match=r"file of localized narratives .*n\.jsonl' cannot be read: line 1 is no JSON"
+        ValueError, match=r"file of localized narratives .*n\.jsonl' cannot be read: line 1 is not JSON"
     ):
         load_localized_narratives(tmp_path / "n.jsonl")
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from modeling_taidpt.captions.label_columns import label_matrix
 from modeling_taidpt.data.few_shot import sample_few_shot
-from modeling_taidpt.data.partial_labels import drop_labels, label_matrix, read_partial_labels
+from modeling_taidpt.data.partial_labels import drop_labels, read_partial_labels
 
 NAMES = ["dog", "cat", "car", "tram"]
 

@@ -133,7 +133,7 @@ def test_coco(tmp_path):
     assert image_label_matrix(dataset).tolist() == [[1, 1], [1, 0], [0, 0]]
     assert image_label_matrix(load_images(tmp_path, count_crowds=False)).tolist() == [[0, 1], [1, 0], [0, 0]]
     assert image_label_matrix(dataset, ["dog", "person"]).tolist() == [[1, 1], [0, 1], [0, 0]]
-    with pytest.raises(ValueError, match="data set has no class 'cat'"):
+    with pytest.raises(ValueError, match="no class 'cat' in the data set"):
         image_label_matrix(dataset, ["cat"])
 
     with pytest.raises(FileNotFoundError, match=r"instances_train2014\.json' does not exist: .*cocodataset\.org"):

@@ -245,7 +245,7 @@ def test_labels_of_data_sets_are_matched_by_name(tmp_path):
     images = Dataset.from_dict({"image": pictures, "labels": [[0], [2, 1], [3]]}, features=features)
     names = Dataset.from_dict({"image": pictures, "labels": [["bus"], ["dog"], ["cat"]]}).cast_column("image", Image())
     assert run.trainer.evaluate_images(images) == run.trainer.evaluate_images(names)
-    with pytest.raises(ValueError, match="data set has no class 'cat'"):
+    with pytest.raises(ValueError, match="no class 'cat' in the images"):
         run.trainer.evaluate_images(images.cast_column("labels", List(ClassLabel(names=["bus", "z", "dog", "y"]))))
 
 

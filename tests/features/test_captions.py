@@ -12,8 +12,9 @@ import torch
 from datasets import Dataset, DatasetDict
 
 from modeling_taidpt.captions.corpus import read_captions
+from modeling_taidpt.captions.label_columns import multi_hot
 from modeling_taidpt.captions.labeler import CaptionLabeler
-from modeling_taidpt.captions.labels import default_labeler, label_captions, multi_hot
+from modeling_taidpt.captions.labels import default_labeler, label_captions
 from modeling_taidpt.features.captions import CaptionFeatures, collate_features
 from modeling_taidpt.modeling_taidpt import TaiDptModel
 
@@ -315,10 +316,10 @@ def test_an_endless_stream_is_read_as_far_as_asked():
         ("empty.json", b"", "it is empty"),
         ("latin.txt", "Ein schöner Hund".encode("latin-1"), "not UTF-8"),
         ("latin.csv", "caption\nEin schöner Hund".encode("latin-1"), "not UTF-8"),
-        ("broken.jsonl", b'{"caption": "A dog."}\n{"caption": ', "line 2 is no JSON"),
+        ("broken.jsonl", b'{"caption": "A dog."}\n{"caption": ', "line 2 is not JSON"),
         ("broken.json", b'[{"caption": "A dog."', "cannot be read"),
         ("other.csv", b"text\nA dog.\n", "no column 'caption'"),
-        ("other.parquet", b"not parquet at all", "no Parquet file"),
+        ("other.parquet", b"not parquet at all", "not a Parquet file"),
         ("number.jsonl", b'{"caption": 3}', "caption in row 0"),
     ],
 )
@@ -352,7 +353,7 @@ def test_label_columns_may_be_multi_hot_indices_or_names():
     assert multi_hot([["dog", "horse"], "cat"], LABELS).tolist() == expected
     assert multi_hot([None, 1], LABELS).tolist() == [[0, 0, 0], [0, 1, 0]]
     for wrong in ([[3]], [["cow"]], [[-1]], [[0.5]]):
-        with pytest.raises(ValueError, match="row 0 of the file"):
+        with pytest.raises(ValueError, match=r"[Rr]ow 0 of the file"):
             multi_hot(wrong, LABELS, "the file")
 
 

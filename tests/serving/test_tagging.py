@@ -204,7 +204,14 @@ def test_every_source_gives_the_same_images(folder, tmp_path, kind):
         source = source if kind == "dataset" else source.to_iterable_dataset()
     items = list(open_images(source))
     assert [Path(item.name).name for item in items] == names
-    read = [item.payload if isinstance(item.payload, bytes) else Path(item.payload).read_bytes() for item in items]
+    read = [
+        item.payload["bytes"]
+        if isinstance(item.payload, dict)
+        else item.payload
+        if isinstance(item.payload, bytes)
+        else Path(item.payload).read_bytes()
+        for item in items
+    ]
     assert read == contents
     assert count_images(source) == (None if kind == "stream" else len(names))
 
@@ -223,12 +230,12 @@ def test_errors_of_sources_are_rows_or_one_sentence(tagger, folder, tmp_path):
     assert [row["error"] is None for row in rows(tmp_path / "null")] == [True, False]
     for source, sentence in (
         (tmp_path / "nowhere", "does not exist"),
-        (folder / "notes.md", "is of no kind that is known"),
+        (folder / "notes.md", "is of an unknown kind"),
         (datasets.DatasetDict(train=datasets.Dataset.from_dict({"image": []})), "dictionary of splits"),
         (datasets.Dataset.from_dict({"picture": ["a.png"]}), "There is no column 'image'"),
-        (7, "cannot be listed from a int"),
+        (7, "The images are of type 'int'"),
     ):
-        with pytest.raises((ValueError, FileNotFoundError), match=sentence):
+        with pytest.raises((TypeError, ValueError, FileNotFoundError), match=sentence):
             tag_images(source, tmp_path / "never", tagger, progress=False)
 
 
