@@ -282,8 +282,10 @@ def _caption_labels(model: TaiDptModel, captions: Any) -> torch.Tensor:
     """Which labels captions name `(captions, classes)`; nothing is encoded."""
     if isinstance(captions, CaptionFeatures):
         return torch.from_numpy(np.asarray(captions.labels))
-    config = model.config
-    return torch.from_numpy(label_captions(model_labeler(config), captions, config.labels))
+    config, texts = model.config, caption_texts(captions)
+    if not texts:
+        raise ValueError("There are no captions: give a list of texts.")
+    return torch.from_numpy(label_captions(model_labeler(config), texts, config.labels))
 
 
 def _image_features(model: TaiDptModel, images: Any, image_processor: Any = None) -> ImageFeatures:
