@@ -1,15 +1,23 @@
-"""Files and folders that are written whole or not at all."""
+"""Files and folders that are written whole or not at all.
+
+What is being written lies in a hidden folder beside its final place, so that no pattern of file names finds it. The
+folder's name says which process made it; one that was killed leaves it behind, and the next writer removes it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 LAST = "config.json"  # what makes a folder a checkpoint
+WEIGHTS = (".safetensors", ".onnx", ".pt2")  # moved first: with an older configuration they do not load
 
 
 @contextmanager
@@ -20,44 +28,81 @@ def staged_file(path: str | Path) -> Iterator[Path]:
         path (`str` or `Path`): the file; its folder is made if it does not exist, a file of that name is replaced.
 
     Yields:
-        `Path`: the file to write, beside the final one and with the same suffix.
+        `Path`: the file to write, in a hidden folder beside the final one and of the same name.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    staged = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}{path.suffix}")
-    try:
+    with _staging(path) as (parent, mode):
+        staged = parent / path.name
         yield staged
+        os.chmod(staged, mode)
         os.replace(staged, path)
-    finally:
-        staged.unlink(missing_ok=True)
 
 
 @contextmanager
 def staged_folder(path: str | Path) -> Iterator[Path]:
     """A place to write files, which move into a folder when all went well; on any error the folder is as it was.
 
+    Weights move first and `config.json` last: a process that is killed in between leaves weights that do not fit the
+    older configuration, which is noticed when they are loaded.
+
     Args:
         path (`str` or `Path`): the folder; made if it does not exist. Its other files stay.
 
     Yields:
-        `Path`: an empty folder of the same name, beside the final one.
+        `Path`: an empty folder of the same name, in a hidden folder beside the final one.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    parent = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}"
-    staged = parent / path.name
-    staged.mkdir(parents=True)
-    try:
+    with _staging(path) as (parent, mode):
+        staged = parent / path.name
+        staged.mkdir()
         yield staged
-        for file in sorted(staged.rglob("*"), key=lambda file: file.name == LAST):
+        path.mkdir(exist_ok=True)
+        files = [file for file in staged.rglob("*") if file.is_file()]
+        for file in sorted(files, key=lambda file: (file.name == LAST, file.suffix not in WEIGHTS, str(file))):
             target = path / file.relative_to(staged)
-            if file.is_dir():
-                target.mkdir(parents=True, exist_ok=True)
-            else:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(file, target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.chmod(file, mode)
+            os.replace(file, target)
+
+
+@contextmanager
+def _staging(path: Path) -> Iterator[tuple[Path, int]]:
+    """A hidden folder for what becomes `path`, and the mode that the umask gives to files."""
+    _remove_leftovers(path)
+    parent = path.parent / f".{path.name}.{_owner(os.getpid())}.{uuid.uuid4().hex[:8]}"
+    parent.mkdir()
+    try:
+        probe = parent / f"mode-{uuid.uuid4().hex[:8]}"
+        probe.touch()  # libraries write through temporary files that nobody else may read: the umask decides instead
+        mode = probe.stat().st_mode & 0o777
+        probe.unlink()
+        yield parent, mode
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+
+
+def _owner(process: int) -> str:
+    host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:40]
+    return f"{host}-{process}"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Removes what writers of this path left that were killed on this machine; others may still be at work."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_owner(0)[:-1])}(\d+)\.[0-9a-f]{{8}}")
+    for entry in path.parent.iterdir():
+        found = pattern.fullmatch(entry.name)
+        if found and not _is_alive(int(found.group(1))):
+            shutil.rmtree(entry, ignore_errors=True)
+
+
+def _is_alive(process: int) -> bool:
+    with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(PermissionError):
+            os.kill(process, 0)
+        return True
+    return False
 
 
 __all__ = ["staged_file", "staged_folder"]

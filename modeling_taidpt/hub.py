@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import importlib
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer, PreTrainedTokenizerBase
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
-from transformers.utils.hub import extract_commit_hash
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from .backbones import IMAGE_SIDES, MODEL_CLASSES, DualEncoder
 from .configuration_taidpt import TaiDptConfig
-from .hub_errors import PlainError, plain_errors
-from .tokenization_taidpt import ASSETS, clip_tokenizer
+from .hub_errors import PlainError, plain_errors, prefer_cache
+from .origins import HUB_ARGUMENTS, SHIPPED_BASES, WHEREVER, Origin, is_remote_code, origins, pinned, resolve_source
+from .stored_weights import find_weight_files
+from .tokenization_taidpt import clip_tokenizer
 
 logger = logging.get_logger(__name__)
 
-HUB_ARGUMENTS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 CLIP_VOCAB_SIZE = 49408
 SAMPLE_SIZE = 16  # weights of a base by which it is known again
 SAMPLE_TOLERANCE = 2e-2  # relative; twice what storing them in bfloat16 changes
@@ -58,50 +64,68 @@ def storage_dtype(stored: torch.dtype | str | None, arguments: dict[str, Any]) -
     return arguments
 
 
-def resolve_source(name_or_path: str) -> str:
-    """The folder of a base that ships with the package, by its name; anything else as it is."""
-    shipped = ASSETS / name_or_path
-    return str(shipped) if not os.path.isdir(name_or_path) and (shipped / "config.json").is_file() else name_or_path
+def settle(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Where everything of one model is read: a folder, or a repository at one commit.
+
+    Args:
+        name (`str`): folder, repository, or name of a base that ships with the package.
+        arguments (`dict`): as of `from_pretrained`.
+
+    Returns:
+        `tuple[str, dict]`: the folder (with a `subfolder` joined) or repository, and arguments that name the commit,
+        and the cache alone where the Hub gives no answer.
+
+    Raises:
+        OSError: the repository cannot be read.
+    """
+    folder = resolve_source(name)
+    if os.path.isdir(folder):
+        subfolder = arguments.get("subfolder")
+        rest = {key: value for key, value in arguments.items() if key not in ("subfolder", "revision")}
+        return (os.path.join(folder, subfolder) if subfolder else name), rest
+    return name, pinned(name, prefer_cache(arguments))
 
 
-def portable_source(name_or_path: str | None) -> str | None:
-    """What a checkpoint says of its base: a folder inside the package goes by its name, which holds anywhere."""
-    if name_or_path and Path(name_or_path).resolve().parent == ASSETS.resolve():
-        return Path(name_or_path).name
-    return name_or_path or None
+def load_own_config(name_or_path: str, arguments: dict[str, Any]) -> tuple[TaiDptConfig, dict[str, Any]]:
+    """The configuration of a [`TaiDptModel`], with the options among the arguments of `from_pretrained`.
 
+    Args:
+        name_or_path (`str`): folder or repository.
+        arguments (`dict`): as of `from_pretrained`; fields of the configuration replace the stored ones.
 
-def find_optional_file(name_or_path: str, file_name: str, **hub_arguments: Any) -> str | None:
-    """Path of a file of a folder or repository, `None` where it cannot be had."""
-    try:
-        return cached_file(
-            name_or_path,
-            file_name,
-            _raise_exceptions_for_gated_repo=False,
-            _raise_exceptions_for_missing_entries=False,
-            _raise_exceptions_for_connection_errors=False,
-            **hub_arguments,
+    Returns:
+        `tuple[TaiDptConfig, dict]`: the configuration, and the arguments that are not for it.
+
+    Raises:
+        ValueError: there is no configuration, it is of another model, or it cannot be used.
+        OSError: it cannot be read.
+    """
+    hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+    stored = _stored_config(name_or_path, hub_arguments)
+    if stored["model_type"] != TaiDptConfig.model_type:
+        raise ValueError(
+            f"{name_or_path!r} is a `{str(stored['model_type'])[:80]}` checkpoint, not a `taidpt` one: start prompts "
+            f"on a CLIP with `TaiDptModel.from_clip({name_or_path!r}, labels=[...])`."
         )
-    except OSError:
-        return None
+    rest = {key: value for key, value in arguments.items() if key not in HUB_ARGUMENTS}
+    rest["name_or_path"] = name_or_path
+    config, rest = TaiDptConfig.from_dict(stored, return_unused_kwargs=True, **rest)
+    return config, rest | hub_arguments
 
 
-def require_safetensors(name_or_path: str, **hub_arguments: Any) -> None:
-    """Raises an `OSError` where a folder or repository has no weights as safetensors; others are never read."""
-    files = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)
-    if not any(find_optional_file(name_or_path, file, **hub_arguments) for file in files):
+def require_weights(origin: Origin) -> list[str]:
+    """Paths of the weight files of a checkpoint.
+
+    Raises:
+        OSError: it has none as safetensors; others are never read.
+    """
+    files = find_weight_files(origin)
+    if not files:
         raise PlainError(
-            f"{name_or_path!r} holds no {SAFE_WEIGHTS_NAME}: save or push the model again, weights in other formats "
+            f"{origin.name!r} holds no {SAFE_WEIGHTS_NAME}: save or push the model again, weights in other formats "
             "are not read."
         )
-
-
-def find_commit(name_or_path: str, **hub_arguments: Any) -> str | None:
-    """The commit that a revision of a Hub repository stands for; `None` for a folder."""
-    name_or_path = resolve_source(name_or_path)
-    if os.path.isdir(name_or_path):
-        return None
-    return extract_commit_hash(cached_file(name_or_path, CONFIG_NAME, **hub_arguments), None)
+    return files
 
 
 def load_clip(name_or_path: str, **arguments: Any) -> DualEncoder:
@@ -121,13 +145,48 @@ def load_clip(name_or_path: str, **arguments: Any) -> DualEncoder:
     hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     name_or_path = resolve_source(name_or_path)
     with plain_errors(name_or_path, arguments.get("revision")):
-        config = AutoConfig.from_pretrained(name_or_path, **hub_arguments)
+        config = load_config(name_or_path, **hub_arguments)
         if is_prompts_config(config):
-            return AutoModel.from_pretrained(name_or_path, **arguments).clip
+            # the class of this very package, also where it runs as remote code: no code of the base is needed
+            model_class = importlib.import_module(f"{__package__}.modeling_taidpt").TaiDptModel
+            return model_class.from_pretrained(name_or_path, **arguments).clip
         arguments = storage_dtype(config.dtype, arguments)
         model, info = clip_class(config).from_pretrained(name_or_path, output_loading_info=True, **arguments)
     require_complete(name_or_path, info)
     return model
+
+
+def load_config(name_or_path: str, **hub_arguments: Any) -> Any:
+    """The configuration of a dual encoder or of a [`TaiDptModel`]; no code of a repository is run.
+
+    Args:
+        name_or_path (`str`): folder or repository.
+        **hub_arguments: `revision`, `token` and so on.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        ValueError: the folder or repository holds none, or one that cannot be used.
+        OSError: it cannot be read.
+    """
+    stored = _stored_config(name_or_path, hub_arguments)
+    if stored["model_type"] == TaiDptConfig.model_type:  # in remote code the auto class does not know it
+        return TaiDptConfig.from_dict(stored, name_or_path=name_or_path)
+    return AutoConfig.from_pretrained(name_or_path, trust_remote_code=False, **hub_arguments)
+
+
+def _stored_config(name_or_path: str, hub_arguments: dict[str, Any]) -> dict[str, Any]:
+    try:
+        stored = PreTrainedConfig.get_config_dict(name_or_path, **hub_arguments)[0]
+    except (TypeError, AttributeError, LookupError, RecursionError):  # of JSON that is not an object, or too deep
+        stored = None
+    if not isinstance(stored, dict) or not stored.get("model_type"):
+        raise ValueError(
+            f"{name_or_path!r} holds no model: its {CONFIG_NAME} is absent, damaged or names no `model_type`; check "
+            "the name, or save the model there again."
+        )
+    return stored
 
 
 def require_complete(name_or_path: str, loading_info: dict[str, Any]) -> None:
@@ -163,9 +222,13 @@ def load_prompts_only(name_or_path: str, config: TaiDptConfig, **arguments: Any)
         )
     hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
     prompts = load_file(cached_file(name_or_path, SAFE_WEIGHTS_NAME, **hub_arguments))
-    ours_alone = ("revision", "subfolder", "device_map", "max_memory", "offload_folder", "trust_remote_code")
-    base_arguments = {key: value for key, value in arguments.items() if key not in ours_alone}
+    base_arguments = {key: value for key, value in arguments.items() if key in (*WHEREVER, "dtype", "torch_dtype")}
     base_arguments["revision"] = config.base_model_revision or "main"
+    if is_remote_code() and config.base_model_name_or_path in SHIPPED_BASES:
+        raise PlainError(
+            f"The prompts in {name_or_path!r} were learned on {config.base_model_name_or_path!r}, which comes with "
+            "the package: install it (`pip install taidpt`)."
+        )
     try:
         base = load_clip(config.base_model_name_or_path, **base_arguments)
     except OSError as error:
@@ -226,15 +289,13 @@ def find_image_processor(config: TaiDptConfig) -> Any:
     Returns:
         An image processor of transformers.
     """
-    for source in (config._name_or_path, config.base_model_name_or_path):
-        if not source:
-            continue
+    for origin in origins(config):
         try:
-            processor = AutoImageProcessor.from_pretrained(resolve_source(source))
+            processor = origin.load(AutoImageProcessor)
             if not hasattr(processor, "max_num_patches"):  # SigLIP 2's cuts patches, which the model does itself
                 return processor
         except (OSError, ValueError) as error:
-            logger.info(f"{source} has no image processor: {error}")
+            logger.info(f"{origin.name} has no image processor: {error}")
     if config.clip_config.model_type in IMAGE_SIDES:  # SigLIP's squeezes to a square
         from transformers import SiglipImageProcessor
 
@@ -250,18 +311,14 @@ def clip_image_processor(size: int) -> Any:
 
 
 def find_tokenizer(
-    sources: list[str | None],
-    vocab_size: int,
-    tokenizer: PreTrainedTokenizerBase | str | None = None,
-    **arguments: Any,
+    sources: Sequence[Origin], vocab_size: int, tokenizer: PreTrainedTokenizerBase | str | None = None
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a CLIP: the argument, else the first source that has one, else CLIP's BPE of the package.
 
     Args:
-        sources (`list[str | None]`): folders or repositories, tried in order; empty ones are passed over.
+        sources (`Sequence[Origin]`): folders or repositories, tried in order.
         vocab_size (`int`): vocabulary of the text tower.
         tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): taken as it is, or loaded from there.
-        **arguments: `revision`, `token` and so on.
 
     Returns:
         [`~transformers.PreTrainedTokenizerBase`]: its ids fit the vocabulary.
@@ -270,19 +327,21 @@ def find_tokenizer(
         ValueError: no source has a tokenizer and the vocabulary is not CLIP's, the one asked for has no words, or the
             tokenizer is too large.
     """
-    if isinstance(tokenizer, str):
-        tokenizer = _load_tokenizer(tokenizer, **arguments)
-    for source in filter(None, sources):
+    if isinstance(tokenizer, str):  # another repository: the token and the cache hold there, a revision does not
+        arguments = {key: value for each in sources for key, value in each.arguments.items() if key in WHEREVER}
+        with plain_errors(tokenizer):
+            tokenizer = _load_tokenizer(Origin(tokenizer, arguments))
+    for source in sources:
         if tokenizer is not None:
             break
         try:
-            tokenizer = _load_tokenizer(resolve_source(source), **arguments)
+            tokenizer = _load_tokenizer(source)
         except (OSError, ValueError) as error:
-            logger.info(f"{source} has no tokenizer: {error}")
+            logger.info(f"{source.name} has no tokenizer: {error}")
     if tokenizer is None and vocab_size != CLIP_VOCAB_SIZE:
         raise ValueError(
-            f"No tokenizer was found beside {[s for s in sources if s]} and the text tower has {vocab_size} tokens, "
-            f"not CLIP's {CLIP_VOCAB_SIZE}: pass `tokenizer=`."
+            f"No tokenizer was found beside {[source.name for source in sources]} and the text tower has {vocab_size} "
+            f"tokens, not CLIP's {CLIP_VOCAB_SIZE}: pass `tokenizer=`."
         )
     tokenizer = clip_tokenizer() if tokenizer is None else tokenizer
     if len(tokenizer) > vocab_size:
@@ -292,11 +351,11 @@ def find_tokenizer(
     return tokenizer
 
 
-def _load_tokenizer(source: str, **arguments: Any) -> PreTrainedTokenizerBase:
+def _load_tokenizer(source: Origin) -> PreTrainedTokenizerBase:
     """The tokenizer in a folder or repository; where only a model lies, transformers makes one without a word."""
-    tokenizer = AutoTokenizer.from_pretrained(source, **arguments)
+    tokenizer = source.load(AutoTokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
-        raise ValueError(f"{source!r} has no tokenizer files: every word would be unknown.")
+        raise ValueError(f"{source.name!r} has no tokenizer files: every word would be unknown.")
     return tokenizer
 
 
@@ -308,17 +367,16 @@ def is_prompts_config(config: Any) -> bool:
 __all__ = [
     "clip_class",
     "clip_image_processor",
-    "find_commit",
     "find_image_processor",
-    "find_optional_file",
     "find_tokenizer",
     "is_prompts_config",
     "load_clip",
+    "load_config",
+    "load_own_config",
     "load_prompts_only",
-    "portable_source",
     "require_complete",
-    "require_safetensors",
-    "resolve_source",
+    "require_weights",
     "sample_weights",
+    "settle",
     "storage_dtype",
 ]

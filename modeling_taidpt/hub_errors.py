@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from http import HTTPStatus
+from typing import Any
 
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
@@ -19,9 +22,24 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import get_session, validate_repo_id
 from safetensors import SafetensorError
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
+
+logger = logging.get_logger(__name__)
 
 ANSWER_TIMEOUT = 5.0  # seconds
+LONGEST = 400  # characters of a message that is handed on
+# Request ids and addresses in the Hub's messages, which say nothing to who reads them.
+NOISE = re.compile(
+    r"\(Request ID: [^)]*\)|\bfor url:? '?\S+|(?:For more information|See|Visit)[^.]*https?://\S+|https?://\S+"
+)
+
+
+class PlainError(OSError):
+    """An `OSError` whose message is one sentence for the user."""
+
+
+class UnusableError(ValueError):
+    """A `ValueError` about a checkpoint whose message is one sentence for the user."""
 
 
 def explain(name: str, error: BaseException, revision: str | None = None, writing: bool = False) -> str:
@@ -43,34 +61,69 @@ def explain(name: str, error: BaseException, revision: str | None = None, writin
 
     if caused_by(SafetensorError):
         return f"A weight file of {name!r} is broken or cut off ({_one_line(error)}): fetch or save it again."
-    if os.path.isdir(name):
+    if os.path.isdir(name) and not writing:
         return f"The folder {name!r} holds no whole model: {_one_line(error)}."
     if caused_by(GatedRepoError):
         return f"The repository {name!r} is gated: ask for access on its page and pass `token=`."
     if caused_by(RevisionNotFoundError):
         return f"The repository {name!r} has no revision {revision!r}: give a branch, tag or commit of it."
-    if caused_by(RepositoryNotFoundError):
+    if caused_by(RepositoryNotFoundError) and not writing:
         return (
-            f"There is no repository {name!r} on {constants.ENDPOINT} that this user may read: check the name, and "
-            "for a private one log in with `hf auth login` or pass `token=`."
+            f"There is no repository {name!r} on {constants.ENDPOINT} that this user may read, and no folder of that "
+            "name here: check the name, and for a private one log in with `hf auth login` or pass `token=`."
         )
     if caused_by(HFValidationError) or name.startswith((".", os.sep, "~")):
         return f"{name!r} is neither a folder nor the name of a repository, as 'org/model': check the path."
-    unanswered = caused_by(HTTPError) and not caused_by(HfHubHTTPError)  # whichever client the Hub's library has
-    if unanswered or caused_by(LocalEntryNotFoundError, OfflineModeIsEnabled):
+    answers = [cause.response.status_code for cause in causes if isinstance(cause, HfHubHTTPError)]
+    if answers:
+        return _explain_status(name, answers[0], causes, writing)
+    if caused_by(HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled):  # whichever client the Hub's library has
         return _no_connection(None if writing else name)
-    if caused_by(HfHubHTTPError):
-        response = next(cause.response for cause in causes if isinstance(cause, HfHubHTTPError))
-        if response.status_code in (401, 403):
-            return (
-                f"{constants.ENDPOINT} refuses this user for {name!r}: log in with `hf auth login`, or pass a "
-                "`token=` that may do this."
-            )
     return _one_line(error) + "."
 
 
+def _explain_status(name: str, status: int, causes: list[BaseException], writing: bool) -> str:
+    """One sentence for an answer of the Hub that is an error."""
+    if status in (401, 403) or (writing and status == 404):
+        return (
+            f"{constants.ENDPOINT} refuses this user for {name!r}: log in with `hf auth login`, or pass a `token=` "
+            "that may do this."
+        )
+    known = status in HTTPStatus._value2member_map_
+    meaning = f"{status} {HTTPStatus(status).phrase}" if known else str(status)
+    if status == 429:
+        return f"{constants.ENDPOINT} takes no more requests from here for now ({meaning}): wait some minutes."
+    if status >= 500:
+        return f"{constants.ENDPOINT} answers, but with an error of its own ({meaning}): try again later."
+    said = next((_one_line(cause) for cause in causes if isinstance(cause, HfHubHTTPError)), "")
+    return f"{constants.ENDPOINT} does not do this for {name!r} ({meaning}): {said}."
+
+
+def prefer_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments that read the cache alone where the Hub gives no answer: its library tries half a minute per file.
+
+    Args:
+        arguments (`Mapping[str, Any]`): as of `from_pretrained`.
+
+    Returns:
+        `dict[str, Any]`: with `local_files_only=True` if the Hub does not answer.
+    """
+    if arguments.get("local_files_only") or constants.is_offline_mode() or answers():
+        return dict(arguments)
+    logger.warning(f"{constants.ENDPOINT} gives no answer: what is in the cache is used.")
+    return {**arguments, "local_files_only": True}
+
+
+def answers() -> bool:
+    """Whether the Hub answers within some seconds, and not with an error of its own."""
+    try:
+        return get_session().head(constants.ENDPOINT, timeout=ANSWER_TIMEOUT).status_code < 500
+    except (HTTPError, OSError):
+        return False
+
+
 def require_answer(name: str) -> None:
-    """Says at once that a repository cannot be had: the Hub's library tries for half a minute.
+    """Says at once that a repository cannot be had, or that only its cache is: the Hub's library tries for minutes.
 
     Args:
         name (`str`): folder or repository; it is looked for in the cache at its usual place.
@@ -82,20 +135,23 @@ def require_answer(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError:
         return  # no repository; reading it says what it is
-    if os.path.exists(name) or isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
+    if os.path.exists(name) or (not constants.is_offline_mode() and answers()):
         return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=ANSWER_TIMEOUT)
-    except (HTTPError, OfflineModeIsEnabled) as error:
-        raise PlainError(_no_connection(name)) from error
+    if not isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):
+        raise PlainError(_no_connection(name))
+    if not constants.is_offline_mode():
+        logger.warning(f"{constants.ENDPOINT} gives no answer: what is in the cache is used.")
+        constants.HF_HUB_OFFLINE = True  # for this process, which a command owns: nothing is tried in vain
 
 
 def _no_connection(wanted: str | None) -> str:
     """That the Hub cannot be reached, and what was wanted of it if not to write there."""
     absent = f"{wanted!r} is not in the cache and " if wanted else ""
+    here = " (and there is no folder of that name here)" if wanted else ""
     if constants.is_offline_mode():
-        return f"{absent}{constants.ENDPOINT} cannot be reached while HF_HUB_OFFLINE is set: unset it to use the Hub."
-    return f"{absent}{constants.ENDPOINT} cannot be reached: check the network connection."
+        closed = "cannot be reached while HF_HUB_OFFLINE is set"
+        return f"{absent}{constants.ENDPOINT} {closed}{here}: unset it to use the Hub."
+    return f"{absent}{constants.ENDPOINT} cannot be reached{here}: check the name and the network connection."
 
 
 @contextlib.contextmanager
@@ -108,17 +164,27 @@ def plain_errors(name: str, revision: str | None = None) -> Iterator[None]:
 
     Raises:
         OSError: the repository, revision or a file of it cannot be read.
+        ValueError: a file of it is damaged, or holds what no model has.
     """
     try:
         yield
-    except (OSError, SafetensorError) as error:
-        if type(error) is PlainError:
-            raise
+    except (PlainError, UnusableError):
+        raise
+    except (OSError, SafetensorError, HFValidationError) as error:
         raise PlainError(explain(name, error, revision)) from error
+    except (ValueError, TypeError, ImportError) as error:
+        if "\n" not in str(error) and len(str(error)) <= LONGEST:  # ours, and what says enough
+            raise
+        raise UnusableError(_unusable(name, error)) from error
+    except Exception as error:  # whatever transformers stumbles over in a file that is not what it should be
+        raise UnusableError(_unusable(name, error)) from error
 
 
-class PlainError(OSError):
-    """An `OSError` whose message is one sentence for the user."""
+def _unusable(name: str, error: BaseException) -> str:
+    return (
+        f"The checkpoint {name!r} cannot be loaded ({type(error).__name__}: {_one_line(error)}): if a file of it is "
+        "damaged, fetch or save it again."
+    )
 
 
 def _causes(error: BaseException | None) -> list[BaseException]:
@@ -131,7 +197,9 @@ def _causes(error: BaseException | None) -> list[BaseException]:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    text = " ".join(NOISE.sub("", str(error)).split())
+    text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return text.rstrip(". ") or type(error).__name__
 
 
-__all__ = ["PlainError", "explain", "plain_errors", "require_answer"]
+__all__ = ["PlainError", "UnusableError", "explain", "plain_errors", "prefer_cache", "require_answer"]

@@ -1,4 +1,4 @@
-"""Model cards, rendered from what was measured; the template stands in `hub_cards/`."""
+"""Model cards, rendered from what was measured; see `card_template.py` for the text."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 from transformers import PreTrainedModel
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import CONFIG_NAME
 
 from .atomic import staged_file
+from .card_template import CARD_TEMPLATE
 from .configuration_taidpt import TaiDptConfig
-from .hub import find_optional_file, resolve_source
+from .origins import Origin, own_origin
+from .stored_weights import find_weight_files
 
 CARD_NAME = "README.md"
 REPORT_NAME = "training_report.json"
-TEMPLATE = "model_card_template.md"
 MARK = "<!-- Written by taidpt from what was measured. Remove this line before you edit, and your text stays. -->"
 REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FIGURES = (  # of the trainer: name, baseline, what was measured on, its identifier
@@ -77,7 +78,7 @@ def render_card(
         "figures": figures,
         "origins": sorted({origin for origin in config.label_origin.values() if origin != "learned"}),
     }
-    return ModelCard.from_template(data, template_path=str(card_folder() / TEMPLATE), mark=MARK, **facts)
+    return ModelCard.from_template(data, template_str=CARD_TEMPLATE, mark=MARK, **facts)
 
 
 def card_folder() -> Path:
@@ -99,12 +100,10 @@ def write_card(model: PreTrainedModel, folder: Path, name: str, **metadata: Any)
     report = known_report(model)
     if report is not None:
         _write(folder / REPORT_NAME, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    source = resolve_source(model.config._name_or_path or "")
-    card = find_optional_file(source, CARD_NAME) if source and _holds_same_model(source, model) else None
+    origin = own_origin(model.config)
+    card = origin.find(CARD_NAME) if origin is not None and _holds_same_model(origin, model) else None
     if card is not None and has_edited_card(Path(card).parent):
         _write(folder / CARD_NAME, Path(card).read_text(encoding="utf-8"))
-        return
-    if __name__.startswith("transformers_modules"):  # the template does not travel with the code
         return
     stored = TaiDptConfig.from_pretrained(folder) if (folder / "config.json").is_file() else model.config
     rendered = render_card(model.config, report, name, prompts_only=stored.prompts_only, **metadata)
@@ -183,9 +182,9 @@ def known_report(model: Any) -> dict[str, Any] | None:
     """What is known of a model's training: noted on it, or stored beside the checkpoint that it is unchanged from."""
     if model.training_report is not None:
         return model.training_report
-    source = resolve_source(model.config._name_or_path or "")
-    path = find_optional_file(source, REPORT_NAME) if source else None
-    if path is None or not _holds_same_model(source, model):
+    origin = own_origin(model.config)
+    path = None if origin is None else origin.find(REPORT_NAME)
+    if origin is None or path is None or not _holds_same_model(origin, model):
         return None
     return _read_report(Path(path))
 
@@ -204,14 +203,17 @@ def _write(path: Path, text: str) -> None:
         staged.write_text(text, encoding="utf-8")
 
 
-def _holds_same_model(source: str, model: PreTrainedModel) -> bool:
+def _holds_same_model(origin: Origin, model: PreTrainedModel) -> bool:
     """Whether a checkpoint has the labels and, bit for bit, the prompts of a model."""
-    path = find_optional_file(source, SAFE_WEIGHTS_NAME)
-    if path is None or TaiDptConfig.from_pretrained(source).labels != model.config.labels:
+    config = origin.find(CONFIG_NAME)
+    files = find_weight_files(origin)
+    if config is None or not files or TaiDptConfig.from_json_file(config).labels != model.config.labels:
         return False
     ours = {key: value for key, value in model.state_dict().items() if not key.startswith("clip.")}
-    with safe_open(path, "pt") as file:
-        theirs = {key: file.get_tensor(key) for key in file.keys() if not key.startswith("clip.")}  # noqa: SIM118
+    theirs = {}
+    for path in files:
+        with safe_open(path, "pt") as file:
+            theirs |= {key: file.get_tensor(key) for key in file.keys() if not key.startswith("clip.")}  # noqa: SIM118
     return ours.keys() == theirs.keys() and all(
         ours[key].shape == theirs[key].shape and torch.equal(ours[key].cpu().float(), theirs[key].float())
         for key in ours

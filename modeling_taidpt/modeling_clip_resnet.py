@@ -177,7 +177,7 @@ class CLIPResNetVisionModel(CLIPResNetPreTrainedModel):
     def __init__(self, config: CLIPResNetVisionConfig) -> None:
         super().__init__(config)
         trunk_config = config.trunk_config
-        self.trunk = ModifiedResNet(config) if trunk_config is None else AutoModel.from_config(trunk_config)
+        self.trunk = ModifiedResNet(config) if trunk_config is None else _convolutional(trunk_config)
         self.attention_pool = AttentionPool(config)
         self.post_init()
 
@@ -214,6 +214,11 @@ class CLIPResNetVisionModel(CLIPResNetPreTrainedModel):
         cells = self.encode_cells(pixel_values)  # (batch, channels, height / 32, width / 32)
         pooled = self.attention_pool(cells, with_positions, interpolate_pos_encoding)  # (batch, projection_dim)
         return BaseModelOutputWithPooling(last_hidden_state=cells, pooler_output=pooled)
+
+
+def _convolutional(config: Any) -> nn.Module:
+    """A trunk of transformers: no code of a repository is run, and an attention that it lacks is not asked for."""
+    return AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
 
 
 class CLIPResNetModel(CLIPResNetPreTrainedModel):

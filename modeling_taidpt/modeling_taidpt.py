@@ -20,29 +20,29 @@ from .backbones import DualEncoder, text_side
 from .class_embeddings import ClassEmbeddingCache, encode_chunks, split_classes
 from .configuration_taidpt import TaiDptConfig, build_config, check_labels, context_token_ids
 from .hub import (
-    HUB_ARGUMENTS,
     clip_class,
-    find_commit,
     find_tokenizer,
     is_prompts_config,
     load_clip,
+    load_own_config,
     load_prompts_only,
-    portable_source,
     require_complete,
-    require_safetensors,
-    resolve_source,
+    require_weights,
+    settle,
     storage_dtype,
 )
 from .hub_errors import plain_errors
 from .image_encoding import encode_views, image_features
 from .losses import RankingLoss
 from .model_card import known_report
+from .origins import HUB_ARGUMENTS, Origin, is_remote_code, keep_origin, origins, own_origin, portable_source
 from .prompt_learner import PromptLearner, encode_full_prompts, lay_out_prompts
 from .prompt_templates import DEFAULT_TEMPLATE, load_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
 from .scores import branch_scores, normalize
 from .standardization import CaptionBank, score_statistics, standardize_scores
+from .stored_weights import require_plausible_size, require_same_save
 from .variants import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
 
 logger = logging.get_logger(__name__)
@@ -232,25 +232,27 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             ValueError: labels are empty or repeated, a prompt is too long, or an option is unknown.
         """
         loading = (*HUB_ARGUMENTS, "dtype", "attn_implementation")
-        model_arguments = {key: config.pop(key) for key in loading if key in config}
+        arguments = {key: config.pop(key) for key in loading if key in config}
         clip, source = clip_id_or_model, getattr(getattr(clip_id_or_model, "config", None), "_name_or_path", None)
         if isinstance(clip_id_or_model, (str, Path)):
-            source = str(clip_id_or_model)
-            clip = load_clip(source, **model_arguments)
+            with plain_errors(str(clip_id_or_model), arguments.get("revision")):
+                source, arguments = settle(str(clip_id_or_model), arguments)
+                clip = load_clip(source, **arguments)
+            config.setdefault("base_model_revision", arguments.get("revision"))
         unknown = sorted(set(config) - {field for field in TaiDptConfig.__dataclass_fields__})
         if unknown:
             raise ValueError(f"`{unknown[0]}` is no option of TaiDptConfig: see its documentation for the names.")
-        hub_arguments = {key: value for key, value in model_arguments.items() if key in HUB_ARGUMENTS}
-        tokenizer = find_tokenizer([source], clip.config.text_config.vocab_size, tokenizer, **hub_arguments)
+        hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
+        found = [Origin(source, hub_arguments)] if source else []
+        tokenizer = find_tokenizer(found, clip.config.text_config.vocab_size, tokenizer)
         context_ids = context_token_ids(tokenizer, config)
         config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
         config.setdefault("word_counts", getattr(clip.config, "word_counts", None))
         config.setdefault("base_model_name_or_path", portable_source(source))
         if config.get("prompt_pair") == "positive_negative":
             config.setdefault("local_weight", 1.0)
-        named = isinstance(clip_id_or_model, (str, Path))
-        config.setdefault("base_model_revision", find_commit(source, **hub_arguments) if named else None)
         model = cls(build_config(clip.config, labels, tokenizer, config), clip=clip)
+        keep_origin(model.config, hub_arguments)
         if context_ids:
             words = text_side(clip).token_embedding.weight[context_ids].detach().float()  # (M, width)
             with torch.no_grad():
@@ -361,8 +363,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             `dict[str, list[str]]`: labels with such words; empty where the base ships no counts.
         """
         if self._word_counts is None:
-            sources = [self.config._name_or_path, resolve_source(self.config.base_model_name_or_path or "")]
-            self._word_counts = load_word_counts(sources, self.config.word_counts) or {}
+            self._word_counts = load_word_counts(origins(self.config), self.config.word_counts) or {}
         return find_rare_words(labels, self._word_counts) if self._word_counts else {}
 
     @classmethod
@@ -396,35 +397,34 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
     @classmethod
     def _from_pretrained(cls, source: str | Path | None, *model_args: Any, config: Any = None, **kwargs: Any) -> Any:
         wants_info = kwargs.pop("output_loading_info", False)
-        name = "" if source is None else str(source)
         if kwargs.get("use_safetensors") is False:
             raise ValueError("Weights are read from safetensors files alone: leave `use_safetensors=False` out.")
-        if source is not None:
-            kwargs["use_safetensors"] = True
+        if source is None:  # a state dict, whose keys are looked at all the same
+            model, info = super().from_pretrained(None, *model_args, config=config, output_loading_info=True, **kwargs)
+            require_complete("", info)
+            model._freeze()
+            return (model, info) if wants_info else model
+        name, kwargs = settle(str(source), kwargs)
         hub_arguments = {key: kwargs[key] for key in HUB_ARGUMENTS if key in kwargs}
-        if config is None and source is not None:
-            fields = set(TaiDptConfig.__dataclass_fields__) - {"dtype"}
-            options = {key: kwargs.pop(key) for key in list(kwargs) if key in fields}
-            config = TaiDptConfig.from_pretrained(source, **hub_arguments, **options)
-            stored_type = TaiDptConfig.get_config_dict(source, **hub_arguments)[0].get("model_type")
-            if stored_type != TaiDptConfig.model_type:
-                raise ValueError(
-                    f"{name!r} is a `{stored_type}` checkpoint, not a `taidpt` one: start prompts on a CLIP with "
-                    f"`TaiDptModel.from_clip({name!r}, labels=[...])`."
-                )
-        if source is not None:
-            kwargs = storage_dtype(getattr(config, "dtype", None), kwargs)
-        if source is not None and kwargs.get("state_dict") is None and not kwargs.get("variant"):
-            require_safetensors(name, **hub_arguments)
+        if config is None:
+            config, kwargs = load_own_config(name, kwargs)
+        kwargs = storage_dtype(getattr(config, "dtype", None), kwargs) | {"use_safetensors": True}
+        digest = vars(config).pop("weights_digest", None)
+        if kwargs.get("state_dict") is None and not kwargs.get("variant"):
+            files = require_weights(Origin(name, hub_arguments))
+            require_same_save(name, digest, files)
+            if not config.prompts_only:
+                require_plausible_size(name, cls, config, files)
+        place: str | None = name
         if is_prompts_config(config) and config.prompts_only and kwargs.get("state_dict") is None:
             kwargs["state_dict"] = load_prompts_only(name, config, **kwargs)
-            source = None
-            kwargs = {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
-        loaded: Any = super().from_pretrained(source, *model_args, config=config, output_loading_info=True, **kwargs)
-        model, info = loaded
+            place, kwargs = None, {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
+        model, info = super().from_pretrained(place, *model_args, config=config, output_loading_info=True, **kwargs)
         require_complete(name, info)
-        model.config.prompts_only = False
-        model.config._name_or_path = name
+        model.config.prompts_only, model.config._name_or_path = False, name
+        vars(model.config).pop("base_model_sample", None)  # of the stored prompts
+        keep_origin(model.config, hub_arguments)
+        cls._code_origin = own_origin(model.config) if is_remote_code() else None
         model._freeze()
         return (model, info) if wants_info else model
 
@@ -466,8 +466,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """
         if tokenizer is None and self._tokenizer is not None:
             return self._tokenizer
-        sources = [self.config._name_or_path, self.config.base_model_name_or_path]
-        found = find_tokenizer(sources, self.config.clip_config.text_config.vocab_size, tokenizer)
+        found = find_tokenizer(origins(self.config), self.config.clip_config.text_config.vocab_size, tokenizer)
         if tokenizer is None:
             self._tokenizer = found
         return found

@@ -5,12 +5,15 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 
-from .hub import find_optional_file
+from .configuration_checks import check_bare_name, one_line
+from .origins import Origin
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
 MINIMUM_COUNT = 20
+MAX_BYTES = 64_000_000  # of word counts, unpacked
 
 
 def count_words(texts: Sequence[str], counts: dict[str, int] | None = None) -> dict[str, int]:
@@ -30,30 +33,43 @@ def count_words(texts: Sequence[str], counts: dict[str, int] | None = None) -> d
     return counts
 
 
-def load_word_counts(sources: Sequence[str | None], file_name: str | None) -> Mapping[str, int] | None:
+def load_word_counts(sources: Sequence[Origin], file_name: str | None) -> Mapping[str, int] | None:
     """Reads word counts (gzipped JSON, word to count) beside the first source that has them.
 
     Args:
-        sources (`Sequence[str | None]`): folders or repositories, tried in order.
-        file_name (`str`, *optional*): name of the file; without one there are no counts.
+        sources (`Sequence[Origin]`): folders or repositories, tried in order.
+        file_name (`str`, *optional*): bare name of the file; without one there are no counts.
 
     Returns:
         `Mapping[str, int]` or `None` where no source has the file.
+
+    Raises:
+        ValueError: the file is damaged, is something else, or unpacks to more than 64 MB.
     """
     path = find_word_counts(sources, file_name)
     if path is None:
         return None
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        return json.load(file)
+    try:
+        with gzip.open(path) as file:
+            content = file.read(MAX_BYTES + 1)  # some kB of zeros, packed, may be gigabytes
+        counts = json.loads(content) if len(content) <= MAX_BYTES else None
+    except (OSError, EOFError, ValueError, zlib.error, RecursionError) as error:
+        raise ValueError(
+            f"The word counts {path!r} cannot be read ({one_line(error)}): save the model again."
+        ) from error
+    if not isinstance(counts, dict) or not all(type(count) is int for count in counts.values()):
+        raise ValueError(
+            f"The word counts {path!r} are not a table of words and whole numbers of at most {MAX_BYTES:,} bytes: "
+            "save the model again."
+        )
+    return counts
 
 
-def find_word_counts(sources: Sequence[str | None], file_name: str | None) -> str | None:
+def find_word_counts(sources: Sequence[Origin], file_name: str | None) -> str | None:
     """Path of the word counts beside the first source that has them; arguments as of [`load_word_counts`]."""
-    for source in filter(None, sources if file_name else ()):
-        path = find_optional_file(source, str(file_name))
-        if path is not None:
-            return path
-    return None
+    check_bare_name("word_counts", file_name)
+    found = (source.find(file_name) for source in sources) if file_name else ()
+    return next((path for path in found if path is not None), None)
 
 
 def find_rare_words(

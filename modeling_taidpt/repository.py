@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-import re
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HTTPError
-from transformers.dynamic_module_utils import get_relative_import_files
+from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.utils import CONFIG_NAME, logging
 
 from .atomic import staged_file, staged_folder
+from .configuration_checks import check_bare_name
 from .configuration_taidpt import TaiDptConfig
-from .hub import find_image_processor, resolve_source, sample_weights
+from .hub import find_image_processor, sample_weights
 from .hub_errors import PlainError, explain
 from .model_card import (
     CARD_NAME,
@@ -33,7 +32,9 @@ from .model_card import (
     refresh_card,
     write_card,
 )
+from .origins import Origin, is_remote_code, origins
 from .rare_words import find_word_counts
+from .stored_weights import WEIGHT_FILE, digest_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Base
@@ -55,10 +56,14 @@ CUSTOM_PIPELINES = {
         "type": "image",
     }
 }
-WEIGHT_FILE = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")
 WEIGHT_PATTERNS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 HANDLER = "handler.py"
+# Beside the weights: with other weights they would be of another model, and a prompts-only save takes the base's.
+TOKENIZER = (
+    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
+    *("vocab.json", "merges.txt", "added_tokens.json"),
+)
 CALIBRATION = ("score_scale", "score_bias", "score_thresholds", "score_calibration")
 
 
@@ -67,6 +72,7 @@ class RepositoryMixin(_Base):
 
     config: TaiDptConfig
     training_report: dict[str, Any] | None
+    _code_origin: ClassVar[Origin | None] = None  # of code that runs from a repository
 
     def save_pretrained(
         self,
@@ -108,18 +114,20 @@ class RepositoryMixin(_Base):
         if kwargs.get("distributed_checkpoint"):  # every rank writes its part into the same folder
             super().save_pretrained(folder, **kwargs)
             return
+        old_counts = _stored_word_counts(folder)
         with staged_folder(folder.resolve()) as staging:
-            with self._stored_configuration(prompts_only, include_code):
+            has_pipeline = include_code and copy_code(staging, self._code_origin)
+            with self._stored_configuration(prompts_only, include_code, has_pipeline):
                 super().save_pretrained(staging, **kwargs)
+            _note_digest(staging)
             if kwargs.get("is_main_process", True):
                 self._save_companions(staging, prompts_only)
-                if include_code:
-                    copy_code(staging)
                 if not has_edited_card(folder):
                     write_card(self, staging, name)
-                if not (staging / REPORT_NAME).exists():  # what is there speaks of other prompts
-                    (folder / REPORT_NAME).unlink(missing_ok=True)
-            _drop_old_weights(folder, staging)
+            saved = {file.name for file in staging.iterdir()}
+        if kwargs.get("is_main_process", True):
+            has_tokenizer = prompts_only or self.config.baked or "tokenizer.json" in saved
+            _drop_old_files(folder, saved, {REPORT_NAME} | (set(TOKENIZER) | old_counts if has_tokenizer else set()))
         if push_to_hub:
             self.push_to_hub(name, prompts_only=prompts_only, **push)
 
@@ -205,14 +213,14 @@ class RepositoryMixin(_Base):
         return {key: value for key, value in state_dict.items() if not key.startswith("clip.")}
 
     @contextlib.contextmanager
-    def _stored_configuration(self, prompts_only: bool, include_code: bool) -> Iterator[None]:
+    def _stored_configuration(self, prompts_only: bool, include_code: bool, has_pipeline: bool) -> Iterator[None]:
         """What only a stored configuration says, on the live one for as long as it is stored."""
         values: dict[str, Any] = {"prompts_only": prompts_only}
         if prompts_only:
             values["base_model_sample"] = sample_weights(self.clip.state_dict())
         values["processor_class"] = "CLIPProcessor"  # what `AutoProcessor` makes of tokenizer and image processor
         values["auto_map"] = dict(AUTO_MAP) if include_code else None
-        values["custom_pipelines"] = CUSTOM_PIPELINES if include_code and pipeline_file() else None
+        values["custom_pipelines"] = CUSTOM_PIPELINES if has_pipeline else None
         if not is_remote_code():  # on a live configuration this would make transformers ask for `trust_remote_code`
             vars(self.config).pop("custom_pipelines", None)
         before = {name: vars(self.config).get(name) for name in values}
@@ -231,8 +239,7 @@ class RepositoryMixin(_Base):
             self.get_tokenizer().save_pretrained(folder)
         except ValueError as error:  # none that fits: the model still scores its own labels
             logger.warning(f"No tokenizer is saved: {error}")
-        sources = [self.config._name_or_path, resolve_source(self.config.base_model_name_or_path or "")]
-        counts = find_word_counts(sources, self.config.word_counts)
+        counts = find_word_counts(origins(self.config), self.config.word_counts)
         if counts is not None:
             shutil.copyfile(counts, folder / str(self.config.word_counts))
 
@@ -259,30 +266,33 @@ def _set(config: TaiDptConfig, values: dict[str, Any]) -> None:
             delattr(config, name)
 
 
-def is_remote_code() -> bool:
-    """Whether this package runs as code of a Hub repository, not installed."""
-    return __name__.startswith("transformers_modules")
-
-
-def pipeline_file() -> Path | None:
-    """The module of the pipeline; `None` where the code of a repository runs and no pipeline was loaded from it."""
-    if not is_remote_code():
-        return Path(str(importlib.import_module(f"{__package__}.pipelines.{PIPELINE_MODULE}").__file__))
-    loaded = [module for name, module in sys.modules.items() if name.endswith(f".{PIPELINE_MODULE}")]
-    return Path(str(loaded[-1].__file__)) if loaded else None
-
-
-def copy_code(folder: Path) -> None:
+def copy_code(folder: Path, origin: Origin | None = None) -> bool:
     """Copies the modules of the model and of the pipeline, flat, and the handler of Inference Endpoints.
 
     Args:
         folder (`Path`): where to.
+        origin (`Origin`, *optional*): of code that runs from a repository: its pipeline and handler lie there.
+
+    Returns:
+        `bool`: whether the pipeline is among them.
     """
-    for module in filter(None, (Path(__file__).with_name("modeling_taidpt.py"), pipeline_file())):
-        for file in (module, *get_relative_import_files(module)):
-            shutil.copyfile(file, folder / Path(file).name)
+    model = Path(__file__).with_name("modeling_taidpt.py")
+    for file in (model, *get_relative_import_files(model)):
+        shutil.copyfile(file, folder / Path(file).name)
     if not is_remote_code():
-        shutil.copyfile(card_folder() / HANDLER, folder / HANDLER)
+        pipeline = Path(str(importlib.import_module(f"{__package__}.pipelines.{PIPELINE_MODULE}").__file__))
+        for file in (pipeline, *get_relative_import_files(pipeline), card_folder() / HANDLER):
+            shutil.copyfile(file, folder / Path(file).name)
+        return True
+    wanted, copied = [f"{PIPELINE_MODULE}.py", HANDLER], set()
+    while origin is not None and wanted:  # a module that transformers has not loaded is not in its cache of modules
+        name = wanted.pop()
+        path = None if name in copied else origin.find(name)
+        if path is not None:
+            shutil.copyfile(path, folder / name)
+            wanted += [f"{module}.py" for module in get_relative_imports(path)]
+        copied.add(name)
+    return (folder / f"{PIPELINE_MODULE}.py").is_file()
 
 
 def push_folder(
@@ -346,11 +356,30 @@ def _edited_on_the_hub(api: HfApi, repo_id: str, revision: str | None) -> bool:
         return has_edited_card(Path(folder))
 
 
-def _drop_old_weights(folder: Path, staging: Path) -> None:
-    """Deletes weights of an older save that the new ones do not replace: loading would prefer or mix them."""
-    new = {file.name for file in staging.iterdir() if WEIGHT_FILE.fullmatch(file.name)}
-    for old in folder.iterdir() if new and folder.is_dir() else ():
-        if WEIGHT_FILE.fullmatch(old.name) and old.name not in new:
+def _note_digest(folder: Path) -> None:
+    """Lets a stored configuration know the weights that are stored beside it."""
+    path, files = folder / CONFIG_NAME, sorted(folder.glob("*.safetensors"))
+    if files and path.is_file():
+        stored = json.loads(path.read_text(encoding="utf-8")) | {"weights_digest": digest_weights(files)}
+        path.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _stored_word_counts(folder: Path) -> set[str]:
+    """The name of the word counts beside an older save, if it has some."""
+    try:
+        name = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["word_counts"]
+        check_bare_name("word_counts", name)
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return set()
+    return {name} - {None}
+
+
+def _drop_old_files(folder: Path, saved: set[str], companions: set[str]) -> None:
+    """Deletes what an older save left and this one does not replace: other weights, and files that spoke of them."""
+    if not any(WEIGHT_FILE.fullmatch(name) for name in saved):
+        return
+    for old in folder.iterdir():
+        if old.name not in saved and (WEIGHT_FILE.fullmatch(old.name) or old.name in companions):
             old.unlink()
 
 
@@ -359,7 +388,6 @@ __all__ = [
     "CUSTOM_PIPELINES",
     "RepositoryMixin",
     "copy_code",
-    "is_remote_code",
     "push_folder",
     "store_calibration",
 ]

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
+import os
+import shutil
+import stat
 
 import pytest
 import torch
@@ -14,11 +19,13 @@ from transformers import (
     AutoModelForImageClassification,
     AutoProcessor,
     AutoTokenizer,
+    CLIPImageProcessor,
     CLIPProcessor,
     pipeline,
 )
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, CLIPResNetConfig, CLIPResNetModel, TaiDptConfig, TaiDptModel
+from modeling_taidpt.hub import find_image_processor
 
 from .conftest import assert_same_scores, make_clip
 
@@ -179,7 +186,7 @@ def test_no_such_folder_is_one_sentence(tmp_path):
             TaiDptModel.from_clip(name, labels=LABELS)
     with pytest.raises(OSError, match=r"^'org/absent' is not in the cache and [^\n]* cannot be reached[^\n]*\.$"):
         TaiDptModel.from_pretrained("org/absent")  # the tests run without network
-    with pytest.raises(ValueError, match=r"is a `None` checkpoint|holds no whole model"):
+    with pytest.raises(ValueError, match=r"holds no model: its config.json is absent"):
         (tmp_path / "empty").mkdir()
         TaiDptModel.from_pretrained(tmp_path / "empty")
 
@@ -266,3 +273,205 @@ def test_a_base_without_tokenizer_gets_that_of_clip(tmp_path):
     assert model.get_tokenizer()("a dog")["input_ids"] == [49406, 320, 1929, 49407]
     with pytest.raises(ValueError, match="has no tokenizer files"):
         model.get_tokenizer(str(tmp_path))
+
+
+# ------------------------------------------------------------------ where everything comes from
+
+
+@pytest.fixture
+def hub_cache(model, tmp_path, monkeypatch):
+    """A cache of the Hub with a repository of two revisions, whose processors, tokenizers and counts differ."""
+    cache = tmp_path / "cache"
+    repository = cache / "models--org--tagger"
+    main, second = (repository / "snapshots" / (letter * 40) for letter in "ab")
+    model.config.word_counts = "counts.json.gz"
+    for folder, count in ((main, 5), (second, 500)):
+        model.save_pretrained(folder)
+        with gzip.open(folder / "counts.json.gz", "wt") as file:
+            json.dump({"dog": count}, file)
+    CLIPImageProcessor(size={"shortest_edge": 32}, image_mean=[0.5] * 3).save_pretrained(second)
+    table = json.loads((second / "tokenizer.json").read_text())
+    words = table["model"]["vocab"]
+    words["bus</w>"], words["zoo</w>"] = words["zoo</w>"], words["bus</w>"]
+    (second / "tokenizer.json").write_text(json.dumps(table))
+    (repository / "refs").mkdir()
+    for name, letter in (("main", "a"), ("v2", "b")):
+        (repository / "refs" / name).write_text(letter * 40)
+    shutil.copytree(second, tmp_path / "parent" / "inside")
+    return cache, second, tmp_path / "parent"
+
+
+def test_everything_comes_from_where_the_weights_came_from(hub_cache, tmp_path):
+    cache, second, parent = hub_cache
+    expected = TaiDptModel.from_pretrained(second)
+    loaded = [
+        TaiDptModel.from_pretrained("org/tagger", revision="v2", cache_dir=cache, token="hf_secret"),
+        AutoModel.from_pretrained("org/tagger", revision="v2", cache_dir=cache),
+        TaiDptModel.from_pretrained(parent, subfolder="inside"),
+        AutoModelForImageClassification.from_pretrained(parent, subfolder="inside"),
+    ]
+    for index, model in enumerate(loaded):
+        relabelled = model.with_labels(["bus"])
+        assert relabelled.config.class_input_ids == expected.with_labels(["bus"]).config.class_input_ids
+        assert relabelled.rare_words(["dog"]) == {}  # 500 times there, 5 times in the main branch
+        folder = tmp_path / f"again{index}"
+        relabelled.save_pretrained(folder)
+        assert tuple(AutoImageProcessor.from_pretrained(folder).image_mean) == (0.5,) * 3
+        assert (folder / "counts.json.gz").read_bytes() == (second / "counts.json.gz").read_bytes()
+        assert "hf_secret" not in "".join(path.read_text() for path in folder.glob("*.json"))
+    main = TaiDptModel.from_pretrained("org/tagger", cache_dir=cache)
+    assert main.rare_words(["dog"]) == {"dog": ["dog"]}
+    started = TaiDptModel.from_clip("org/tagger", labels=["bus"], revision="v2", cache_dir=cache)
+    assert started.config.class_input_ids == loaded[0].with_labels(["bus"]).config.class_input_ids
+    assert started.config.base_model_revision == "b" * 40
+    assert tuple(find_image_processor(started.config).image_mean) == (0.5,) * 3
+
+
+def test_a_relative_base_is_kept_by_its_full_path(base, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    model = TaiDptModel.from_clip("base", labels=LABELS)
+    assert model.config.base_model_name_or_path == str(base)
+    monkeypatch.chdir(base)
+    assert TaiDptModel.from_clip("../base", labels=LABELS).config.base_model_name_or_path == str(base)
+
+
+# ------------------------------------------------------------------ loading options, damage, interruptions
+
+
+def test_loading_options_are_taken_where_they_change_nothing(model, tmp_path, pixel_values):
+    model.save_pretrained(tmp_path)
+    for options in (
+        {"num_labels": 3},
+        {"ignore_mismatched_sizes": True},
+        {"attn_implementation": "sdpa"},
+        {"attn_implementation": "eager"},
+        {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}},
+    ):
+        for loader in (TaiDptModel, AutoModelForImageClassification):
+            loaded = loader.from_pretrained(tmp_path, **options)
+            torch.testing.assert_close(score(loaded, pixel_values)[0], score(model, pixel_values)[0])
+    renamed = TaiDptModel.from_pretrained(tmp_path, id2label={0: "Hund", 1: "Ampel", 2: "Katze"})
+    assert renamed.config.labels == ["Hund", "Ampel", "Katze"]
+    for options in ({"num_labels": 2}, {"id2label": {0: "a"}, "label2id": {"a": 0}}):
+        for loader in (TaiDptModel, AutoModelForImageClassification):
+            for more in ({}, {"ignore_mismatched_sizes": True}):
+                with pytest.raises(ValueError, match=r"^[^\n]*there are 3: [^\n]*with_labels\(\[\.\.\.\]\)`\.$"):
+                    loader.from_pretrained(tmp_path, **options, **more)
+    assert TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT, attn_implementation="sdpa").config.num_labels == 80
+
+
+def test_weights_and_configuration_of_two_saves_do_not_load(clip, tmp_path):
+    older, newer = (TaiDptModel.from_clip(clip, labels=labels) for labels in (["dog", "cat"], ["sun", "moon"]))
+    older.save_pretrained(tmp_path / "older")
+    newer.save_pretrained(tmp_path / "newer")
+    for name in ("model.safetensors", "config.json"):  # as after a kill between the two
+        shutil.copytree(tmp_path / "older", tmp_path / name)
+        shutil.copyfile(tmp_path / "newer" / name, tmp_path / name / name)
+        for loader in (TaiDptModel, AutoModel):
+            with pytest.raises(ValueError, match=r"^The weights and the configuration [^\n]*not of one save[^\n]*\.$"):
+                loader.from_pretrained(tmp_path / name)
+    # what somebody edits in the configuration on purpose, or who saved without a digest, is not refused
+    stored = json.loads((tmp_path / "older" / "config.json").read_text())
+    (tmp_path / "older" / "config.json").write_text(json.dumps(stored | {"local_weight": 0.25}))
+    loaded = TaiDptModel.from_pretrained(tmp_path / "older")
+    assert loaded.config.local_weight == 0.25 and not hasattr(loaded.config, "weights_digest")
+    stored.pop("weights_digest")
+    (tmp_path / "config.json" / "config.json").write_text(json.dumps(stored))
+    TaiDptModel.from_pretrained(tmp_path / "config.json")
+
+
+def test_a_save_that_is_killed_between_two_renames_leaves_no_mixture(clip, tmp_path, monkeypatch):
+    older, newer = (TaiDptModel.from_clip(clip, labels=labels) for labels in (["dog", "cat"], ["sun", "moon"]))
+    pixels = torch.randn(1, 3, 32, 32)
+    expected = {tuple(m.config.labels): score(m, pixels)[0] for m in (older, newer)}
+    older.save_pretrained(tmp_path / "older")
+    replace, left = os.replace, [0]
+
+    def move(*arguments):
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        replace(*arguments)
+
+    monkeypatch.setattr("modeling_taidpt.atomic.os.replace", move)
+    found = []
+    for moves, shards in ((0, "5GB"), (2, "5GB"), (4, "1MB"), (14, "5GB"), (1000, "1MB")):
+        folder = tmp_path / f"{moves}-{shards}"
+        shutil.copytree(tmp_path / "older", folder)
+        left[0] = moves
+        with contextlib.suppress(KeyboardInterrupt):
+            newer.save_pretrained(folder, max_shard_size=shards)
+        try:
+            loaded = TaiDptModel.from_pretrained(folder)
+            torch.testing.assert_close(score(loaded, pixels)[0], expected[tuple(loaded.config.labels)])
+            found.append(loaded.config.labels[0])
+        except ValueError as error:
+            found.append("refused")
+            assert "not of one save" in str(error)
+    assert found[0] == "dog" and found[-1] == "sun" and "refused" in found, found
+
+
+def test_prompts_alone_over_a_whole_checkpoint_leave_nothing_of_it(base, tmp_path):
+    model = TaiDptModel.from_clip(str(base), labels=LABELS)
+    folder = tmp_path / "model"
+    model.save_pretrained(folder)
+    (folder / "notes.txt").write_text("mine")
+    model.save_pretrained(folder, prompts_only=True)
+    names = {path.name for path in folder.iterdir()}
+    assert not names & {"tokenizer.json", "tokenizer_config.json"} and "notes.txt" in names
+    assert TaiDptModel.from_pretrained(folder).config.labels == LABELS
+
+
+def test_a_configuration_larger_than_its_weights_is_not_allocated(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    stored = json.loads(path.read_text())
+    for change in ({"caption_bank_size": 1_000_000, "image_standardization": "captions"}, {"hidden_size": 1_000_000}):
+        changed = json.loads(json.dumps(stored))
+        (changed["clip_config"]["vision_config"] if "hidden_size" in change else changed).update(change)
+        path.write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=r"^[^\n]*(does not hold the whole model|cannot be loaded)[^\n]*\.$"):
+            TaiDptModel.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "7", "{", "null", '{"a": ' * 100_000, "\ud800", '{"model_type": []}'])
+def test_a_damaged_configuration_is_one_sentence(model, tmp_path, content):
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_bytes(content.encode("utf-8", "surrogatepass"))
+    with pytest.raises((ValueError, OSError)) as error:
+        TaiDptModel.from_pretrained(tmp_path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 700 and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["../x.safetensors", "/etc/passwd", 7])
+def test_an_index_names_files_beside_it(model, tmp_path, name):
+    model.save_pretrained(tmp_path, max_shard_size="1MB")
+    index = tmp_path / "model.safetensors.index.json"
+    stored = json.loads(index.read_text())
+    stored["weight_map"] |= {"clip.logit_scale": name}
+    index.write_text(json.dumps(stored))
+    with pytest.raises((ValueError, OSError), match=r"^[^\n]*\.$"):
+        TaiDptModel.from_pretrained(tmp_path)
+
+
+def test_word_counts_that_unpack_to_gigabytes_are_refused(model, tmp_path):
+    model.config.word_counts = "counts.json.gz"
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "counts.json.gz"
+    with gzip.open(path, "wb") as file:
+        for _ in range(100):
+            file.write(bytes(1_000_000))
+    for content in (path.read_bytes(), b"no gzip", gzip.compress(b"[1]"), gzip.compress(b'{"dog": "x"}'), b""):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"^The word counts [^\n]*counts\.json\.gz'[^\n]*\.$"):
+            TaiDptModel.from_pretrained(tmp_path).rare_words(["dog"])
+
+
+def test_files_are_readable_as_the_umask_says(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    before = os.umask(0o022)
+    try:
+        model.save_pretrained(tmp_path / "model")
+    finally:
+        os.umask(before)
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()} == {0o644}

@@ -65,7 +65,6 @@ def test_wheel_and_sdist_hold_what_they_need(dist):
         "assets/taidpt-coco80/model.safetensors",
         "assets/taidpt-coco80/README.md",
         "pipelines/multi_label_image_classification.py",
-        "hub_cards/model_card_template.md",
         "hub_cards/handler.py",
         "evaluate_modules/multilabel_map/multilabel_map.py",
     ):

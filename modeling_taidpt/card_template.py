@@ -1,3 +1,9 @@
+"""The template of model cards, in Jinja; code, so that it travels with a checkpoint."""
+
+from __future__ import annotations
+
+# ruff: noqa: E501
+CARD_TEMPLATE = """\
 ---
 {{ card_data }}
 ---
@@ -101,3 +107,6 @@ the taidpt package).
   year={2023}
 }
 ```
+"""
+
+__all__ = ["CARD_TEMPLATE"]
