@@ -107,10 +107,12 @@ def load_own_config(name_or_path: str, arguments: dict[str, Any]) -> tuple[TaiDp
             f"{name_or_path!r} is a `{str(stored['model_type'])[:80]}` checkpoint, not a `taidpt` one: start prompts "
             f"on a CLIP with `TaiDptModel.from_clip({name_or_path!r}, labels=[...])`."
         )
-    rest = {key: value for key, value in arguments.items() if key not in HUB_ARGUMENTS}
-    rest["name_or_path"] = name_or_path
-    config, rest = TaiDptConfig.from_dict(stored, return_unused_kwargs=True, **rest)
-    return config, rest | hub_arguments
+    for_weights = (*HUB_ARGUMENTS, "dtype", "torch_dtype")
+    kept = {key: value for key, value in arguments.items() if key in for_weights}
+    options = {key: value for key, value in arguments.items() if key not in for_weights}
+    options["name_or_path"] = name_or_path
+    config, rest = TaiDptConfig.from_dict(stored, return_unused_kwargs=True, **options)
+    return config, rest | kept
 
 
 def require_weights(origin: Origin) -> list[str]:
