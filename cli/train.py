@@ -110,14 +110,17 @@ def train(
         typer.Option("--set", metavar="NAME=VALUE", help="Any training argument or model option; may be repeated."),
     ] = None,
     prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Save the prompts without the CLIP.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last whole checkpoint in the folder; without one, start.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Learn prompts for your labels from captions; no image is needed.
 
     Captions are labelled with the labels that they name, encoded once and kept on disk. The base's recommended recipe
     is used where it has one, else the paper's. The report compares the learned prompts with "a photo of a {}." on
-    captions that were held out.
+    captions that were held out. Checkpoints are written on the way: the same command with `--resume` goes on after an
+    interruption.
 
     **Examples**
 
@@ -125,7 +128,7 @@ def train(
     - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --calibrate-images photos`
     - `taidpt train -l coco80 -c captions.jsonl -o runs/coco --base openai/clip-vit-base-patch16 --recipe paper`
     - `taidpt train --recipe voc2007 --base RN50 --data-root data --output runs/voc2007`
-    - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --set learning_rate=1e-3 --set save_steps=100 --resume`
+    - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --set learning_rate=1e-3 --resume`
     """
     chosen: dict[str, Any] = {
         "learning_rate": learning_rate,
@@ -218,8 +221,12 @@ def _train(
     images = options["calibrate_images"] and read_calibration_images(options["calibrate_images"], names)
     calibration: dict[str, Any] = {}
     trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
+    checkpoint = trainer.find_checkpoint() if options["resume"] else None
+    if options["resume"]:
+        begins = f"There is no checkpoint of this run in {output} yet: training starts from the beginning."
+        say(f"Training goes on from {checkpoint}." if checkpoint else begins)
     try:
-        metrics = trainer.train(resume_from_checkpoint=options["resume"] or None).metrics
+        metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
         if images:
             calibration = fit_probabilities(trainer.model, images, trainer.training_captions)
         with staged_folder(output) as staged, without_loading_bar():

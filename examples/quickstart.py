@@ -14,10 +14,9 @@ from transformers import HfArgumentParser, pipeline
 
 from modeling_taidpt import (
     DEFAULT_CHECKPOINT,
-    TaiDptModel,
     TaiDptTrainer,
-    TaiDptTrainingArguments,
     calibrate_without_labels,
+    set_up_training,
 )
 
 HERE = Path(__file__).parent
@@ -42,14 +41,8 @@ def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     labels = Path(arguments.labels).read_text(encoding="utf-8").split("\n")
     labels = [label.strip() for label in labels if label.strip()]
-    model = TaiDptModel.from_clip(arguments.base, labels=labels)
-    recipe = model.config.recommended_recipe if arguments.recipe == "recommended" else None
-    common = {"output_dir": arguments.output, "report_to": "none", "logging_steps": 100}
-    if recipe is None:
-        training = TaiDptTrainingArguments(per_device_train_batch_size=256, **common)
-    else:
-        model = TaiDptModel.from_clip(arguments.base, labels=labels, **recipe["model"])
-        training = TaiDptTrainingArguments.from_recipe(recipe, **common)
+    settings = {"per_device_train_batch_size": 256, "report_to": "none", "logging_steps": 100}
+    model, training = set_up_training(arguments.base, labels, arguments.output, arguments.recipe, settings)
 
     trainer = TaiDptTrainer(model=model, args=training, train_dataset=arguments.captions)
     figures = trainer.train().metrics

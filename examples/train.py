@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, set_seed
 
 from modeling_taidpt import (
     DEFAULT_CHECKPOINT,
@@ -59,9 +59,11 @@ def main(command: list[str] | None = None) -> dict[str, float]:
     for name in ("num_context_tokens", "class_specific_context"):
         if getattr(data, name) is not None:
             options[name] = getattr(data, name)
+    set_seed(args.seed)  # the prompts start at random
     model = TaiDptModel.from_clip(data.clip, labels, **options)
     trainer = TaiDptTrainer(model, args, train_dataset=data.captions, eval_dataset=data.eval_captions, labeler=labeler)
-    metrics = trainer.train(resume_from_checkpoint=data.resume or None).metrics
+    checkpoint = trainer.find_checkpoint() if data.resume else None
+    metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
 
     for name in ("zero_shot_caption_map", "caption_map", "template_cosine"):

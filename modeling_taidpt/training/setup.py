@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from transformers import AutoConfig, HfArgumentParser
+from transformers import AutoConfig, HfArgumentParser, set_seed
 
 from ..configuration_taidpt import TaiDptConfig
 from ..data.recipes import read_recipe
@@ -40,6 +40,8 @@ def set_up_training(
 ) -> tuple[TaiDptModel, TaiDptTrainingArguments]:
     """Makes an untrained model and the arguments to train it with.
 
+    The random generators are seeded with the arguments' `seed` first, so that the prompts start alike every time.
+
     Args:
         base (`str`): CLIP to learn prompts on: folder, Hub repository, or name of a base that ships.
         labels (`Sequence[str]`): the labels, in the order of the logits.
@@ -68,6 +70,7 @@ def set_up_training(
                 inherited.pop(replaced, None)
     recipe = {**recipe, "training": recipe_training}
     arguments = TaiDptTrainingArguments.from_recipe(recipe, output_dir=str(output_dir), **training)
+    set_seed(arguments.seed)  # the prompts start at random
     model = TaiDptModel.from_clip(base, labels, **(recipe_options | options), **hub_arguments)
     return model, arguments
 

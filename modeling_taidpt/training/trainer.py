@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import json
-import os
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalPrediction, TrainOutput, sort_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, TrainOutput, sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..atomic import staged_file
@@ -44,6 +45,15 @@ from .data import TrainingData
 from .images import TrainingImages, is_image_data
 from .prototype_loss import CaptionPrototypeTerm
 from .report import training_report
+from .resume import (
+    RECORD,
+    STATES,
+    RunRecord,
+    base_sample,
+    data_fingerprint,
+    weights_digest,
+    whole_checkpoint,
+)
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
 from .setup import checked_model
 
@@ -94,8 +104,9 @@ class TaiDptTrainer(Trainer):
 
     # Names of transformers' Trainer that are not public and are overridden or set here; a new version of transformers
     # has to be looked through for them: `_prepare_inputs` (features held on the device), `_save_checkpoint`, `_save`,
-    # `_load_from_checkpoint` and `_load_best_model` (checkpoints hold the prompts alone), `_created_lr_scheduler` (the
-    # paper's schedule), `loss_is_scaled_for_ga`, `callback_handler.callbacks` (the report comes first).
+    # `_get_output_dir`, `_load_from_checkpoint` and `_load_best_model` (checkpoints hold the prompts alone),
+    # `_created_lr_scheduler` (the paper's schedule), `loss_is_scaled_for_ga`, `callback_handler.callbacks` (the report
+    # comes first).
     args: TaiDptTrainingArguments
     _data: TrainingData
 
@@ -176,6 +187,8 @@ class TaiDptTrainer(Trainer):
         self._zero_shot_map = float("nan")
         self._report: dict[str, float] = {}
         self._saves_checkpoint = False
+        self._run: RunRecord | None = None
+        self._base = base_sample(reader)  # while the CLIP is whole
         self._update_steps_per_epoch, self._num_epochs = 1, 1
 
     @property
@@ -190,7 +203,7 @@ class TaiDptTrainer(Trainer):
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): a checkpoint folder, or `True` for the last whole one
-                in the output folder.
+                of the run in the output folder. It must be of the same labels, base and training data.
             trial (*optional*): as in [`~transformers.Trainer.train`].
             **kwargs: as in [`~transformers.Trainer.train`].
 
@@ -198,11 +211,11 @@ class TaiDptTrainer(Trainer):
             `TrainOutput`: its metrics hold the report.
 
         Raises:
-            ValueError: If there are fewer captions than a batch takes, or no checkpoint to go on from.
+            ValueError: If there are fewer captions than a batch takes, there is no checkpoint to go on from, or it is
+                of other labels, another base or other training data.
         """
         self._check_batches()
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = self._last_checkpoint()
+        resume_from_checkpoint = self._start_or_resume(resume_from_checkpoint)
         logger.warning(self.args.describe_recipe())
         if self._makes_batches_of_captions():
             self._data.hold(self.train_dataset, self.eval_dataset)
@@ -253,16 +266,55 @@ class TaiDptTrainer(Trainer):
                 "`per_device_train_batch_size` or set `dataloader_drop_last=False`."
             )
 
-    def _last_checkpoint(self) -> str:
-        """The last checkpoint that was written to its end; the trainer's state is written last."""
+    def find_checkpoint(self) -> str | None:
+        """The last whole checkpoint of the run in the output folder.
+
+        Checkpoints that an earlier run left there are not looked at, and neither are damaged ones.
+
+        Returns:
+            `str` or `None`: its folder.
+        """
+        run = RunRecord.read(self.args.output_dir)
         for folder in reversed(sort_checkpoints(output_dir=self.args.output_dir)):
-            with contextlib.suppress(OSError, ValueError, TypeError):
-                type(self.state).load_from_json(os.path.join(folder, TRAINER_STATE_NAME))
-                return folder
-        raise ValueError(
-            f"There is no whole checkpoint in {self.args.output_dir!r} to go on from: train without "
-            "`resume_from_checkpoint`, or name a folder."
-        )
+            record = RunRecord.read(folder)
+            if run is not None and record is not None and record.run == run.run:
+                if whole_checkpoint(folder, record, self._state_files()):
+                    return folder
+                logger.warning(
+                    f"The checkpoint {folder!r} is damaged or was not written to its end: it is passed over."
+                )
+        return None
+
+    def _state_files(self) -> tuple[str, ...]:
+        """The files that go with the prompts in each checkpoint; frameworks that share them out have their own."""
+        has_own = self.is_deepspeed_enabled or self.is_fsdp_enabled or self.args.save_only_model
+        return () if has_own else STATES
+
+    def _start_or_resume(self, checkpoint: str | bool | None) -> str | None:
+        """Looks at the checkpoint to go on from, or names a new run; returns the checkpoint."""
+        ours = RunRecord(uuid.uuid4().hex, self.labels, self._base, data_fingerprint(self.train_dataset))
+        if checkpoint is True:
+            checkpoint = self.find_checkpoint()
+            if checkpoint is None:
+                raise ValueError(
+                    f"There is no whole checkpoint of this run in {self.args.output_dir!r} to go on from: train "
+                    "without `resume_from_checkpoint`, or name a folder."
+                )
+        if checkpoint:
+            checkpoint = str(checkpoint)
+            record = RunRecord.read(checkpoint)
+            if record is None:
+                raise ValueError(f"{checkpoint!r} is not a checkpoint of this trainer: it has no readable {RECORD}.")
+            ours.require_same(record, checkpoint)
+            if not whole_checkpoint(checkpoint, record, self._state_files()):
+                raise ValueError(
+                    f"The checkpoint {checkpoint!r} is damaged or was not written to its end: name another one."
+                )
+            ours = dataclasses.replace(ours, run=record.run)
+        self._run = ours
+        if self.is_world_process_zero():
+            ours.write(self.args.output_dir)
+        return checkpoint or None
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> tuple:
         """Notes the length of an epoch, on which the paper's schedule depends."""
@@ -554,6 +606,9 @@ class TaiDptTrainer(Trainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         self._saves_checkpoint = True
         try:
+            if self.args.should_save:  # of an earlier run: with it a checkpoint that is cut short would look whole
+                folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
             super()._save_checkpoint(model, trial)
         finally:
             self._saves_checkpoint = False
@@ -571,6 +626,8 @@ class TaiDptTrainer(Trainer):
             config = copy.deepcopy(self.model.config)
             config.prompts_only = True
             config.save_pretrained(folder)
+            if self._run is not None:
+                dataclasses.replace(self._run, weights=weights_digest(folder)).write(folder)
         else:
             self.model.save_pretrained(folder, prompts_only=self.args.save_prompts_only, state_dict=state_dict)
             self.tokenizer.save_pretrained(folder)

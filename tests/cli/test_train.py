@@ -35,8 +35,10 @@ def command(place, tmp_path):
 
 
 def test_train_saves_a_model_that_predicts(command, tmp_path):
-    result = run(*command, "--steps", "2", "--context-tokens", "4", "--set", "learning_rate=1e-2")
+    # a restart script gives --resume always
+    result = run(*command, "--steps", "2", "--context-tokens", "4", "--set", "learning_rate=1e-2", "--resume")
     assert result.exit_code == 0, result.stderr
+    assert "no checkpoint of this run" in result.stderr and "starts from the beginning" in result.stderr
     report = json.loads(result.stdout)
     assert report["labels"] == ["dog", "cat", "bus"] and report["recipe"] == "paper"
     assert 0 <= report["metrics"]["caption_map"] <= 100
@@ -61,8 +63,11 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
     assert "--resume" in result.stderr and result.stdout == ""
     assert not (tmp_path / "m" / "config.json").exists() and (tmp_path / "m" / "checkpoint-2").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+    reordered = ["bus,dog,cat" if word == ",".join(NAMES) else word for word in command]
+    assert "the same labels in another order" in fails(*reordered, "--steps", "3", "--resume")
     result = run(*command, "--steps", "3", "--resume")
     assert result.exit_code == 0, result.stderr
+    assert f"goes on from {tmp_path / 'm' / 'checkpoint-2'}" in result.stderr
     assert json.loads((tmp_path / "m" / "trainer_state.json").read_text())["global_step"] == 3
     assert (tmp_path / "m" / "config.json").is_file()
 
@@ -83,7 +88,6 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
         (["--set", "learning_rate=fast"], "invalid float value: 'fast'"),
         (["--loss", "magic"], "`loss` is 'magic'"),
         (["--batch-size", "512"], "do not fill one batch"),
-        (["--resume"], "no whole checkpoint"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",
 )
@@ -115,3 +119,9 @@ def test_settings_are_read_by_their_type():
     )
     assert training == {"bf16": False, "caption_prototype_centering": [0.3, 0.5], "optim_args": "a=1,b=2"}
     assert options == {"context_init": "a photo"}
+
+
+def test_the_recipe_that_ships_writes_checkpoints(tmp_path):
+    recipe = find_recipe("recommended", "taidpt-coco80")
+    arguments = TaiDptTrainingArguments.from_recipe(recipe, output_dir=str(tmp_path))
+    assert arguments.save_strategy == "steps" and arguments.save_steps < arguments.max_steps
