@@ -6,10 +6,13 @@ huggingface_hub is imported, so the tests run this file as a program. The report
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
+import signal
 import sys
+import time
 import traceback
 from glob import glob
 from pathlib import Path
@@ -19,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 if __name__ == "__main__":  # its own folder would make `tests` look like top-level modules
     sys.path[0] = str(ROOT)
 
+SECONDS = int(os.environ.get("DOCS_BLOCK_SECONDS", "300"))  # a whole page takes 1 to 4 on a quiet machine
 IMAGES = ROOT / "examples" / "images"
 PETS = ["dog", "cat", "bicycle"]
 PLACES = ("in the street", "by the door", "here", "at home", "in the garden", "on the stairs")
@@ -108,6 +112,7 @@ def run_page(page: Path, folder: Path) -> dict[int, str]:
     for block in read_blocks(page):
         if block.reason is not None or block.language not in ("python", "bash"):
             continue
+        signal.alarm(SECONDS)
         try:
             if block.language == "python":
                 exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
@@ -117,19 +122,30 @@ def run_page(page: Path, folder: Path) -> dict[int, str]:
             report[block.line] = "ok"
         except (Exception, SystemExit):
             report[block.line] = traceback.format_exc()
+        finally:
+            signal.alarm(0)
     return report
+
+
+def stop_block(*_: Any) -> None:
+    raise TimeoutError(f"the block took longer than {SECONDS} seconds")
 
 
 def main() -> None:
     target, place, *pages = map(Path, sys.argv[1:])
     model = fill_hub()
     few_steps()
+    gc.collect()
+    gc.freeze()  # see tests/conftest.py
+    signal.signal(signal.SIGALRM, stop_block)
     reports = {}
     for page in pages:
         folder = place / page.stem
         folder.mkdir(parents=True)
         fill_folder(folder, model)
+        start = time.process_time()
         reports[page.name] = run_page(page, folder)
+        print(f"{page.name}: {time.process_time() - start:.1f} s of CPU")
     target.write_text(json.dumps(reports))
 
 
