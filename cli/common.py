@@ -56,6 +56,14 @@ MultiCropOption = Annotated[
         "--multi-crop/--no-multi-crop", help="See larger images in overlapping windows.", rich_help_panel=VIEWS
     ),
 ]
+TilesOption = Annotated[
+    bool,
+    typer.Option(
+        "--tiles",
+        help="Join the score of the whole image with the largest over 3 x 3 tiles; ten times the work.",
+        rich_help_panel=VIEWS,
+    ),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...; by default what is there.")
 ]
@@ -286,6 +294,7 @@ __all__ = [
     "MultiCropOption",
     "OwnLabelsOption",
     "ThresholdOption",
+    "TilesOption",
     "TopKOption",
     "check_device",
     "find_source",

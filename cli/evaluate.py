@@ -12,6 +12,7 @@ from .common import (
     DEFAULT_MODEL,
     DeviceOption,
     JsonOption,
+    TilesOption,
     load_model,
     make_table,
     print_json,
@@ -65,6 +66,7 @@ def evaluate(
     resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples over images; 0 for no intervals.")] = 2000,
     seed: Annotated[int, typer.Option(help="Seed of the resamples and of the prototypes' captions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
+    tiles: TilesOption = False,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -92,7 +94,14 @@ def evaluate(
             baselines or [],
             captions,
             output,
-            {"strict": strict, "resamples": resamples, "seed": seed, "batch_size": batch_size, "device": device},
+            {
+                "strict": strict,
+                "resamples": resamples,
+                "seed": seed,
+                "batch_size": batch_size,
+                "device": device,
+                "tiles": tiles,
+            },
         )
         for name in names if update_card else ():
             _update_card(name, figures, images, dataset_name, settings or [])
@@ -141,6 +150,8 @@ def _evaluate(
     others: dict[str, Any] = {}
     for name in dict.fromkeys([*names, *compare]):
         model = with_classes(load_model(name, options["device"]), classes, options["strict"])
+        if options["tiles"]:
+            model.config.multi_crop = "max"
         several = {name: model}
         if name == names[0] and baselines:
             several |= baseline_models(model, baselines, captions, seed=options["seed"])

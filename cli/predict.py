@@ -23,6 +23,7 @@ from .common import (
     MultiCropOption,
     OwnLabelsOption,
     ThresholdOption,
+    TilesOption,
     TopKOption,
     load_tagger,
     make_table,
@@ -47,6 +48,7 @@ def predict(
     center_crop: CenterCropOption = None,
     flip: FlipOption = None,
     multi_crop: MultiCropOption = None,
+    tiles: TilesOption = False,
     save_figure: Annotated[
         Path | None,
         typer.Option(
@@ -73,7 +75,12 @@ def predict(
     from modeling_taidpt.captions.label_files import read_labels
 
     options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
-    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
+    options |= {
+        "image_size": image_size,
+        "center_crop": center_crop,
+        "flip": flip,
+        "multi_crop": "max" if tiles else multi_crop,
+    }
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json), _warnings(labels is not None):

@@ -18,6 +18,7 @@ from .common import (
     MultiCropOption,
     OwnLabelsOption,
     ThresholdOption,
+    TilesOption,
     TopKOption,
     find_source,
     load_tagger,
@@ -49,6 +50,7 @@ def tag(
     center_crop: CenterCropOption = None,
     flip: FlipOption = None,
     multi_crop: MultiCropOption = None,
+    tiles: TilesOption = False,
     format: Annotated[
         str | None, typer.Option("--format", help="parquet, csv or jsonl; as the output's name says, else parquet.")
     ] = None,
@@ -85,7 +87,12 @@ def tag(
     from modeling_taidpt.serving.tagging import tag_images
 
     options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
-    options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
+    options |= {
+        "image_size": image_size,
+        "center_crop": center_crop,
+        "flip": flip,
+        "multi_crop": "max" if tiles else multi_crop,
+    }
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json):

@@ -30,7 +30,7 @@ SCORES: dict[str, tuple[float, float]] = {  # fields of one number, or of one fo
     "score_thresholds": (0, 1),
 }
 FLAGS = (
-    *("class_specific_context", "shared_context", "flip", "multi_crop", "pool_with_positions"),
+    *("class_specific_context", "shared_context", "flip", "pool_with_positions"),
     *("baked", "linear_head", "prompts_only"),
 )
 TEXTS = ("score_calibration", "base_model_name_or_path", "base_model_revision", "word_counts")
@@ -91,6 +91,8 @@ def check_numbers(config: Any) -> None:
     for name in FLAGS:
         if not isinstance(getattr(config, name), bool):
             raise ValueError(f"`{name}` is {_short(getattr(config, name))}: give true or false.")
+    if not isinstance(config.multi_crop, bool) and config.multi_crop != "max":
+        raise ValueError(f"`multi_crop` is {_short(config.multi_crop)}: give true, false or 'max'.")
     for name, values in _mapping("score_statistics", config.score_statistics).items():
         if name != "source":
             for index, value in enumerate(_sequence(f"score_statistics[{name!r}]", values)):

@@ -166,9 +166,10 @@ class TaiDptConfig(PreTrainedConfig):
             Convolutional towers have all but `"value_residual"`.
         flip (`bool`, *optional*, defaults to `False`):
             Whether image features are averaged with those of the mirror image.
-        multi_crop (`bool`, *optional*, defaults to `False`):
-            Whether images larger than the tower's own size are seen in overlapping windows of that size, whose
-            features are averaged; otherwise at once.
+        multi_crop (`bool` or `"max"`, *optional*, defaults to `False`):
+            `True`: images larger than the tower's own size are seen in overlapping windows of that size, whose
+            features are averaged. `"max"`: half of the score of the whole image plus half of the largest score over
+            3 x 3 tiles of half its sides. Otherwise images are seen at once.
         pool_with_positions (`bool`, *optional*, defaults to `False`):
             Whether the attention pool of a convolutional tower adds its positional embedding. TaI-DPT leaves it out;
             the plain zero-shot baseline keeps it.
@@ -251,7 +252,7 @@ class TaiDptConfig(PreTrainedConfig):
     local_weight: float = 0.5
     dense_features: str = "value"
     flip: bool = False
-    multi_crop: bool = False
+    multi_crop: bool | str = False
     pool_with_positions: bool = False
     class_names: Any = None
     class_input_ids: list[list[int]] | None = None
@@ -395,6 +396,21 @@ class TaiDptConfig(PreTrainedConfig):
         if vision_config.model_type == "siglip2_vision_model":  # it has a number of patches instead
             return int(vision_config.num_patches**0.5) * self.patch_size
         return vision_config.image_size // self.patch_size * self.patch_size
+
+    def view_settings(self, multi_crop: bool | str | None = None) -> dict[str, Any]:
+        """Settings of the image processor that suit the views: with tiles the whole image, twice the tower's size.
+
+        Args:
+            multi_crop (`bool` or `"max"`, *optional*): as of the model; `multi_crop` of the configuration by default.
+
+        Returns:
+            `dict`: keyword arguments of an image processor's call, that tiles are then seen at the tower's own size;
+            empty for other views.
+        """
+        if (self.multi_crop if multi_crop is None else multi_crop) != "max":
+            return {}
+        size = dict.fromkeys(("height", "width"), 2 * self.image_size)
+        return {"do_resize": True, "size": size, "do_center_crop": False}
 
     @property
     def embedding_dim(self) -> int:

@@ -14,7 +14,8 @@ Products are scaled as the block scales them; the class token, where there is on
 a place in the grid. A convolutional tower has an attention pool in the block's place: the same attention goes over its
 cells with the pool's projections, without positions. The pool has neither residual nor MLP to keep.
 
-Features may be averaged over views of an image: its mirror image, and overlapping windows of a large one.
+Features may be averaged over views of an image: its mirror image, and overlapping windows of a large one. Or an image
+keeps the features of ten views, the whole and nine tiles, whose scores are joined (`scores.join_tiles`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,9 @@ from .backbones import DualEncoder, image_side
 from .configuration_taidpt import check_dense_features
 from .modeling_clip_resnet import AttentionPool, CLIPResNetModel
 from .scores import normalize
+
+TILES = "max"  # value of `multi_crop`: the score of the whole plus the largest over tiles, half each
+TILES_PER_SIDE = 3  # of half the side each, so that neighbours overlap by a half
 
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -218,6 +222,48 @@ def encode_views(
     return normalize(pooled_sum / len(places)), normalize(dense_sum / seen)
 
 
+def encode_tiles(
+    encode: Encode, pixel_values: torch.Tensor, size: int, cell: int, flip: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encodes the whole of images and 3 x 3 tiles of half their sides, each resized to the tower's own size.
+
+    Args:
+        encode (`Callable`): as in [`encode_views`].
+        pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): normalised pixels; at twice the tower's
+            size the tiles are seen as they are.
+        size (`int`): shorter side in pixels that the tower sees of each view.
+        cell (`int`): side in pixels of a cell.
+        flip (`bool`): whether every view is also seen mirrored.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: pooled `(batch, 10, dim)` and dense `(batch, 10, rows, columns, dim)`
+        features, the whole image first, then the tiles row by row.
+    """
+    if flip:
+        encode = _with_mirror_image(encode)
+    sides = tuple(pixel_values.shape[-2:])  # height, width
+    seen = [max(1, round(side * size / min(sides) / cell)) * cell for side in sides]
+    tile = [max(1, side // 2) for side in sides]
+    starts = [
+        [round(step * (side - length) / (TILES_PER_SIDE - 1)) for step in range(TILES_PER_SIDE)]
+        for side, length in zip(sides, tile, strict=True)
+    ]
+    views = [pixel_values]
+    views += [pixel_values[..., top : top + tile[0], left : left + tile[1]] for top in starts[0] for left in starts[1]]
+    features = [encode(_resized(view, seen)) for view in views]  # ten pairs
+    pooled, dense = zip(*features, strict=True)
+    return torch.stack(pooled, dim=1), torch.stack(dense, dim=1)
+
+
+def _resized(pixels: torch.Tensor, sides: list[int]) -> torch.Tensor:
+    """Pixels `(batch, 3, *, *)` as `(batch, 3, *sides)`: means of areas where they shrink, bilinear where not."""
+    if list(pixels.shape[-2:]) == sides:
+        return pixels
+    if all(before >= after for before, after in zip(pixels.shape[-2:], sides, strict=True)):
+        return nn.functional.interpolate(pixels, size=sides, mode="area")
+    return nn.functional.interpolate(pixels, size=sides, mode="bilinear", align_corners=False)
+
+
 def _with_mirror_image(encode: Encode) -> Encode:
     def encode_both(pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pooled, dense = encode(pixel_values)  # (batch, dim), (batch, height, width, dim)
@@ -236,4 +282,4 @@ def _starts(length: int, window: int, cell: int) -> list[int]:
     return [round(step * last / steps) * cell for step in range(steps + 1)]
 
 
-__all__ = ["encode_views", "image_features", "neighbourhood"]
+__all__ = ["TILES", "encode_tiles", "encode_views", "image_features", "neighbourhood"]

@@ -32,7 +32,7 @@ from .hub import (
     storage_dtype,
 )
 from .hub_errors import plain_errors
-from .image_encoding import encode_views, image_features
+from .image_encoding import TILES, encode_tiles, encode_views, image_features
 from .losses import RankingLoss
 from .model_card import known_report
 from .origins import HUB_ARGUMENTS, Origin, is_remote_code, keep_origin, origins, own_origin, portable_source
@@ -40,7 +40,7 @@ from .prompt_learner import PromptLearner, encode_full_prompts, lay_out_prompts
 from .prompt_templates import DEFAULT_TEMPLATE, load_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
-from .scores import branch_scores, normalize
+from .scores import branch_scores, join_tiles, normalize
 from .standardization import CaptionBank, score_statistics, standardize_scores
 from .stored_weights import require_plausible_size, require_same_save
 from .variants import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
@@ -636,7 +636,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
         flip: bool | None = None,
-        multi_crop: bool | None = None,
+        multi_crop: bool | str | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Features of images, pooled and of every cell.
 
@@ -645,11 +645,12 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have another size than the
                 CLIP was trained on.
             flip (`bool`, *optional*): averages with the mirror image; `config.flip` by default.
-            multi_crop (`bool`, *optional*): averages over windows of a large image; `config.multi_crop` by default.
+            multi_crop (`bool` or `"max"`, *optional*): averages over windows of a large image, or with `"max"` keeps
+                ten views, the whole and nine tiles; `config.multi_crop` by default.
 
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: global `(batch, dim)` and dense `(batch, height, width, dim)`
-            features, L2-normalised, fp32; height and width in cells.
+            features, L2-normalised, fp32; height and width in cells. With `"max"` both have ten views after the batch.
 
         Raises:
             ValueError: the size is not the tower's and may not be interpolated, or has no whole cells for windows.
@@ -657,7 +658,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         config, dtype = self.config, self.clip.logit_scale.dtype
         flip = config.flip if flip is None else flip
         multi_crop = config.multi_crop if multi_crop is None else multi_crop
-        interpolate = interpolate_pos_encoding or multi_crop  # leaves windows of the tower's own size as they are
+        interpolate = interpolate_pos_encoding or bool(
+            multi_crop
+        )  # leaves windows of the tower's own size as they are
 
         def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             pooled, dense = image_features(
@@ -665,6 +668,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             )
             return normalize(pooled), normalize(dense)  # (batch, dim), (batch, height, width, dim)
 
+        if multi_crop == TILES:
+            return encode_tiles(encode, pixel_values.to(dtype), config.image_size, config.patch_size, flip)
         window = config.image_size if multi_crop else None
         return encode_views(encode, pixel_values.to(dtype), window, config.patch_size, flip)
 
@@ -680,7 +685,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         image_embeds: torch.Tensor | None = None,
         dense_embeds: torch.Tensor | None = None,
         flip: bool | None = None,
-        multi_crop: bool | None = None,
+        multi_crop: bool | str | None = None,
         standardize: bool | None = None,
         return_class_embeddings: bool = False,
         prompt_chunk_size: int | None = None,
@@ -699,10 +704,14 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have any size.
             caption_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): kept global caption features.
             token_embeds (`torch.Tensor` of shape `(batch, length, dim)`, *optional*): kept token features.
-            image_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): kept global image features.
-            dense_embeds (`torch.Tensor` of shape `(batch, height, width, dim)`, *optional*): kept dense features.
+            image_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): cached global image features, of several
+                views `(batch, views, dim)`.
+            dense_embeds (`torch.Tensor` of shape `(batch, height, width, dim)`, *optional*): cached dense features, of
+                several views `(batch, views, height, width, dim)`.
             flip (`bool`, *optional*): averages image features with the mirror image's; `config.flip` by default.
-            multi_crop (`bool`, *optional*): averages over windows of large images; `config.multi_crop` by default.
+            multi_crop (`bool` or `"max"`, *optional*): averages features over windows of large images; or with
+                `"max"` scores the whole and 3 x 3 tiles and joins half of the score of the whole with half of the
+                largest over tiles; `config.multi_crop` by default.
             standardize (`bool`, *optional*): whether the scores are standardised as the configuration says
                 (`image_standardization`, `score_statistics`); by default those of images are, those of captions not.
             return_class_embeddings (`bool`, *optional*, defaults to `False`): also returns the class embeddings.
@@ -737,7 +746,11 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             image_embeds, dense_embeds = self.encode_images(pixel_values, interpolate_pos_encoding, flip, multi_crop)
         elif input_ids is not None:
             caption_embeds, token_embeds, attention_mask = self._encode_captions(input_ids, attention_mask)
+        views = None
         if image_embeds is not None:
+            if image_embeds.dim() == 3:  # of several views, which are scored as images of their own
+                views = image_embeds.shape[1]
+                image_embeds, dense_embeds = image_embeds.flatten(0, 1), dense_embeds.flatten(0, 1)
             grid = dense_embeds.shape[1:3]
             pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)
             spatial_scale = self.config.image_spatial_scale
@@ -759,6 +772,11 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             logits = (1 - weight) * logits_global + weight * logits_local  # (batch, classes)
             if self.head is not None:
                 logits = self.head(torch.cat([logits, pooled.to(logits.dtype)], dim=1))  # (batch, classes)
+        if views is not None:
+            logits, logits_global, logits_local = (
+                join_tiles(scores.unflatten(0, (-1, views))) for scores in (logits, logits_global, logits_local)
+            )  # (batch, classes) each
+            similarity = similarity.unflatten(0, (-1, views))[:, 0]  # (batch, cells, classes) of the whole image
         similarity_map = None if grid is None else similarity.transpose(1, 2).unflatten(2, grid)
         loss = None
         if labels is not None:

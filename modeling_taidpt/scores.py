@@ -111,4 +111,19 @@ def branch_scores(
     return logits_global, logits_local, similarity
 
 
+def join_tiles(scores: torch.Tensor) -> torch.Tensor:
+    """Half of the score of a whole image plus half of the largest over its tiles.
+
+    Source: the local scores of CDUL (Abdelfattah et al., ICCV 2023, "CDUL: CLIP-Driven Unsupervised Learning for
+    Multi-Label Image Classification", section 3.1), which takes the largest score over the snippets of an image.
+
+    Args:
+        scores (`torch.Tensor` of shape `(batch, views, classes)`): the first view is the whole image.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, classes)`.
+    """
+    return 0.5 * scores[:, 0] + 0.5 * scores[:, 1:].amax(dim=1)  # (batch, classes)
+
+
 __all__ = ["branch_scores", "cell_weights", "global_scores", "local_scores", "normalize", "positive_negative_scores"]

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import layer_norm, linear
+from transformers import pipeline
 
 from modeling_taidpt import CLIPResNetConfig, CLIPResNetModel, TaiDptModel
+from modeling_taidpt.evaluation.predict import score_features
+from modeling_taidpt.features.images import ImageFeatures
+from modeling_taidpt.hub import find_image_processor
+from modeling_taidpt.pipelines import TASK
 
 from .conftest import make_clip
 
@@ -196,3 +203,48 @@ def test_views_come_from_the_configuration_and_leave_small_images_alone(clip, tm
     assert not torch.allclose(outputs.logits, model(pixel_values=large, flip=False).logits)
     with pytest.raises(ValueError, match="the image has 50x64 pixels, resize it to multiples of 8"):
         model(pixel_values=torch.randn(1, 3, 50, 64))
+
+
+@torch.no_grad()
+def test_tiles_join_the_score_of_the_whole_with_the_largest(model_and_cell, tmp_path):
+    model, _ = model_and_cell
+    side = model.config.image_size
+    pixel_values = torch.randn(2, 3, 2 * side, 2 * side)
+    pooled, dense = model.encode_images(pixel_values, multi_crop="max")
+    assert pooled.shape[:2] == dense.shape[:2] == (2, 10)
+    whole = model(pixel_values=torch.nn.functional.avg_pool2d(pixel_values, 2))
+    starts = [0, side // 2, side]  # of tiles that overlap by a half
+    tiles = [
+        model(pixel_values=pixel_values[..., top : top + side, left : left + side])
+        for top in starts
+        for left in starts
+    ]
+    joined = model(pixel_values=pixel_values, multi_crop="max")
+    for branch in ("logits", "logits_global", "logits_local"):
+        largest = torch.stack([tile[branch] for tile in tiles]).amax(dim=0)  # (batch, classes)
+        torch.testing.assert_close(joined[branch], 0.5 * whole[branch] + 0.5 * largest)
+    torch.testing.assert_close(joined.similarity_map, whole.similarity_map)
+    torch.testing.assert_close(model(image_embeds=pooled, dense_embeds=dense).logits, joined.logits)
+    model.config.multi_crop = "max"
+    torch.testing.assert_close(model(pixel_values=pixel_values).logits, joined.logits)
+    model.save_pretrained(tmp_path)
+    assert type(model).from_pretrained(tmp_path).config.multi_crop == "max"
+
+
+@torch.no_grad()
+def test_cached_features_hold_the_tiles(clip, tmp_path):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+    model = TaiDptModel.from_clip(clip, labels=LABELS, num_context_tokens=2, multi_crop="max")
+    features = ImageFeatures.encode(
+        model, [{"image": image}] * 2, label_column=None, cache_dir=tmp_path, progress=False
+    )
+    assert features[0]["image_embeds"].shape == (10, 24) and features[0]["dense_embeds"].shape == (10, 4, 4, 24)
+    found = score_features(model, features).logits  # (2, classes)
+    tagger = pipeline(TASK, model=model, image_processor=find_image_processor(model.config))
+    expected = {entry["label"]: entry["score"] for entry in tagger(image)}
+    assert torch.sigmoid(found[0]).tolist() == pytest.approx([expected[label] for label in LABELS], abs=1e-5)
+    plain = {entry["label"]: entry["score"] for entry in tagger(image, multi_crop=False)}
+    assert plain != expected
+    assert tagger(image, return_heatmaps=True)[0]["heatmap"].shape == (40, 60)
+    with pytest.raises(ValueError, match="give True, False or 'max'"):
+        tagger(image, multi_crop="mean")

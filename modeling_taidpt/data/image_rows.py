@@ -157,12 +157,14 @@ class ImageRows(Sequence):
         except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on broken files
             raise _unreadable(index, image, error) from error
 
-    def pixels(self, index: int, processor: Any) -> torch.Tensor:
-        """Pixels `(3, height, width)` of an image, normalized by an image processor."""
+    def pixels(self, index: int, processor: Any, settings: Mapping[str, Any] | None = None) -> torch.Tensor:
+        """Pixels `(3, height, width)` of an image, normalized by an image processor with some settings replaced."""
         row = self[index]
         if PIXELS in row:
             return torch.as_tensor(row[PIXELS])
-        return processor(images=[self.image(index)], return_tensors="pt")[PIXELS][0]  # (3, height, width)
+        return processor(images=[self.image(index)], return_tensors="pt", **(settings or {}))[PIXELS][
+            0
+        ]  # (3, height, width)
 
 
 class LabelledImages(torch.utils.data.Dataset):

@@ -12,6 +12,7 @@ from transformers.utils import logging
 from ..captions.corpus import read_captions
 from ..captions.labels import label_captions, match_labels, model_labeler
 from ..features.captions import CaptionFeatures
+from ..features.fingerprints import IMAGE_OPTIONS
 from ..features.images import ImageFeatures
 from ..modeling_taidpt import TaiDptModel
 from ..prompt_templates import load_templates
@@ -79,9 +80,10 @@ def score_images(
         ValueError: an image cannot be read; its row is named.
     """
     several = models if isinstance(models, Mapping) else {"": models}
-    features: dict[bool, ImageFeatures] = {}  # by the way to pool
-    for model in several.values():
-        way = model.config.pool_with_positions
+    features: dict[tuple, ImageFeatures] = {}  # by what they depend on beside the CLIP
+    ways = {name: tuple(getattr(model.config, key) for key in IMAGE_OPTIONS) for name, model in several.items()}
+    for name, model in several.items():
+        way = ways[name]
         if way not in features:
             features[way] = ImageFeatures.encode(
                 model,
@@ -94,7 +96,7 @@ def score_images(
             )
     scores = {}
     for name, model in several.items():
-        outputs = score_features(model, features[model.config.pool_with_positions], batch_size=batch_size)
+        outputs = score_features(model, features[ways[name]], batch_size=batch_size)
         branches = (outputs.logits_global, outputs.logits_local, outputs.logits)  # (images, classes) each
         scores[name] = {branch: logits.numpy() for branch, logits in zip(BRANCHES, branches, strict=True)}
     return scores if isinstance(models, Mapping) else scores[""]

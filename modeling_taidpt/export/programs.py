@@ -100,7 +100,7 @@ def export_onnx(
     _require("onnx", "onnxscript", *(["onnxruntime"] if quantize else []))
     if opset < 18:
         raise ValueError(f"`opset` is {opset}: give 18 or later.")
-    processor = image_processor or find_image_processor(model.config)
+    processor = _processor_of_views(image_processor or find_image_processor(model.config), model.config)
     with _staged(output, processor, model.config) as folder:
         scorer = ImageScorer(model, heatmaps).eval()
         captured = _capture(scorer, processor)
@@ -140,10 +140,21 @@ def export_torch(
     Raises:
         ValueError: `output` is a file.
     """
-    processor = image_processor or find_image_processor(model.config)
+    processor = _processor_of_views(image_processor or find_image_processor(model.config), model.config)
     with _staged(output, processor, model.config) as folder:
         torch.export.save(_capture(ImageScorer(model, heatmaps).eval(), processor), folder / TORCH_FILE)
     return Path(output) / TORCH_FILE
+
+
+def _processor_of_views(processor: Any, config: Any) -> Any:
+    """The image processor with the settings that the views of a model need: itself where they need none."""
+    settings = config.view_settings()
+    if not settings:
+        return processor
+    processor = copy.deepcopy(processor)
+    for name, value in settings.items():
+        setattr(processor, name, value)
+    return processor
 
 
 def _capture(scorer: ImageScorer, processor: Any) -> torch.export.ExportedProgram:

@@ -94,7 +94,12 @@ class ImageFeatures(KeptFeatures):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Return the features and labels of one image."""
         item = super().__getitem__(index)
-        item["dense_embeds"] = item["dense_embeds"].unflatten(0, self.shards.grid)  # (height, width, dim)
+        pooled, dense = item["image_embeds"], item["dense_embeds"]  # (dim,), (height * width, dim)
+        if len(pooled) == dense.shape[1]:
+            item["dense_embeds"] = dense.unflatten(0, self.shards.grid)  # (height, width, dim)
+        else:  # of several views, one after the other
+            item["image_embeds"] = pooled.unflatten(0, (-1, dense.shape[1]))  # (views, dim)
+            item["dense_embeds"] = dense.unflatten(0, (-1, *self.shards.grid))  # (views, height, width, dim)
         return item
 
     def with_labels(self, labels: np.ndarray) -> ImageFeatures:
@@ -129,7 +134,8 @@ class _ImageEncoder(Encoder):
         features: list[tuple[torch.Tensor, torch.Tensor]] = []
         for start in range(0, len(items), self.batch_size):
             members = items[start : start + self.batch_size]
-            pixels = [self.images.pixels(index, self.processor) for index in members]
+            settings = self.model.config.view_settings()
+            pixels = [self.images.pixels(index, self.processor, settings) for index in members]
             if len({tuple(image.shape) for image in pixels}) > 1:
                 raise ValueError("The processor makes images of different sizes: use one that crops them to one size.")
             pooled, dense = self._encode(torch.stack(pixels))
@@ -144,11 +150,12 @@ class _ImageEncoder(Encoder):
             pooled, dense = self.model.encode_images(
                 pixel_values.to(self.model.device), pixel_values.shape[-2:] != (size, size)
             )
-        grid = (dense.shape[1], dense.shape[2])
+        grid = (dense.shape[-3], dense.shape[-2])
         if self.grid not in (None, grid):
             raise ValueError(f"Images have {self.grid} and {grid} cells: use a processor that crops them to one size.")
         self.grid = grid
-        return pooled.to("cpu", self.dtype), dense.flatten(1, 2).to("cpu", self.dtype)  # (batch, cells, dim)
+        # of several views: (batch, views * dim) and (batch, views * cells, dim)
+        return pooled.flatten(1).to("cpu", self.dtype), dense.flatten(1, -2).to("cpu", self.dtype)
 
 
 __all__ = ["SHARD_SIZE", "ImageFeatures", "collate_images"]

@@ -62,7 +62,7 @@ def tag_images(
     image_size: int | None = None,
     center_crop: bool | None = None,
     flip: bool | None = None,
-    multi_crop: bool | None = None,
+    multi_crop: bool | str | None = None,
     image_column: str = "image",
     batch_size: int = 32,
     num_workers: int | None = None,
@@ -93,7 +93,7 @@ def tag_images(
         image_size (`int`, *optional*): shorter side in pixels that the model sees; as in the pipeline.
         center_crop (`bool`, *optional*): `False` shows the model the whole image; as in the pipeline.
         flip (`bool`, *optional*): averages with the mirror image; as in the pipeline.
-        multi_crop (`bool`, *optional*): sees larger images in overlapping windows; as in the pipeline.
+        multi_crop (`bool` or `"max"`, *optional*): overlapping windows of larger images, or tiles; as in the pipeline.
         image_column (`str`, *optional*, defaults to `"image"`): column of a data set or Parquet file.
         batch_size (`int`, *optional*, defaults to 32): images in a forward pass.
         num_workers (`int`, *optional*): processes that decode images beside the model, per engine worker. By default

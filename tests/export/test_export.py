@@ -155,6 +155,19 @@ def test_windows_and_mirror_images_are_exported_at_the_size_of_the_processor(tmp
                 np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_tiles_are_exported_at_twice_the_size_and_the_processor_says_so(tmp_path):
+    model = TaiDptModel.from_clip(make_clip(), labels=LABELS, num_context_tokens=2, multi_crop="max")
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=32)
+    graph = export_onnx(model, tmp_path, image_processor=processor)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    assert stored["size"] == {"height": 64, "width": 64} and not stored["do_center_crop"]
+    pixels = torch.randn(2, 3, 64, 64)
+    (found,) = onnxruntime.InferenceSession(str(graph)).run(None, {"pixel_values": pixels.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, expected(model, pixels)[0], atol=1e-5)
+
+
 def test_a_failed_export_keeps_the_earlier_one(model, exported, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise RuntimeError("out of luck")
