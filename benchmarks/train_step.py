@@ -20,6 +20,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPModel, HfArgumentParser
 
 from modeling_taidpt import TaiDptModel, load_class_table
+from modeling_taidpt.backbones import text_side
 
 LENGTH, SOS, EOT = 77, 49406, 49407  # of the published prompts and captions
 CAPTION_TOKENS = (8, 25)  # shortest, longest + 1; COCO's captions have 8 to 24 tokens with both specials
@@ -198,7 +199,7 @@ def floor_flops(model: TaiDptModel, batch: Batch) -> float:
 def matrix_product(model: TaiDptModel) -> tuple[Callable[[], Tensor], float]:
     """The product of the first MLP layer with all prompt tokens, in the model's dtype, and its FLOPs."""
     weight = model.clip.text_model.encoder.layers[0].mlp.fc1.weight.detach()  # (inner, width)
-    layout = model.prompt_learner.layout(range(model.config.num_labels), weight.device)
+    layout = model.prompt_learner.layout(text_side(model.clip), range(model.config.num_labels), weight.device)
     tokens = 2 * (1 + layout.prefix_context + len(layout.token_ids))
     hidden = torch.randn(tokens, weight.shape[1]).to(weight.dtype)  # (tokens, width)
     return (lambda: hidden @ weight.T), 2.0 * tokens * weight.numel()

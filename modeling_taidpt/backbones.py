@@ -34,6 +34,7 @@ from transformers import (
 )
 from transformers.masking_utils import create_bidirectional_mask
 
+from .layer_record import Record
 from .modeling_clip_resnet import CLIPResNetModel
 from .tokenization_taidpt import find_end_of_text
 
@@ -73,7 +74,7 @@ class TextSide:
 
     @property
     def token_embedding(self) -> nn.Embedding:
-        """The embedding of tokens, whose rows context vectors stand among."""
+        """The embedding of tokens, in whose width context vectors are."""
         return self.tower.get_input_embeddings()
 
     def parameters(self) -> list[torch.Tensor]:
@@ -83,7 +84,7 @@ class TextSide:
     def find_end(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, eos_token_id: int | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Place of the end of each text `(batch,)` and the mask of its tokens `(batch, length)`.
+        """Index of the end of each text `(batch,)` and the mask of its tokens `(batch, length)`.
 
         Raises:
             ValueError: a text has no end, or is padded and there is no mask.
@@ -91,12 +92,18 @@ class TextSide:
         return find_end_of_text(input_ids, attention_mask, eos_token_id)
 
     def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, end: torch.Tensor, pad_token_id: int | None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        end: torch.Tensor,
+        pad_token_id: int | None,
+        record: Record,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Pooled `(batch, dim)` and token `(batch, length, dim)` features of texts, not normalised."""
-        hidden = self.tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        tokens = self.projection(hidden)  # (batch, length, dim)
-        return tokens[torch.arange(len(tokens), device=tokens.device), end], tokens
+        outputs = self.tower(input_ids=input_ids, attention_mask=attention_mask, **record.options)
+        record.keep(outputs)
+        tokens = self.projection(outputs.last_hidden_state)  # (batch, length, dim)
+        return tokens[torch.arange(tokens.shape[0], device=tokens.device), end], tokens
 
     def encode_prompts(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pooled features `(prompts, dim)` of whole prompts, given as embeddings `(prompts, length, width)`.
@@ -122,20 +129,26 @@ class SiglipTextSide(TextSide):
             end, _ = find_end_of_text(input_ids, torch.ones_like(input_ids), eos_token_id)
             attention_mask = (torch.arange(input_ids.shape[1], device=end.device) <= end[:, None]).long()
         attention_mask = attention_mask.to(input_ids.device)  # (batch, length)
-        if bool((attention_mask[:, :1] == 0).any()):
+        if not torch.compiler.is_compiling() and bool((attention_mask[:, :1] == 0).any()):
             raise ValueError(
                 "The captions are padded on the left: tokenize with padding_side='right', as in training."
             )
         return attention_mask.sum(dim=1) - 1, attention_mask
 
     def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, end: torch.Tensor, pad_token_id: int | None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        end: torch.Tensor,
+        pad_token_id: int | None,
+        record: Record,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As [`TextSide.encode`]."""
         length = input_ids.shape[1]
         input_ids = input_ids.masked_fill(attention_mask == 0, pad_token_id)  # (batch, length)
         input_ids = nn.functional.pad(input_ids, (0, self.max_length - length), value=pad_token_id)
-        outputs = self.tower(input_ids=input_ids)  # (batch, max_length)
+        outputs = self.tower(input_ids=input_ids, **record.options)  # of (batch, max_length)
+        record.keep(outputs)
         return outputs.pooler_output, self.tower.head(outputs.last_hidden_state[:, :length])
 
     def encode_prompts(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -152,11 +165,17 @@ class BertTextSide(TextSide):
     shares_prefix = False
 
     def encode(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, end: torch.Tensor, pad_token_id: int | None
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        end: torch.Tensor,
+        pad_token_id: int | None,
+        record: Record,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """As [`TextSide.encode`]."""
-        hidden = self.tower(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        tokens = self.projection(hidden)  # (batch, length, dim)
+        outputs = self.tower(input_ids=input_ids, attention_mask=attention_mask, **record.options)
+        record.keep(outputs)
+        tokens = self.projection(outputs.last_hidden_state)  # (batch, length, dim)
         return tokens[:, 0], tokens
 
     def encode_prompts(self, embeds: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

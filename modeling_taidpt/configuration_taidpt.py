@@ -300,7 +300,8 @@ class TaiDptConfig(PreTrainedConfig):
             del self.custom_pipelines
         labels = self.labels
         check_labels(labels)
-        self.label2id = {label: index for index, label in enumerate(labels)}
+        # Always the inverse of `id2label`: files and callers often change or write only one of them.
+        self.label2id = self.label_indices
         if self.class_names is None:
             self.class_names = list(labels)
         if self.label_origin is None:
@@ -318,7 +319,7 @@ class TaiDptConfig(PreTrainedConfig):
     def _follow_labels(self, before: list[str]) -> None:
         """Keeps the fields of the classes in step with labels that were set: renamed ones, or others in number."""
         labels = self.labels
-        self.label2id = {label: index for index, label in enumerate(labels)}
+        self.label2id = self.label_indices
         if len(labels) == len(before):  # the same classes under other names
             origins = [self.label_origin.get(label, self._default_origin) for label in before]
             self.label_origin = dict(zip(labels, origins, strict=True))
@@ -382,7 +383,18 @@ class TaiDptConfig(PreTrainedConfig):
     @property
     def labels(self) -> list[str]:
         """Labels in the order of the logits, `(classes,)`."""
-        return [self.id2label[index] for index in sorted(self.id2label)]
+        return [self.id2label[index] for index in sorted(self.id2label, key=int)]
+
+    @property
+    def label_indices(self) -> dict[str, int]:
+        """The index of each label, which `label2id` may have lost where only `id2label` was changed."""
+        return {label: index for index, label in enumerate(self.labels)}
+
+    @property
+    def origins(self) -> list[str]:
+        """`label_origin` in the order of the logits; a renamed label has that of its class name."""
+        default, names = self._default_origin, zip(self.labels, self.class_names, strict=True)
+        return [self.label_origin.get(label, self.label_origin.get(name, default)) for label, name in names]
 
     @property
     def patch_size(self) -> int:

@@ -57,11 +57,22 @@ def storage_dtype(stored: torch.dtype | str | None, arguments: dict[str, Any]) -
         `dict`: the arguments, with `dtype=torch.float32` added where fp16 would run on a CPU.
     """
     explicit = arguments.get("dtype", arguments.get("torch_dtype")) not in (None, "auto")
-    device_map = arguments.get("device_map")
-    on_cpu = device_map is None or str(device_map) == "cpu"
-    if not explicit and on_cpu and str(stored).removeprefix("torch.") == "float16":
+    stored_in_half = str(stored).removeprefix("torch.") == "float16"
+    if stored_in_half and not explicit and computes_on_cpu(arguments.get("device_map")):
         arguments = {key: value for key, value in arguments.items() if key != "torch_dtype"} | {"dtype": torch.float32}
     return arguments
+
+
+def computes_on_cpu(device_map: Any) -> bool:
+    """Whether a model that is loaded with this `device_map` computes on the CPU, wherever its weights are stored."""
+    if device_map is None:
+        return torch.get_default_device().type in ("cpu", "meta")
+    places = list(device_map.values()) if isinstance(device_map, Mapping) else [device_map]
+    names = {place if isinstance(place, int) else str(place).partition(":")[0] for place in places}
+    if names & {"auto", "balanced", "balanced_low_0", "sequential"}:
+        return not torch.accelerator.is_available()
+    # parts in memory or on disk beside an accelerator are moved there to be computed
+    return names <= {"cpu", "disk"} and (names != {"disk"} or not torch.accelerator.is_available())
 
 
 def settle(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:

@@ -26,7 +26,8 @@ import torch
 from torch import nn
 
 from .backbones import DualEncoder, image_side
-from .configuration_taidpt import check_dense_features
+from .configuration_taidpt import TaiDptConfig, check_dense_features
+from .layer_record import Record
 from .modeling_clip_resnet import AttentionPool, CLIPResNetModel
 from .scores import normalize
 
@@ -40,12 +41,55 @@ WITHOUT_ATTENTION = ("value", "value_residual")
 NEIGHBOURHOOD_STD = 5.0  # in cells, of the Gaussian of `"naclip"`
 
 
+def encode_images(
+    clip: DualEncoder,
+    config: TaiDptConfig,
+    pixel_values: torch.Tensor,
+    interpolate_pos_encoding: bool = False,
+    flip: bool | None = None,
+    multi_crop: bool | str | None = None,
+    record: Record | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Encodes images in the views that a call asks for, else those of the configuration.
+
+    Args:
+        clip (`CLIPModel` or another dual encoder): the frozen CLIP.
+        config ([`TaiDptConfig`]): views, dense features and sizes.
+        pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): normalised pixels.
+        interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have another size.
+        flip (`bool`, *optional*): averages with the mirror image.
+        multi_crop (`bool` or `str`, *optional*): averages over windows, or `"max"`, see [`encode_tiles`].
+        record ([`Record`], *optional*): keeps what the layers of the tower give.
+
+    Returns:
+        `tuple[torch.Tensor, torch.Tensor]`: as of [`TaiDptModel.encode_images`].
+
+    Raises:
+        ValueError: the size does not fit.
+    """
+    flip = config.flip if flip is None else flip
+    multi_crop = config.multi_crop if multi_crop is None else multi_crop
+    # windows of the tower's own size are left as they are
+    options = (interpolate_pos_encoding or bool(multi_crop), config.pool_with_positions, config.dense_features)
+
+    def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        pooled, dense = image_features(clip, pixels, *options, record)
+        return normalize(pooled), normalize(dense)  # (batch, dim), (batch, height, width, dim)
+
+    pixel_values = pixel_values.to(clip.logit_scale.dtype)  # (batch, 3, height, width)
+    if multi_crop == TILES:
+        return encode_tiles(encode, pixel_values, config.image_size, config.patch_size, flip)
+    window = config.image_size if multi_crop else None
+    return encode_views(encode, pixel_values, window, config.patch_size, flip)
+
+
 def image_features(
     clip: DualEncoder,
     pixel_values: torch.Tensor,
     interpolate_pos_encoding: bool = False,
     with_positions: bool = False,
     dense_features: str = "value",
+    record: Record | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Encodes images once into both of their features.
 
@@ -57,6 +101,7 @@ def image_features(
         with_positions (`bool`, *optional*, defaults to `False`): whether the attention pool of a convolutional tower
             adds its positional embedding to the pooled feature.
         dense_features (`str`, *optional*, defaults to `"value"`): what is done to the last block, see above.
+        record ([`Record`], *optional*): keeps what the layers of the tower give.
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor]`: pooled `(batch, dim)` and dense `(batch, height, width, dim)` features in
@@ -66,20 +111,23 @@ def image_features(
         ValueError: the tower has no such dense features.
     """
     check_dense_features(clip.config.model_type, dense_features)
+    record = Record() if record is None else record
     if isinstance(clip, CLIPResNetModel):
         tower = clip.vision_model
-        cells = tower.encode_cells(pixel_values)  # (batch, channels, height / 32, width / 32)
+        cells = tower.encode_cells(pixel_values, record)  # (batch, channels, height / 32, width / 32)
         pooled = tower.attention_pool(cells, with_positions, interpolate_pos_encoding)  # (batch, dim)
         return pooled, _pool_features(tower.attention_pool, cells, dense_features)
     side = image_side(clip)
     hidden = side.embed(pixel_values, interpolate_pos_encoding)  # (batch, prefix + patches, width)
     *first, last = side.tower.encoder.layers
-    for layer in first:
-        hidden = layer(hidden, None)  # (batch, prefix + patches, width)
-    normed = last.layer_norm1(hidden)  # (batch, prefix + patches, width)
-    value = last.self_attn.v_proj(normed)  # (batch, prefix + patches, width)
-    # with a class token the block's other outputs are of no use: 7 % of a ViT-B's work
-    output = _class_token(last, hidden, normed, value) if side.prefix_tokens else last(hidden, None)
+    with record.of_layers(side.tower.encoder.layers):
+        for layer in first:
+            hidden = layer(hidden, None)  # (batch, prefix + patches, width)
+        normed = last.layer_norm1(hidden)  # (batch, prefix + patches, width)
+        value = last.self_attn.v_proj(normed)  # (batch, prefix + patches, width)
+        # with a class token the block's other outputs are of no use: 7 % of a ViT-B's work
+        alone = side.prefix_tokens and not record
+        output = _class_token(last, hidden, normed, value) if alone else last(hidden, None)
     pooled = side.pool(output)  # (batch, dim)
     grid = tuple(length // side.patch_size for length in pixel_values.shape[-2:])  # height, width in cells
     changed = _changed_block(last, hidden, normed, value, grid, side.prefix_tokens, dense_features)
@@ -282,4 +330,4 @@ def _starts(length: int, window: int, cell: int) -> list[int]:
     return [round(step * last / steps) * cell for step in range(steps + 1)]
 
 
-__all__ = ["TILES", "encode_tiles", "encode_views", "image_features", "neighbourhood"]
+__all__ = ["TILES", "encode_images", "encode_tiles", "encode_views", "image_features", "neighbourhood"]

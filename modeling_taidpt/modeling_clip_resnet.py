@@ -13,9 +13,11 @@ from torch import nn
 from transformers import AutoModel, CLIPTextModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.models.clip.modeling_clip import CLIPPreTrainedModel
+from transformers.models.clip.modeling_clip import CLIPOutput, CLIPPreTrainedModel
+from transformers.utils import can_return_tuple
 
 from .configuration_taidpt import CLIPResNetConfig, CLIPResNetVisionConfig
+from .layer_record import Record
 
 
 class Bottleneck(nn.Module):
@@ -80,9 +82,14 @@ class ModifiedResNet(nn.Module):
         hidden_states = self.bn2(self.conv2(hidden_states)).relu()  # (batch, width / 2, height / 2, width / 2)
         hidden_states = self.bn3(self.conv3(hidden_states)).relu()  # (batch, width, height / 2, width / 2)
         hidden_states = self.avgpool(hidden_states)  # (batch, width, height / 4, width / 4)
-        for stage in range(1, 5):
-            hidden_states = getattr(self, f"layer{stage}")(hidden_states)
-        return hidden_states
+        for stage in self.stages:
+            hidden_states = stage(hidden_states)  # half the height and width in all but the first
+        return hidden_states  # (batch, 32 * width, height / 32, width / 32)
+
+    @property
+    def stages(self) -> list[nn.Module]:
+        """The four stages of blocks."""
+        return [getattr(self, f"layer{stage}") for stage in range(1, 5)]
 
 
 class AttentionPool(nn.Module):
@@ -150,6 +157,7 @@ class CLIPResNetPreTrainedModel(CLIPPreTrainedModel):
     config: CLIPResNetConfig
     config_class = CLIPResNetConfig
     base_model_prefix = "clip"
+    supports_gradient_checkpointing = False  # the trunk has none
     _no_split_modules = ["CLIPTextEmbeddings", "CLIPEncoderLayer", "Bottleneck"]  # noqa: RUF012
 
     @torch.no_grad()
@@ -181,18 +189,27 @@ class CLIPResNetVisionModel(CLIPResNetPreTrainedModel):
         self.attention_pool = AttentionPool(config)
         self.post_init()
 
-    def encode_cells(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Runs the trunk: `(batch, 3, height, width)` to cells `(batch, channels, height / 32, width / 32)`."""
-        cells = self.trunk(pixel_values)
-        if not isinstance(cells, torch.Tensor):
-            cells = cells.last_hidden_state
-        return cells  # (batch, channels, height / 32, width / 32)
+    def encode_cells(self, pixel_values: torch.Tensor, record: Record | None = None) -> torch.Tensor:
+        """Runs the trunk: `(batch, 3, height, width)` to cells `(batch, channels, height / 32, width / 32)`.
 
+        A record keeps the maps of its stages; a trunk has no attention weights.
+        """
+        record = Record() if record is None else record
+        if isinstance(self.trunk, ModifiedResNet):
+            with record.of_layers(self.trunk.stages):
+                return self.trunk(pixel_values)  # (batch, channels, height / 32, width / 32)
+        outputs = self.trunk(pixel_values, **{key: value for key, value in record.options.items() if "hidden" in key})
+        if record:
+            record.keep(outputs)
+        return outputs.last_hidden_state  # (batch, channels, height / 32, width / 32)
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor,
         with_positions: bool = True,
         interpolate_pos_encoding: bool = False,
+        output_hidden_states: bool | None = None,
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encodes images.
@@ -202,6 +219,7 @@ class CLIPResNetVisionModel(CLIPResNetPreTrainedModel):
             with_positions (`bool`, *optional*, defaults to `True`): whether the pool adds its positional embedding.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): stretches the positional embedding to
                 the grid of the image.
+            output_hidden_states (`bool`, *optional*): returns the maps of the trunk's stages as `hidden_states`.
             **kwargs: accepted and unused, as the other vision towers take more.
 
         Returns:
@@ -211,9 +229,11 @@ class CLIPResNetVisionModel(CLIPResNetPreTrainedModel):
         Raises:
             ValueError: the grid is not the trained one, positions are used and may not be interpolated.
         """
-        cells = self.encode_cells(pixel_values)  # (batch, channels, height / 32, width / 32)
+        record = Record.of_flags(self.config, output_hidden_states, False)
+        cells = self.encode_cells(pixel_values, record)  # (batch, channels, height / 32, width / 32)
         pooled = self.attention_pool(cells, with_positions, interpolate_pos_encoding)  # (batch, projection_dim)
-        return BaseModelOutputWithPooling(last_hidden_state=cells, pooler_output=pooled)
+        states = record.hidden_states
+        return BaseModelOutputWithPooling(last_hidden_state=cells, pooler_output=pooled, hidden_states=states)
 
 
 def _convolutional(config: Any) -> nn.Module:
@@ -258,6 +278,57 @@ class CLIPResNetModel(CLIPResNetPreTrainedModel):
     ) -> BaseModelOutputWithPooling:
         """Encodes images `(batch, 3, height, width)`; `pooler_output` `(batch, projection_dim)`, not normalised."""
         return self.vision_model(pixel_values, with_positions, interpolate_pos_encoding, **kwargs)
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embedding of the text tower."""
+        return self.text_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the token embedding of the text tower."""
+        self.text_model.set_input_embeddings(value)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        pixel_values: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        return_loss: bool | None = None,
+        interpolate_pos_encoding: bool = False,
+        **kwargs: Any,
+    ) -> CLIPOutput:
+        """Compares texts with images, as [`~transformers.CLIPModel`] does.
+
+        Args:
+            input_ids (`torch.Tensor` of shape `(texts, length)`): token ids.
+            pixel_values (`torch.Tensor` of shape `(images, 3, height, width)`): normalised pixels.
+            attention_mask (`torch.Tensor` of shape `(texts, length)`, *optional*): 1 for tokens, 0 for padding.
+            return_loss (`bool`, *optional*): returns the contrastive loss, text i belonging to image i.
+            interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have another size.
+            **kwargs: `output_attentions`, `output_hidden_states`, `return_dict`, as in transformers.
+
+        Returns:
+            `CLIPOutput`: `logits_per_image` `(images, texts)` and the embeddings `(images or texts, projection_dim)`.
+        """
+        image_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, **kwargs)
+        image_embeds = nn.functional.normalize(image_outputs.pooler_output, dim=-1)  # (images, projection_dim)
+        text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)  # (texts, projection_dim)
+        logits_per_text = self.logit_scale.exp() * text_embeds @ image_embeds.T  # (texts, images)
+        loss = None
+        if return_loss:
+            pairs = torch.arange(logits_per_text.shape[0], device=logits_per_text.device)  # (texts,)
+            entropy = nn.functional.cross_entropy
+            loss = (entropy(logits_per_text, pairs) + entropy(logits_per_text.T, pairs)) / 2
+        return CLIPOutput(
+            loss=loss,
+            logits_per_image=logits_per_text.T,
+            logits_per_text=logits_per_text,
+            text_embeds=text_embeds,
+            image_embeds=image_embeds,
+            text_model_output=text_outputs,
+            vision_model_output=image_outputs,
+        )
 
 
 __all__ = ["CLIPResNetModel", "CLIPResNetPreTrainedModel", "CLIPResNetVisionModel"]

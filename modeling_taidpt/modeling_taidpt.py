@@ -6,6 +6,7 @@ Source: "Texts as Images in Prompt Tuning for Multi-Label Image Recognition" (CV
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
-from transformers.utils import ModelOutput, logging
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .backbones import DualEncoder, text_side
-from .class_embeddings import ClassEmbeddingCache, encode_chunks, split_classes
+from .class_embeddings import cached_class_embeddings, encode_chunks, get_or_compute, split_classes
 from .configuration_taidpt import TaiDptConfig, build_config, check_labels, context_token_ids
 from .hub import (
     clip_class,
@@ -32,18 +33,26 @@ from .hub import (
     storage_dtype,
 )
 from .hub_errors import plain_errors
-from .image_encoding import TILES, encode_tiles, encode_views, image_features
+from .image_encoding import encode_images
+from .layer_record import Record
 from .losses import RankingLoss
 from .model_card import known_report
 from .origins import HUB_ARGUMENTS, Origin, is_remote_code, keep_origin, origins, own_origin, portable_source
-from .prompt_learner import PromptLearner, encode_full_prompts, lay_out_prompts
+from .prompt_learner import PromptLearner, encode_prompts
 from .prompt_templates import DEFAULT_TEMPLATE, load_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
-from .scores import branch_scores, join_tiles, normalize
+from .scores import branch_scores, join_tiles, normalize, probabilities
 from .standardization import CaptionBank, score_statistics, standardize_scores
 from .stored_weights import require_plausible_size, require_same_save
-from .variants import relabel, template_embeddings, with_fixed_embeddings, with_linear_head, without_text_tower
+from .variants import (
+    fixed_class_embeddings,
+    relabel,
+    template_embeddings,
+    with_fixed_embeddings,
+    with_linear_head,
+    without_text_tower,
+)
 
 logger = logging.get_logger(__name__)
 
@@ -65,6 +74,12 @@ class TaiDptOutput(ModelOutput):
             the dense features with the local (or positive) class embeddings.
         class_embeddings (`tuple[torch.Tensor, torch.Tensor]`, *optional*): global and local class embeddings
             `(classes, dim)`, with `return_class_embeddings=True`.
+        hidden_states (`tuple[torch.Tensor]`, *optional*): of the vision tower for images, of the text tower for
+            captions: what enters the first layer and what each layer gives, `(batch, length, width)` each; of a
+            convolutional tower the maps of its stages `(batch, channels, height, width)`. Where an image is seen in
+            several views, those of the first.
+        attentions (`tuple[torch.Tensor]`, *optional*): attention weights of the same tower's layers, `(batch, heads,
+            length, length)` each.
     """
 
     loss: torch.Tensor | None = None
@@ -73,6 +88,8 @@ class TaiDptOutput(ModelOutput):
     logits_local: torch.Tensor | None = None
     similarity_map: torch.Tensor | None = None
     class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class TaiDptModel(RepositoryMixin, PreTrainedModel):
@@ -103,13 +120,15 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         "class_embeddings_global",
         "class_embeddings_local",
         "log_scales",
-        "head",
+        "^head",  # the model's own, not those of SigLIP's towers
     )
 
     def __init__(self, config: TaiDptConfig, clip: DualEncoder | None = None) -> None:
         super().__init__(config)
         if clip is None:
             clip = clip_class(config.clip_config)._from_config(config.clip_config)
+            if config.baked:  # the initialisation of a whole CLIP looks for the text tower
+                clip._is_hf_initialized = True
         else:
             for module in clip.modules():
                 module._is_hf_initialized = True  # its weights are not ours to initialise
@@ -117,24 +136,26 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         if config.class_embedding_source == "learned":
             self.prompt_learner = PromptLearner(config)
         else:
-            shape = (config.num_labels, config.embedding_dim)
-            self.register_buffer("class_embeddings_global", torch.zeros(shape))
-            self.register_buffer("class_embeddings_local", torch.zeros(shape))
-        self.log_scales: nn.Parameter | None = None  # factor and sharpness of a positive and a negative prompt
+            for branch in ("global", "local"):
+                embeddings = torch.zeros(config.num_labels, config.embedding_dim, dtype=torch.float32)
+                self.register_buffer(f"class_embeddings_{branch}", embeddings)
+        self.log_scales: nn.Parameter | None = None  # of a positive and a negative prompt: factor, inverse temperature
         if config.prompt_pair == "positive_negative":
-            self.log_scales = nn.Parameter(torch.tensor(PAIR_LOG_SCALES))  # (2,)
+            self.log_scales = nn.Parameter(torch.tensor(PAIR_LOG_SCALES, dtype=torch.float32))  # (2,)
         self.head: nn.Linear | None = None
         if config.linear_head:
-            self.head = nn.Linear(config.num_labels + config.embedding_dim, config.num_labels)
+            width = config.num_labels + config.embedding_dim
+            self.head = nn.Linear(width, config.num_labels, dtype=torch.float32)
         self.caption_bank: CaptionBank | None = None
         if config.caption_bank_size:
             self.caption_bank = CaptionBank(config.caption_bank_size, config.embedding_dim)
-        self._class_embedding_cache = ClassEmbeddingCache()
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.training_report: dict[str, Any] | None = None  # what the model card says of the training
         self._word_counts: Mapping[str, int] | None = None
         self.post_init()
-        self._freeze()
+        # Once: on a CLIP that another model shares, adapters may be learning.
+        if not getattr(self.clip, "_is_frozen_base", False):
+            self._freeze()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -196,6 +217,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """Leaves only what is learned on top of the CLIP trainable, and the CLIP in eval mode for good."""
         self.clip.requires_grad_(False)
         self.clip.eval()
+        self.clip._is_frozen_base = True
 
     def train(self, mode: bool = True) -> TaiDptModel:
         """Sets the training mode of everything but the frozen CLIP."""
@@ -339,7 +361,6 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """
         return with_linear_head(self, train_prompts)
 
-    @torch.no_grad()
     def bake(self) -> TaiDptModel:
         """A model for serving: the class embeddings are kept, the text tower is left out; the scores stay the same.
 
@@ -349,7 +370,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Returns:
             [`TaiDptModel`]: with no trainable parameter, in eval mode.
         """
-        baked = with_fixed_embeddings(self, *self.encode_classes(), baked=True)
+        baked = with_fixed_embeddings(self, *fixed_class_embeddings(self), baked=True)
         baked.training_report = known_report(self)
         return baked
 
@@ -475,6 +496,17 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """The token embedding of the text tower; `None` of a baked model, which has none."""
         return None if self.config.baked else text_side(self.clip).token_embedding
 
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replaces the token embedding of the text tower."""
+        self._require_text_tower()
+        text_side(self.clip).tower.set_input_embeddings(value)
+
+    @property
+    def _execution_device(self) -> torch.device:
+        """Where inputs are to be; parameters of an offloaded model say `meta`."""
+        device = getattr(getattr(self, "_hf_hook", None), "execution_device", None)
+        return self.device if device is None else torch.device(device)
+
     def _require_text_tower(self) -> None:
         if self.config.baked:
             raise ValueError(
@@ -490,9 +522,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             )
 
     def encode_classes(self, prompt_chunk_size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Class embeddings of both branches.
-
-        In eval mode they are computed once and kept until a parameter changes.
+        """Class embeddings of both branches, computed in every call but in [`~TaiDptModel.cached_class_embeddings`].
 
         Args:
             prompt_chunk_size (`int`, *optional*): as in [`~TaiDptModel.forward`].
@@ -503,37 +533,42 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         self._require_base()
         if self.config.class_embedding_source == "fixed":
             return normalize(self.class_embeddings_global), normalize(self.class_embeddings_local)
-        if self.training:
-            both = self._compute_class_embeddings(prompt_chunk_size)  # (2, classes, dim)
-        else:
-            contexts, frozen = self.prompt_learner.contexts, text_side(self.clip).parameters()
-            both = self._class_embedding_cache.get(self._compute_class_embeddings, contexts, frozen)
+        both = get_or_compute(self, lambda: self._compute_class_embeddings(prompt_chunk_size))  # (2, classes, dim)
         return both[0], both[1]
+
+    def cached_class_embeddings(self) -> AbstractContextManager[None]:
+        """A block in which class embeddings are computed once, without gradients, for this model and thread.
+
+        Nothing is kept beyond the block. Inside, do not change what they depend on (context vectors, text tower,
+        adapters): it would not be noticed. For serving, [`~TaiDptModel.bake`] stores them for good.
+
+        Example:
+        ```python
+        >>> with torch.no_grad(), model.cached_class_embeddings():
+        ...     logits = [model(pixel_values=batch).logits for batch in batches]
+        ```
+        """
+        return cached_class_embeddings(self)
 
     def _compute_class_embeddings(self, chunk_size: int | None = None) -> torch.Tensor:
         """Class embeddings `(2, classes, dim)`; many classes go in pieces."""
-        count, learner = len(self.config.labels), self.prompt_learner
+        count, learner = self.config.num_labels, self.prompt_learner
         if torch.is_grad_enabled():
-            contexts, recompute = learner.contexts, learner.gradient_checkpointing and self.training
-            both = encode_chunks(self._encode_piece, count, contexts, chunk_size, recompute)  # (2, classes, dim)
+            adapters = [parameter for parameter in text_side(self.clip).parameters() if parameter.requires_grad]
+            recompute = learner.gradient_checkpointing and self.training
+            learned = [*learner.contexts, *adapters]
+            both = encode_chunks(self._encode_piece, count, learned, chunk_size, recompute)  # (2, classes, dim)
         else:
             both = torch.cat([self._encode_piece(piece) for piece in split_classes(count, TEXT_BATCH)], dim=1)
         return normalize(both)  # (2, classes, dim)
 
     def _encode_piece(self, classes: range) -> torch.Tensor:
         """Embeddings `(2, classes, dim)` of some classes, not normalised."""
-        side = text_side(self.clip)
-        if side.shares_prefix:
-            return self.prompt_learner(self.clip.text_model, self.clip.text_projection, classes)
-        return encode_full_prompts(self.prompt_learner, side, classes)
+        return encode_prompts(self.prompt_learner, text_side(self.clip), classes)
 
     def _check_prompts(self) -> None:
         """Raises a `ValueError` that names the first class whose prompt is too long for the text tower."""
-        side, classes = text_side(self.clip), range(self.config.num_labels)
-        if side.shares_prefix:
-            self.prompt_learner.layout(classes, torch.device("cpu"))
-        else:
-            lay_out_prompts(self.config, classes, side)
+        self.prompt_learner.layout(text_side(self.clip), range(self.config.num_labels), torch.device("cpu"))
 
     @torch.no_grad()
     def encode_templates(
@@ -618,16 +653,16 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: a caption has no end-of-text token, or is padded and there is no mask, or the model is baked.
         """
-        return self._encode_captions(input_ids, attention_mask)[:2]
+        return self._encode_captions(input_ids, attention_mask, Record())[:2]
 
     def _encode_captions(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, record: Record
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Global and token features of captions, and the mask of their tokens `(batch, length)`."""
         self._require_text_tower()
-        side, input_ids = text_side(self.clip), input_ids.to(self.device)  # (batch, length)
+        side, input_ids = text_side(self.clip), input_ids.to(self._execution_device)  # (batch, length)
         end, mask = side.find_end(input_ids, attention_mask, self.config.eos_token_id)  # (batch,), (batch, length)
-        pooled, tokens = side.encode(input_ids, mask, end, self.config.pad_token_id)
+        pooled, tokens = side.encode(input_ids, mask, end, self.config.pad_token_id, record)
         tokens = normalize(tokens) * mask[:, :, None]  # (batch, length, dim)
         return normalize(pooled), tokens, mask
 
@@ -655,24 +690,20 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: the size is not the tower's and may not be interpolated, or has no whole cells for windows.
         """
-        config, dtype = self.config, self.clip.logit_scale.dtype
-        flip = config.flip if flip is None else flip
-        multi_crop = config.multi_crop if multi_crop is None else multi_crop
-        interpolate = interpolate_pos_encoding or bool(
-            multi_crop
-        )  # leaves windows of the tower's own size as they are
+        return encode_images(self.clip, self.config, pixel_values, interpolate_pos_encoding, flip, multi_crop)
 
-        def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-            pooled, dense = image_features(
-                self.clip, pixels, interpolate, config.pool_with_positions, config.dense_features
-            )
-            return normalize(pooled), normalize(dense)  # (batch, dim), (batch, height, width, dim)
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Probabilities of logits: `sigmoid(score_scale * logit + score_bias)`, as `config` says.
 
-        if multi_crop == TILES:
-            return encode_tiles(encode, pixel_values.to(dtype), config.image_size, config.patch_size, flip)
-        window = config.image_size if multi_crop else None
-        return encode_views(encode, pixel_values.to(dtype), window, config.patch_size, flip)
+        Args:
+            logits (`torch.Tensor` of shape `(..., classes)`): as of [`~TaiDptModel.forward`].
 
+        Returns:
+            `torch.Tensor` of shape `(..., classes)`: in the dtype of the logits, at least fp32.
+        """
+        return probabilities(logits, self.config.score_scale, self.config.score_bias)  # (..., classes)
+
+    @can_return_tuple
     def forward(
         self,
         pixel_values: torch.Tensor | None = None,
@@ -689,7 +720,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         standardize: bool | None = None,
         return_class_embeddings: bool = False,
         prompt_chunk_size: int | None = None,
-        return_dict: bool | None = None,
+        class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
     ) -> TaiDptOutput | tuple:
         """Scores images or captions against all classes.
 
@@ -718,10 +751,14 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             prompt_chunk_size (`int`, *optional*): classes whose prompts go through the text tower at a time when
                 learning; the backward pass computes each chunk again, so that memory is that of one. By default more
                 than 1,024 classes do.
-            return_dict (`bool`, *optional*): `False` for a tuple, as in transformers.
+            class_embeddings (`tuple[torch.Tensor, torch.Tensor]`, *optional*): what
+                [`~TaiDptModel.encode_classes`] gave, global and local `(classes, dim)`; computed by default.
+            output_attentions (`bool`, *optional*): returns `attentions`, of the tower that ran; as for
+                [`~transformers.CLIPModel`] they need `attn_implementation="eager"`.
+            output_hidden_states (`bool`, *optional*): returns `hidden_states`, of the tower that ran.
 
         Returns:
-            [`TaiDptOutput`].
+            [`TaiDptOutput`], or a `tuple` of what is there with `return_dict=False`, given or in the configuration.
 
         Raises:
             ValueError: none or several kinds of input, or a padded caption without mask.
@@ -741,15 +778,19 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         ):
             if embeds is not None and partner is None:
                 raise ValueError(f"`{name}` needs its dense partner: pass token_embeds or dense_embeds too.")
-        global_embeddings, local_embeddings = self.encode_classes(prompt_chunk_size)  # (classes, dim), (classes, dim)
+        if class_embeddings is None:
+            class_embeddings = self.encode_classes(prompt_chunk_size)
+        global_embeddings, local_embeddings = class_embeddings  # (classes, dim) each
+        record = Record.of_flags(self.config, output_hidden_states, output_attentions)
         if pixel_values is not None:
-            image_embeds, dense_embeds = self.encode_images(pixel_values, interpolate_pos_encoding, flip, multi_crop)
+            views = (interpolate_pos_encoding, flip, multi_crop)
+            image_embeds, dense_embeds = encode_images(self.clip, self.config, pixel_values, *views, record)
         elif input_ids is not None:
-            caption_embeds, token_embeds, attention_mask = self._encode_captions(input_ids, attention_mask)
-        views = None
+            caption_embeds, token_embeds, attention_mask = self._encode_captions(input_ids, attention_mask, record)
+        tiles = None
         if image_embeds is not None:
             if image_embeds.dim() == 3:  # of several views, which are scored as images of their own
-                views = image_embeds.shape[1]
+                tiles = image_embeds.shape[1]
                 image_embeds, dense_embeds = image_embeds.flatten(0, 1), dense_embeds.flatten(0, 1)
             grid = dense_embeds.shape[1:3]
             pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)
@@ -771,26 +812,28 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             weight = self.config.local_weight
             logits = (1 - weight) * logits_global + weight * logits_local  # (batch, classes)
             if self.head is not None:
-                logits = self.head(torch.cat([logits, pooled.to(logits.dtype)], dim=1))  # (batch, classes)
-        if views is not None:
+                joined = torch.cat([logits, pooled.to(logits.dtype)], dim=1)  # (batch, classes + dim)
+                logits = self.head(joined.to(self.head.weight.dtype)).to(logits.dtype)  # (batch, classes)
+        if tiles is not None:
             logits, logits_global, logits_local = (
-                join_tiles(scores.unflatten(0, (-1, views))) for scores in (logits, logits_global, logits_local)
+                join_tiles(scores.unflatten(0, (-1, tiles))) for scores in (logits, logits_global, logits_local)
             )  # (batch, classes) each
-            similarity = similarity.unflatten(0, (-1, views))[:, 0]  # (batch, cells, classes) of the whole image
+            similarity = similarity.unflatten(0, (-1, tiles))[:, 0]  # (batch, cells, classes) of the whole image
         similarity_map = None if grid is None else similarity.transpose(1, 2).unflatten(2, grid)
         loss = None
         if labels is not None:
             ranking = RankingLoss()
             loss = ranking(logits_global, labels) + ranking(logits_local, labels)
-        output = TaiDptOutput(
+        return TaiDptOutput(
             loss=loss,
             logits=logits,
             logits_global=logits_global,
             logits_local=logits_local,
             similarity_map=similarity_map,
             class_embeddings=(global_embeddings, local_embeddings) if return_class_embeddings else None,
+            hidden_states=record.hidden_states,
+            attentions=record.attentions,
         )
-        return output.to_tuple() if return_dict is False else output
 
 
 __all__ = ["TaiDptModel", "TaiDptOutput"]

@@ -3,16 +3,17 @@
 The prompt of class c is `[SOS] V1 .. VM <name tokens> . [EOT]` (paper, section 3.3). Under a causal text tower the
 tokens before the first one that differs between classes have the same keys and values in every prompt: they are
 computed once, and every class's tail attends to them. Tails are ragged: no padding goes through the linear layers.
-Other text towers share nothing: every prompt goes through them whole ([`encode_full_prompts`]).
+Other text towers share nothing: every prompt goes through them whole.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import CLIPTextModel
 
 from .backbones import TextSide
 from .configuration_taidpt import TaiDptConfig
@@ -22,19 +23,19 @@ BRANCHES = 2  # global and local
 
 @dataclass
 class PromptLayout:
-    """Where the tokens of a set of prompts stand; the flat tail holds the tails of all classes, one after the other.
+    """Where the tokens of a set of prompts are; the flat tail holds the tails of all classes, one after the other.
 
     Attributes:
         prefix_context (`int`): context vectors in the shared prefix, after the start token.
         start_id (`torch.Tensor` of shape `(1,)`): id of the start token.
-        token_ids (`torch.Tensor` of shape `(tail,)`): token ids, 0 where a context vector stands.
-        context_index (`torch.Tensor` of shape `(tail,)`): number of the context vector, -1 where a token stands.
+        token_ids (`torch.Tensor` of shape `(tail,)`): token ids, 0 where a context vector is.
+        context_index (`torch.Tensor` of shape `(tail,)`): number of the context vector, -1 where a token is.
         class_index (`torch.Tensor` of shape `(tail,)`): class that the element belongs to.
         positions (`torch.Tensor` of shape `(tail,)`): position in the prompt.
-        padded_index (`torch.Tensor` of shape `(classes, longest)`): place in the flat tail, 0 past the end of a tail.
-        flat_index (`torch.Tensor` of shape `(tail,)`): place in the padded tails, laid out one after the other.
+        padded_index (`torch.Tensor` of shape `(classes, longest)`): index into the flat tail, 0 past its end.
+        flat_index (`torch.Tensor` of shape `(tail,)`): index into the padded tails, laid out one after the other.
         valid (`torch.Tensor` of shape `(classes, longest)`): false past the end of a tail.
-        eot_index (`torch.Tensor` of shape `(classes,)`): place of the end-of-text token in the flat tail.
+        eot_index (`torch.Tensor` of shape `(classes,)`): index of the end-of-text token in the flat tail.
     """
 
     prefix_context: int
@@ -57,7 +58,7 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
     """Lays out the prompts of some classes.
 
     Args:
-        config ([`TaiDptConfig`]): class names as token ids, number and place of the context vectors.
+        config ([`TaiDptConfig`]): class names as token ids, number and position of the context vectors.
         classes (`range`): the classes to lay out.
 
     Returns:
@@ -69,22 +70,26 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
     prefix_context = _prefix_context(config)
     max_length = config.clip_config.text_config.max_position_embeddings
     tails = prompt_tails(config, classes, prefix_context, max_length - 1 - prefix_context)
-    lengths = torch.tensor([len(tail) for tail in tails])  # (classes,)
-    starts = lengths.cumsum(0) - lengths  # (classes,)
-    steps = torch.arange(int(lengths.max()))  # (longest,)
-    valid = steps < lengths[:, None]  # (classes, longest)
+    lengths = [len(tail) for tail in tails]
+    longest, starts = max(lengths), list(accumulate(lengths, initial=0))
     flat = [entry for tail in tails for entry in tail]
+    # Plain lists until the end: compilers and exporters take the tensors as constants.
     return PromptLayout(
         prefix_context=prefix_context,
         start_id=torch.tensor([config.bos_token_id]),
         token_ids=torch.tensor([token for token, _ in flat]),
         context_index=torch.tensor([context for _, context in flat]),
-        class_index=torch.repeat_interleave(torch.tensor(list(classes)), lengths),
-        positions=1 + prefix_context + torch.cat([torch.arange(len(tail)) for tail in tails]),
-        padded_index=torch.where(valid, starts[:, None] + steps, 0),
-        flat_index=valid.flatten().nonzero()[:, 0],
-        valid=valid,
-        eot_index=starts + lengths - 1,
+        class_index=torch.tensor([index for index, tail in zip(classes, tails, strict=True) for _ in tail]),
+        positions=torch.tensor([1 + prefix_context + step for tail in tails for step in range(len(tail))]),
+        padded_index=torch.tensor(
+            [
+                [start + step if step < length else 0 for step in range(longest)]
+                for start, length in zip(starts, lengths, strict=False)
+            ]
+        ),
+        flat_index=torch.tensor([row * longest + step for row, tail in enumerate(tails) for step in range(len(tail))]),
+        valid=torch.tensor([[step < length for step in range(longest)] for length in lengths]),
+        eot_index=torch.tensor([end - 1 for end in starts[1:]]),
     )
 
 
@@ -94,7 +99,7 @@ def prompt_tails(
     """The prompts of some classes after the start token and the shared context vectors.
 
     Args:
-        config ([`TaiDptConfig`]): class names as token ids, number and place of the context vectors.
+        config ([`TaiDptConfig`]): class names as token ids, number and position of the context vectors.
         classes (`range`): the classes.
         prefix_context (`int`): context vectors in the shared prefix.
         max_length (`int`): most entries of a tail.
@@ -150,7 +155,6 @@ class PromptLearner(nn.Module):
             in class-specific models with `config.shared_context`: for labels that the model does not know.
         gradient_checkpointing (`bool`): whether the backward pass computes activations again, chunk by chunk of
             classes, however few there are; see `class_embeddings.py`.
-        whole_prompts (`dict`): prompts that share no prefix, laid out; see [`encode_full_prompts`].
     """
 
     gradient_checkpointing = False  # set by `activation_checkpointing_enable` of transformers
@@ -167,64 +171,101 @@ class PromptLearner(nn.Module):
         if config.shared_context:
             self.shared_global_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
             self.shared_local_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
-        self._layouts: dict[tuple, PromptLayout] = {}
-        self.whole_prompts: dict[tuple, tuple[torch.Tensor, ...]] = {}
+        self._layouts: dict[tuple, Any] = {}
 
     @property
     def contexts(self) -> tuple[nn.Parameter, nn.Parameter]:
         """The context vectors of both branches."""
         return self.global_context, self.local_context
 
-    def layout(self, classes: range, device: torch.device) -> PromptLayout:
-        """The layout of the prompts of some classes on `device`, kept between calls."""
-        key = (classes, str(device))
-        if key not in self._layouts:
-            self._layouts[key] = build_layout(self.config, classes).to(device)
-        return self._layouts[key]
+    def forward(self) -> torch.Tensor:
+        """The context vectors of both branches, `(2, num_context_tokens, width)` or `(2, classes, ..., width)`.
 
-    def forward(self, text_model: CLIPTextModel, text_projection: nn.Linear, classes: range) -> torch.Tensor:
-        """Class embeddings of both branches.
+        Everything else is computed outside, so that hooks of accelerate and wrappers of PEFT, which go around a
+        module's `forward`, decide which context vectors are used and on which device.
+        """
+        return torch.stack(self.contexts)
+
+    def layout(self, side: TextSide, classes: range, device: torch.device) -> Any:
+        """The layout of the prompts of some classes on `device`, cached between calls.
 
         Args:
-            text_model (`CLIPTextModel`): the frozen text tower.
-            text_projection (`nn.Linear`): its projection into the joint space.
-            classes (`range`): the classes to encode.
+            side ([`TextSide`]): the text tower.
+            classes (`range`): the classes.
+            device (`torch.device`): where the tensors are to be.
 
         Returns:
-            `torch.Tensor` of shape `(2, classes, dim)`: global and local embeddings, not normalised.
-        """
-        layout = self.layout(classes, self.global_context.device)
-        hidden = self._embed(text_model, layout)  # (2, prefix + tail, width)
-        prefix = 1 + layout.prefix_context
-        *layers, last = text_model.encoder.layers
-        for layer in layers:
-            hidden = hidden + _attend_all(layer.self_attn, layer.layer_norm1(hidden), prefix, layout)
-            hidden = hidden + layer.mlp(layer.layer_norm2(hidden))  # (2, prefix + tail, width)
-        attended = _attend_ends(last.self_attn, last.layer_norm1(hidden), prefix, layout)  # (2, classes, width)
-        eot = hidden.index_select(1, prefix + layout.eot_index) + attended  # (2, classes, width)
-        eot = eot + last.mlp(last.layer_norm2(eot))  # (2, classes, width)
-        return text_projection(text_model.final_layer_norm(eot))  # (2, classes, dim)
+            [`PromptLayout`] where prompts share a prefix, else the tuple of [`lay_out_prompts`].
 
-    def _embed(self, text_model: CLIPTextModel, layout: PromptLayout) -> torch.Tensor:
-        """Token, context and position embeddings of the prefix and of all tails, `(2, prefix + tail, width)`."""
-        token_embedding, position_embedding = (
-            text_model.embeddings.token_embedding,
-            text_model.embeddings.position_embedding.weight,
-        )
-        context = torch.stack(self.contexts).to(position_embedding.dtype)
-        bos = token_embedding(layout.start_id)  # (1, width)
-        parts = [bos.expand(BRANCHES, 1, -1)]  # (2, 1, width)
-        number = layout.context_index.clamp(min=0)  # (tail,)
-        if self.config.class_specific_context:
-            tail_context = context[:, layout.class_index, number]  # (2, tail, width)
-        else:
-            parts.append(context[:, : layout.prefix_context])  # (2, prefix_context, width)
-            tail_context = context[:, number]  # (2, tail, width)
-        is_context = (layout.context_index >= 0)[:, None]  # (tail, 1)
-        parts.append(torch.where(is_context, tail_context, token_embedding(layout.token_ids)))  # (2, tail, width)
-        prefix_positions = position_embedding[: 1 + layout.prefix_context]  # (prefix, width)
-        positions = torch.cat([prefix_positions, position_embedding[layout.positions]])  # (prefix + tail, width)
-        return torch.cat(parts, dim=1) + positions  # (2, prefix + tail, width)
+        Raises:
+            ValueError: a prompt is longer than the text tower's positions; the class is named.
+        """
+        key = (classes.start, classes.stop, str(device))
+        if torch.compiler.is_compiling():  # tensors made while tracing are not real ones
+            return self._layouts[key] if key in self._layouts else self._build_layout(side, classes, device)
+        if key not in self._layouts:
+            with torch.inference_mode(False):  # tensors made in inference mode could not be trained with later
+                self._layouts[key] = self._build_layout(side, classes, device)
+        return self._layouts[key]
+
+    def _build_layout(self, side: TextSide, classes: range, device: torch.device) -> Any:
+        if side.shares_prefix:
+            return build_layout(self.config, classes).to(device)
+        return tuple(part.to(device) for part in lay_out_prompts(self.config, classes, side))
+
+
+def encode_prompts(learner: PromptLearner, side: TextSide, classes: range) -> torch.Tensor:
+    """Class embeddings of both branches.
+
+    Args:
+        learner ([`PromptLearner`]): the context vectors.
+        side ([`TextSide`]): the frozen text tower.
+        classes (`range`): the classes to encode.
+
+    Returns:
+        `torch.Tensor` of shape `(2, classes, dim)`: global and local embeddings, not normalised.
+    """
+    contexts = learner()  # (2, num_context_tokens, width) or (2, classes, num_context_tokens, width)
+    encode = _encode_shared_prefix if side.shares_prefix else _encode_full_prompts
+    return encode(learner, contexts, side, classes)
+
+
+def _encode_shared_prefix(
+    learner: PromptLearner, contexts: torch.Tensor, side: TextSide, classes: range
+) -> torch.Tensor:
+    """Class embeddings `(2, classes, dim)` under a causal tower, which sees the shared prefix once."""
+    layout = learner.layout(side, classes, contexts.device)
+    text_model = side.tower
+    hidden = _embed(learner.config, contexts, text_model.embeddings, layout)  # (2, prefix + tail, width)
+    prefix = 1 + layout.prefix_context
+    *layers, last = text_model.encoder.layers
+    for layer in layers:
+        hidden = hidden + _attend_all(layer.self_attn, layer.layer_norm1(hidden), prefix, layout)
+        hidden = hidden + layer.mlp(layer.layer_norm2(hidden))  # (2, prefix + tail, width)
+    attended = _attend_ends(last.self_attn, last.layer_norm1(hidden), prefix, layout)  # (2, classes, width)
+    eot = hidden.index_select(1, prefix + layout.eot_index) + attended  # (2, classes, width)
+    eot = eot + last.mlp(last.layer_norm2(eot))  # (2, classes, width)
+    return side.projection(text_model.final_layer_norm(eot))  # (2, classes, dim)
+
+
+def _embed(config: TaiDptConfig, contexts: torch.Tensor, embeddings: nn.Module, layout: PromptLayout) -> torch.Tensor:
+    """Token, context and position embeddings of the prefix and of all tails, `(2, prefix + tail, width)`."""
+    first = torch.arange(1 + layout.prefix_context, device=contexts.device)  # (prefix,)
+    # Called, never read: the weights of an offloaded tower exist only inside of a call.
+    positions = embeddings.position_embedding(torch.cat([first, layout.positions]))  # (prefix + tail, width)
+    contexts = contexts.to(positions)  # on the text tower's device, in its dtype
+    start = embeddings.token_embedding(layout.start_id)  # (1, width)
+    parts = [start.expand(BRANCHES, 1, -1)]  # (2, 1, width)
+    number = layout.context_index.clamp(min=0)  # (tail,)
+    if config.class_specific_context:
+        tail_context = contexts[:, layout.class_index, number]  # (2, tail, width)
+    else:
+        parts.append(contexts[:, : layout.prefix_context])  # (2, prefix_context, width)
+        tail_context = contexts[:, number]  # (2, tail, width)
+    is_context = (layout.context_index >= 0)[:, None]  # (tail, 1)
+    tokens = embeddings.token_embedding(layout.token_ids)  # (tail, width)
+    parts.append(torch.where(is_context, tail_context, tokens))  # (2, tail, width)
+    return torch.cat(parts, dim=1) + positions  # (2, prefix + tail, width)
 
 
 def _attend_all(attention: nn.Module, hidden: torch.Tensor, prefix: int, layout: PromptLayout) -> torch.Tensor:
@@ -310,13 +351,13 @@ def lay_out_prompts(config: TaiDptConfig, classes: range, side: TextSide) -> tup
     """Tokens and context vectors of some classes' prompts, padded on the right.
 
     Args:
-        config ([`TaiDptConfig`]): class names as token ids, number and place of the context vectors.
+        config ([`TaiDptConfig`]): class names as token ids, number and position of the context vectors.
         classes (`range`): the classes.
         side ([`TextSide`]): how long prompts may be and whether they are padded to that length.
 
     Returns:
-        `tuple[torch.Tensor, ...]`: token ids, 0 where a context vector stands, number of the context vector, -1 where
-        a token stands, and mask, 0 for padding; each `(classes, length)`.
+        `tuple[torch.Tensor, ...]`: token ids, 0 where a context vector is, number of the context vector, -1 where a
+        token is, and mask, 0 for padding, each `(classes, length)`; and the classes `(classes,)`.
 
     Raises:
         ValueError: a prompt is longer than the text tower's positions; the class is named.
@@ -327,34 +368,23 @@ def lay_out_prompts(config: TaiDptConfig, classes: range, side: TextSide) -> tup
     padding = (config.pad_token_id or 0, -1)
     padded = torch.tensor([prompt + [padding] * (length - len(prompt)) for prompt in prompts])  # (classes, length, 2)
     mask = torch.arange(length) < torch.tensor([len(prompt) for prompt in prompts])[:, None]  # (classes, length)
-    return padded[..., 0], padded[..., 1], mask.long()
+    return padded[..., 0], padded[..., 1], mask.long(), torch.tensor(list(classes))
 
 
-def encode_full_prompts(learner: PromptLearner, side: TextSide, classes: range) -> torch.Tensor:
-    """Class embeddings of both branches, as [`PromptLearner.forward`] gives them for causal towers.
-
-    Args:
-        learner ([`PromptLearner`]): the context vectors.
-        side ([`TextSide`]): the frozen text tower.
-        classes (`range`): the classes to encode.
-
-    Returns:
-        `torch.Tensor` of shape `(2, classes, dim)`: global and local embeddings, not normalised.
-    """
-    config, embedding = learner.config, side.token_embedding
-    device = embedding.weight.device
-    key = (classes, str(device))
-    if key not in learner.whole_prompts:
-        parts = (*lay_out_prompts(config, classes, side), torch.tensor(list(classes)))
-        learner.whole_prompts[key] = tuple(part.to(device) for part in parts)
-    ids, numbers, mask, rows = learner.whole_prompts[key]  # (classes, length) thrice, (classes,)
-    context = torch.stack(learner.contexts).to(embedding.weight.dtype)
+def _encode_full_prompts(
+    learner: PromptLearner, contexts: torch.Tensor, side: TextSide, classes: range
+) -> torch.Tensor:
+    """Class embeddings `(2, classes, dim)` under a tower that sees every prompt whole."""
+    layout = learner.layout(side, classes, contexts.device)
+    ids, numbers, mask, rows = layout  # (classes, length) thrice, (classes,)
+    tokens = side.token_embedding(ids)  # (classes, length, width)
+    contexts = contexts.to(tokens)  # on the text tower's device, in its dtype
     number = numbers.clamp(min=0)  # (classes, length)
-    own = (rows[:, None], number) if config.class_specific_context else (number,)
-    vectors = context[(slice(None), *own)]  # (2, classes, length, width)
-    embeds = torch.where((numbers >= 0)[..., None], vectors, embedding(ids))  # (2, classes, length, width)
+    own = (rows[:, None], number) if learner.config.class_specific_context else (number,)
+    vectors = contexts[(slice(None), *own)]  # (2, classes, length, width)
+    embeds = torch.where((numbers >= 0)[..., None], vectors, tokens)  # (2, classes, length, width)
     pooled = side.encode_prompts(embeds.flatten(0, 1), mask.repeat(BRANCHES, 1))  # (2 * classes, dim)
     return pooled.unflatten(0, (BRANCHES, -1))  # (2, classes, dim)
 
 
-__all__ = ["PromptLayout", "PromptLearner", "build_layout", "encode_full_prompts", "lay_out_prompts", "prompt_tails"]
+__all__ = ["PromptLayout", "PromptLearner", "build_layout", "encode_prompts", "lay_out_prompts", "prompt_tails"]

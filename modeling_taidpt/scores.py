@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -126,4 +128,29 @@ def join_tiles(scores: torch.Tensor) -> torch.Tensor:
     return 0.5 * scores[:, 0] + 0.5 * scores[:, 1:].amax(dim=1)  # (batch, classes)
 
 
-__all__ = ["branch_scores", "cell_weights", "global_scores", "local_scores", "normalize", "positive_negative_scores"]
+def probabilities(logits: torch.Tensor, scale: float | Sequence[float], bias: float | Sequence[float]) -> torch.Tensor:
+    """`sigmoid(scale * logit + bias)`, with one scale and bias or one per class.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., classes)`): merged scores.
+        scale (`float` or `Sequence[float]`): `config.score_scale`.
+        bias (`float` or `Sequence[float]`): `config.score_bias`.
+
+    Returns:
+        `torch.Tensor` of shape `(..., classes)`: in the dtype of the logits, at least fp32.
+    """
+    logits = logits if logits.dtype == torch.float64 else logits.float()  # (..., classes)
+    factor, shift = (torch.tensor(value, dtype=logits.dtype, device=logits.device) for value in (scale, bias))
+    return torch.sigmoid(factor * logits + shift)  # (..., classes)
+
+
+__all__ = [
+    "branch_scores",
+    "cell_weights",
+    "global_scores",
+    "join_tiles",
+    "local_scores",
+    "normalize",
+    "positive_negative_scores",
+    "probabilities",
+]

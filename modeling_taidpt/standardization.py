@@ -117,9 +117,10 @@ class CaptionBank(nn.Module):
                 f"The caption bank has the shape {tuple(features.shape)}: (clusters, {dim}) is needed, and a weight "
                 "each."
             )
-        bank = cls(len(features), dim)
-        bank.features.copy_(features)
-        bank.log_weights.copy_(log_weights)
+        with torch.inference_mode(False):  # buffers made in inference mode could not be trained with later
+            bank = cls(len(features), dim)
+            bank.features.copy_(features)
+            bank.log_weights.copy_(log_weights)
         return bank
 
     def forward(self, features: torch.Tensor, temperature: float) -> torch.Tensor:

@@ -109,7 +109,7 @@ def find_end_of_text(
         eos_token_id (`int`): id of the end-of-text token.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: place of the first end-of-text token `(batch,)`, and the mask
+        `tuple[torch.Tensor, torch.Tensor]`: index of the first end-of-text token `(batch,)`, and the mask
         `(batch, length)`, all ones where none was given.
 
     Raises:
@@ -120,7 +120,8 @@ def find_end_of_text(
         attention_mask = attention_mask.to(input_ids.device)  # (batch, length)
         is_end = is_end & attention_mask.bool()  # (batch, length)
     has_end = is_end.any(dim=1)  # (batch,)
-    if not bool(has_end.all()):
+    checks = not torch.compiler.is_compiling()  # compilers and exporters cannot branch on values
+    if checks and not bool(has_end.all()):
         row = int((~has_end).nonzero()[0])
         raise ValueError(
             f"Caption {row} of the batch has no end-of-text token (id {eos_token_id}): tokenize with special tokens "
@@ -128,7 +129,7 @@ def find_end_of_text(
         )
     eot = is_end.int().argmax(dim=1)  # (batch,)
     if attention_mask is None:
-        if bool((eot < input_ids.shape[1] - 1).any()):
+        if checks and bool((eot < input_ids.shape[1] - 1).any()):
             raise ValueError("The captions are padded and there is no `attention_mask`: pass the tokenizer's.")
         attention_mask = torch.ones_like(input_ids)  # (batch, length)
     return eot, attention_mask

@@ -1,8 +1,10 @@
-"""A model for other labels on the same CLIP and the same learned contexts."""
+"""Models made from a model on the same CLIP: for other labels, with fixed embeddings, baked, with a linear head."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -34,28 +36,78 @@ def relabel(
             a label that the model would have to be fitted for.
     """
     old = model.config
-    _check_trained_labels(old, labels)
-    places = [old.label2id.get(label) for label in labels]  # (new classes,)
-    config = _relabelled_config(old, labels, places, tokenizer)
-    templates = [label for label in labels if config.label_origin[label] == "template"]
-    unknown = [label for label in templates if label not in old.label2id]
+    indices = known_classes(old, labels, tokenizer)  # (new classes,)
+    _check_trained_labels(old, labels, indices)
+    config = _relabelled_config(old, labels, indices, tokenizer)
+    origins = zip(labels, indices, strict=True)
+    unknown = [label for label, index in origins if index is None and config.label_origin[label] == "template"]
     if strict and unknown:
         raise ValueError(
             f"No learned context serves the label {unknown[0]!r} ({len(unknown)} such): train it, or leave "
             "strict=True out for the template 'a photo of a {}.'."
         )
     if config.class_specific_context and unknown and not old.shared_context:
-        _make_room_for_words(config, old, places, len(tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]))
-    new = type(model)(config, clip=model.clip).to(model.device)
-    new._tokenizer = tokenizer
+        _make_room_for_words(config, old, indices, len(tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]))
+    new = _on_shared_clip(model, config, tokenizer)
     with torch.no_grad():
         _copy_extras(new, model)
         if config.class_embedding_source == "fixed":
-            _fill_fixed(new, model, places)
+            _fill_fixed(new, model, indices)
         else:
-            _fill_contexts(new, model, places, tokenizer)
+            _fill_contexts(new, model, indices, tokenizer)
             new._check_prompts()
     return new.eval()
+
+
+def known_classes(config: TaiDptConfig, labels: list[str], tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
+    """The class of a model that each label names: by the label, else by a class name of the same tokens.
+
+    Args:
+        config ([`TaiDptConfig`]): the model's configuration.
+        labels (`list[str]`): any labels.
+        tokenizer (`PreTrainedTokenizerBase`): the tokenizer of its CLIP.
+
+    Returns:
+        `list[int | None]`: an index for each label, `None` for one that the model does not know.
+    """
+    by_label = config.label_indices
+    by_tokens: dict[tuple[int, ...], int] = {}
+    for index, ids in enumerate(config.class_input_ids or []):
+        by_tokens.setdefault(tuple(ids), index)
+    ids = tokenize_names(tokenizer, labels)
+    return [by_label.get(label, by_tokens.get(tuple(own))) for label, own in zip(labels, ids, strict=True)]
+
+
+def _on_shared_clip(model: PreTrainedModel, config: TaiDptConfig, tokenizer: PreTrainedTokenizerBase | None) -> Any:
+    """A model of another configuration on the CLIP of `model`, which is neither moved nor frozen again."""
+    with torch.inference_mode(False):  # parameters made in inference mode could not be trained later
+        new = type(model)(config, clip=model.clip)
+    device = model._execution_device
+    for name, child in new.named_children():
+        if name != "clip":
+            child.to(device)
+    for parameter in new.parameters(recurse=False):
+        parameter.data = parameter.data.to(device)
+    for name, buffer in new.named_buffers(recurse=False):
+        setattr(new, name, buffer.to(device))
+    new._tokenizer = tokenizer
+    return new
+
+
+@contextmanager
+def exact() -> Iterator[None]:
+    """A block for what is stored: without gradients, autocast and inference mode, whatever mode the caller is in."""
+    kinds = {"cpu", *([torch.accelerator.current_accelerator().type] if torch.accelerator.is_available() else [])}
+    with torch.inference_mode(False), torch.no_grad(), ExitStack() as stack:
+        for kind in kinds:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        yield
+
+
+def fixed_class_embeddings(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
+    """Global and local class embeddings `(classes, dim)` of a model as they may be stored: fp32, see [`exact`]."""
+    with exact():
+        return model.encode_classes()
 
 
 def with_fixed_embeddings(
@@ -85,8 +137,7 @@ def with_fixed_embeddings(
     if not baked:  # scales, head and statistics belong to the embeddings that they were learned with
         config.prompt_pair, config.linear_head = "global_local", False
         config.score_statistics = None
-    new = type(model)(config, clip=model.clip).to(model.device)
-    new._tokenizer = model._tokenizer
+    new = _on_shared_clip(model, config, model._tokenizer)
     with torch.no_grad():
         _copy_extras(new, model)
         new.class_embeddings_global.copy_(global_embeddings)
@@ -101,8 +152,7 @@ def with_linear_head(model: PreTrainedModel, train_prompts: bool = False) -> Any
         raise ValueError("The model has a linear head: train it as it is.")
     config = copy.deepcopy(model.config)
     config.linear_head, config.score_scale, config.score_bias = True, 1.0, 0.0
-    new = type(model)(config, clip=model.clip).to(model.device)
-    new._tokenizer = model._tokenizer
+    new = _on_shared_clip(model, config, model._tokenizer)
     learned = {name: value for name, value in model.state_dict().items() if not name.startswith("clip.")}
     new.load_state_dict(learned, strict=False)
     count = config.num_labels
@@ -112,27 +162,28 @@ def with_linear_head(model: PreTrainedModel, train_prompts: bool = False) -> Any
     new.head.bias.copy_(bias.expand(count))
     if not train_prompts:
         for name, parameter in new.named_parameters():
-            parameter.requires_grad_(name.startswith("head."))
+            if not name.startswith("clip."):  # shared
+                parameter.requires_grad_(name.startswith("head."))
     return new.eval()
 
 
-@torch.no_grad()
 def template_embeddings(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Global and local class embeddings `(classes, dim)` of the templates that a zero-shot model was made with."""
-    embeddings = model.encode_templates(model.config.templates)  # (classes, dim)
-    if model.config.local_templates is None:
-        return embeddings, embeddings
-    return embeddings, model.encode_templates(model.config.local_templates)
+    with exact():
+        embeddings = model.encode_templates(model.config.templates)  # (classes, dim)
+        if model.config.local_templates is None:
+            return embeddings, embeddings
+        return embeddings, model.encode_templates(model.config.local_templates)
 
 
-def _check_trained_labels(config: TaiDptConfig, labels: list[str]) -> None:
+def _check_trained_labels(config: TaiDptConfig, labels: list[str], indices: list[int | None]) -> None:
     """Raises a `ValueError` where a model cannot score labels that it was not fitted for."""
     if config.linear_head and labels != config.labels:
         raise ValueError(
             "The linear head scores the labels that it was trained on, in their order: take the model that it was "
             "put on for others."
         )
-    unknown = [label for label in labels if label not in config.label2id]
+    unknown = [label for label, index in zip(labels, indices, strict=True) if index is None]
     if config.prompt_pair == "positive_negative" and unknown:
         raise ValueError(
             f"The model was not fitted for the label {unknown[0]!r}: positive and negative prompts need labelled "
@@ -158,61 +209,60 @@ def without_text_tower(clip: Any) -> Any:
 
 
 def _relabelled_config(
-    old: TaiDptConfig, labels: list[str], places: list[int | None], tokenizer: PreTrainedTokenizerBase
+    old: TaiDptConfig, labels: list[str], indices: list[int | None], tokenizer: PreTrainedTokenizerBase
 ) -> TaiDptConfig:
-    new_names = [label for label, place in zip(labels, places, strict=True) if place is None]
-    new_ids = iter(tokenize_names(tokenizer, new_names))
+    pairs = list(zip(labels, indices, strict=True))
+    new_ids = iter(tokenize_names(tokenizer, [label for label, index in pairs if index is None]))
     serves_all = old.class_embedding_source == "learned" and (not old.class_specific_context or old.shared_context)
     config = copy.deepcopy(old)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
-    config.class_names = [
-        label if place is None else old.class_names[place] for label, place in zip(labels, places, strict=True)
-    ]
-    config.class_input_ids = [next(new_ids) if place is None else old.class_input_ids[place] for place in places]
+    config.class_names = [label if index is None else old.class_names[index] for label, index in pairs]
+    config.class_input_ids = [next(new_ids) if index is None else old.class_input_ids[index] for index in indices]
+    origins = old.origins
     config.label_origin = {
-        label: ("shared" if serves_all else "template") if place is None else old.label_origin[label]
-        for label, place in zip(labels, places, strict=True)
+        label: ("shared" if serves_all else "template") if index is None else origins[index] for label, index in pairs
     }
     for name in ("score_scale", "score_bias", "score_thresholds"):
-        setattr(config, name, _move_values(getattr(old, name), places))
+        setattr(config, name, _move_values(getattr(old, name), indices))
     if old.score_statistics is not None:
-        config.score_statistics = {name: _move_values(values, places) for name, values in old.score_statistics.items()}
+        statistics = old.score_statistics.items()
+        config.score_statistics = {name: _move_values(values, indices) for name, values in statistics}
     for name in ("context_lengths", "context_positions"):
         values = getattr(old, name)
         default = old.num_context_tokens if name == "context_lengths" else old.class_token_position
         if values is not None:
-            setattr(config, name, [default if place is None else values[place] for place in places])
+            setattr(config, name, [default if old_index is None else values[old_index] for old_index in indices])
     return config
 
 
-def _move_values(values: Any, places: list[int | None]) -> Any:
+def _move_values(values: Any, indices: list[int | None]) -> Any:
     """One value per new class; a class without a fit of its own gets the average. What is no list stays as it is."""
     if not isinstance(values, (list, tuple)):
         return values
     mean = sum(values) / len(values)
-    return [mean if place is None else values[place] for place in places]
+    return [mean if old_index is None else values[old_index] for old_index in indices]
 
 
-def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, places: list[int | None], words: int) -> None:
+def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, indices: list[int | None], words: int) -> None:
     """Lets new classes of a class-specific model have as many context vectors as the template has words."""
     lengths = old.context_lengths or [old.num_context_tokens] * old.num_labels
     positions = old.context_positions or [old.class_token_position] * old.num_labels
     config.num_context_tokens = max(old.num_context_tokens, words)
-    config.context_lengths = [words if place is None else lengths[place] for place in places]
-    config.context_positions = ["end" if place is None else positions[place] for place in places]
+    config.context_lengths = [words if old_index is None else lengths[old_index] for old_index in indices]
+    config.context_positions = ["end" if old_index is None else positions[old_index] for old_index in indices]
 
 
-def _fill_fixed(new: PreTrainedModel, model: PreTrainedModel, places: list[int | None]) -> None:
-    both = template_embeddings(new) if None in places else (None, None)  # (classes, dim) each
+def _fill_fixed(new: PreTrainedModel, model: PreTrainedModel, indices: list[int | None]) -> None:
+    both = template_embeddings(new) if None in indices else (None, None)  # (classes, dim) each
     for branch, templates in zip(("class_embeddings_global", "class_embeddings_local"), both, strict=True):
         target, source = getattr(new, branch), getattr(model, branch)  # (new classes, dim), (old classes, dim)
-        for index, place in enumerate(places):
-            target[index] = source[place] if place is not None else templates[index]
+        for index, old_index in enumerate(indices):
+            target[index] = source[old_index] if old_index is not None else templates[index]
 
 
 def _fill_contexts(
-    new: PreTrainedModel, model: PreTrainedModel, places: list[int | None], tokenizer: PreTrainedTokenizerBase
+    new: PreTrainedModel, model: PreTrainedModel, indices: list[int | None], tokenizer: PreTrainedTokenizerBase
 ) -> None:
     for branch in ("global_context", "local_context"):
         target, source = getattr(new.prompt_learner, branch), getattr(model.prompt_learner, branch)
@@ -226,9 +276,18 @@ def _fill_contexts(
             word_ids = tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]
             shared = text_side(model.clip).token_embedding.weight[word_ids].float()  # (words, width)
         target.zero_()  # (new classes, num_context_tokens, width)
-        for index, place in enumerate(places):
-            context = shared if place is None else source[place]  # (length, width)
+        for index, old_index in enumerate(indices):
+            context = shared if old_index is None else source[old_index]  # (length, width)
             target[index, : len(context)] = context
 
 
-__all__ = ["relabel", "template_embeddings", "with_fixed_embeddings", "with_linear_head", "without_text_tower"]
+__all__ = [
+    "exact",
+    "fixed_class_embeddings",
+    "known_classes",
+    "relabel",
+    "template_embeddings",
+    "with_fixed_embeddings",
+    "with_linear_head",
+    "without_text_tower",
+]

@@ -2,23 +2,21 @@
 
 It imports only its siblings here, so that it travels with a checkpoint as remote code. Of the model it knows:
 called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatmaps, `similarity_map`
-`(batch, classes, rows, columns)`; `config.id2label` names the classes; `config.score_scale` and `config.score_bias`
-turn logits into probabilities, `config.score_thresholds` says what is present. Where the model has them it also uses
-`with_labels` (for `candidate_labels`), `config.label_origin` and `rare_words` (for warnings), `config.image_size`,
-`config.patch_size`, `config.view_settings` and the arguments `interpolate_pos_encoding`, `flip`, `multi_crop` (for
-other sizes and views) and
-`standardize`.
+`(batch, classes, rows, columns)`; `config.id2label` names the classes. Where the model has them it also uses
+`probabilities` (of logits; the sigmoid otherwise), `config.score_thresholds` (what is present), `with_labels` (for
+`candidate_labels`), `encode_classes` (once for a run; the argument `class_embeddings` takes what it gives),
+`config.label_origin` and `rare_words` (for warnings), `config.image_size`, `config.patch_size`,
+`config.view_settings` and the arguments `interpolate_pos_encoding`, `flip`, `multi_crop` (for other sizes and views)
+and `standardize`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import inspect
 import numbers
 import operator
 import os
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence, Sized
 from typing import Any
 
@@ -38,7 +36,6 @@ from .image_reading import ImageEntry, read_image, unreadable
 logger = logging.get_logger(__name__)
 
 NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
-KEPT_LABEL_SETS = 4  # models for `candidate_labels` that are kept
 
 
 class MultiLabelImageClassificationPipeline(Pipeline):
@@ -65,7 +62,6 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     _registered_impl: dict[str, dict[str, Any]]  # set by transformers on registration
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._relabelled: OrderedDict[tuple[int, tuple[str, ...]], torch.nn.Module] = OrderedDict()
         self._checked_labels: set[str] = set()
         self._warned_about_scores = False
         super().__init__(*args, **kwargs)
@@ -192,7 +188,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             postprocess["threshold"] = float(threshold)
             self._warn_about_scores()
         if candidate_labels is not None:
-            forward["model"] = postprocess["model"] = self._model_for(_split_labels(candidate_labels))
+            forward["candidate_labels"] = _split_labels(candidate_labels)
+            self._require_labels()
         if return_heatmaps is not None:
             if isinstance(return_heatmaps, str) and return_heatmaps != "cells":
                 raise ValueError(f"`return_heatmaps` is {return_heatmaps!r}: give True, False or 'cells'.")
@@ -210,6 +207,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         postprocess_params: dict[str, Any],
     ) -> PipelineIterator:
         """As in every pipeline, but the images of a batch are read by several threads; see `image_batches.py`."""
+        forward_params, postprocess_params = self.begin_run(forward_params, postprocess_params)
         read, processor = functools.partial(self.preprocess, **preprocess_params), self.image_processor
         images: Dataset
         if isinstance(inputs, Sized):
@@ -224,6 +222,33 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         loader = DataLoader(images, batch_size=batch_size, num_workers=num_workers, collate_fn=collate_fn)
         outputs = PipelineIterator(loader, self.forward, forward_params, loader_batch_size=batch_size)
         return PipelineIterator(outputs, self.postprocess, postprocess_params)
+
+    def run_single(
+        self,
+        inputs: Any,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> Any:
+        """As in every pipeline."""
+        return super().run_single(inputs, preprocess_params, *self.begin_run(forward_params, postprocess_params))
+
+    def begin_run(
+        self, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Finds the model of a run and encodes its classes, once for all images; the new arguments of both steps.
+
+        Nothing of it is kept for another run: prompts, adapters and weights may have changed in between, unnoticed.
+        """
+        forward = dict(forward_params)
+        labels = forward.pop("candidate_labels", None)
+        model: Any = self.model
+        with self.device_placement(), self.get_inference_context()():
+            if labels is not None:
+                model = model.with_labels(list(labels), tokenizer=self.tokenizer).eval()
+            if hasattr(model, "encode_classes"):
+                forward["class_embeddings"] = model.encode_classes()
+        return forward | {"model": model}, postprocess_params | {"model": model}
 
     def preprocess(
         self,
@@ -256,7 +281,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         return features
 
     def _forward(
-        self, model_inputs: dict[str, Any], model: Any = None, return_heatmaps: bool = False, **views: Any
+        self, model_inputs: dict[str, Any], model: Any = None, return_heatmaps: bool = False, **options: Any
     ) -> dict[str, Any]:
         model = self.model if model is None else model
         self._warn_about_labels(model)
@@ -268,11 +293,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         for shape in dict.fromkeys(image.shape for image in images):
             places = [place for place, image in enumerate(images) if image.shape == shape]
             own_size = getattr(model.config, "image_size", None)
-            options: dict[str, Any] = dict(views)
-            if own_size is not None and tuple(shape[1:]) != (own_size, own_size):
-                options["interpolate_pos_encoding"] = True
+            other_size = own_size is not None and tuple(shape[1:]) != (own_size, own_size)
+            sized = {"interpolate_pos_encoding": True} if other_size else {}
             pixels = torch.stack([images[place] for place in places])  # (images of this shape, 3, height, width)
-            outputs = model(pixel_values=pixels.to(self.dtype), **options)
+            outputs = model(pixel_values=pixels.to(self.dtype), **options, **sized)
             logits.update(zip(places, outputs.logits, strict=True))  # (classes,) each
             if return_heatmaps:
                 similarity = getattr(outputs, "similarity_map", None)  # (images of this shape, classes, rows, columns)
@@ -294,8 +318,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         return_heatmaps: bool | str = False,
     ) -> list[dict[str, Any]]:
         """Turns the outputs for one image into its list of labels."""
-        config: Any = (self.model if model is None else model).config
-        scores = _scores(model_outputs["logits"][0], config)  # (classes,)
+        model = self.model if model is None else model
+        config: Any = model.config
+        probabilities = getattr(model, "probabilities", torch.sigmoid)
+        scores = probabilities(model_outputs["logits"][0].double()).numpy()  # (classes,)
         order = np.argsort(-scores, kind="stable")  # (classes,), equal scores stay in the order of the labels
         if threshold is not None:
             least = config.score_thresholds if threshold == "auto" else threshold
@@ -309,23 +335,12 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 result["heatmap"] = heatmap
         return results
 
-    def _model_for(self, labels: tuple[str, ...]) -> Any:
-        """The model for other labels; the last few are kept, so that repeated calls encode nothing anew."""
-        with_labels: Any = getattr(self.model, "with_labels", None)
-        if with_labels is None:
+    def _require_labels(self) -> None:
+        """Raises a `ValueError` where the model cannot take other labels."""
+        if not hasattr(self.model, "with_labels"):
             raise ValueError(
                 f"`{type(self.model).__name__}` cannot take other labels (`with_labels`): leave candidate_labels out."
             )
-        key = (id(self.model), labels)
-        model: Any = self._relabelled.get(key)
-        if model is None:
-            model = self._relabelled[key] = with_labels(list(labels), tokenizer=self.tokenizer).eval()
-        # Another thread may have removed it meanwhile; a lock could not go to processes that read images.
-        with contextlib.suppress(KeyError):
-            self._relabelled.move_to_end(key)
-            while len(self._relabelled) > KEPT_LABEL_SETS:
-                self._relabelled.popitem(last=False)
-        return model
 
     def _warn_about_scores(self) -> None:
         """Warns, once, that a threshold means little where no probabilities were fitted."""
@@ -381,13 +396,6 @@ def _split_labels(candidate_labels: str | Iterable[str]) -> tuple[str, ...]:
         reason = f"holds {wrong[0]!r}" if wrong else "names no label"
         raise ValueError(f"`candidate_labels` {reason}: give words, as ['cat', 'stop sign'] or 'cat, stop sign'.")
     return tuple(dict.fromkeys(label.strip() for label in labels))
-
-
-def _scores(logits: torch.Tensor, config: Any) -> np.ndarray:
-    """`sigmoid(score_scale * logit + score_bias)` of the logits `(classes,)`, in float64."""
-    scale = torch.as_tensor(getattr(config, "score_scale", 1.0), dtype=torch.float64)  # () or (classes,)
-    bias = torch.as_tensor(getattr(config, "score_bias", 0.0), dtype=torch.float64)  # () or (classes,)
-    return torch.sigmoid(scale * logits.double() + bias).numpy()  # (classes,)
 
 
 __all__ = ["MultiLabelImageClassificationPipeline"]

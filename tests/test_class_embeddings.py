@@ -1,6 +1,9 @@
-"""Classes encoded in chunks: the same loss and gradients as in one pass, with the memory of one chunk."""
+"""Classes encoded in chunks: the loss and gradients of one pass, the memory of one chunk; and nothing stale."""
 
 from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -182,3 +185,138 @@ def test_a_chunk_of_no_class_is_named(tmp_path):
         new_model().encode_classes(prompt_chunk_size=0)
     with pytest.raises(ValueError, match="`prompt_chunk_size` is 0"):
         TaiDptTrainingArguments(str(tmp_path), prompt_chunk_size=0)
+
+
+PIXELS = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def scores(model, **options) -> torch.Tensor:
+    with torch.no_grad():
+        return model(pixel_values=PIXELS, **options).logits
+
+
+def fresh_scores(model) -> torch.Tensor:
+    """What a copy without any past gives."""
+    return scores(copy.deepcopy(model))
+
+
+def change_data(model):
+    model.clip.text_model.final_layer_norm.weight.data.mul_(-1)
+
+
+def change_context(model):
+    model.prompt_learner.local_context.data.mul_(3)
+
+
+def change_by_hook(model):
+    model.clip.text_model.encoder.layers[0].mlp.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def change_by_replacement(model):
+    model.clip.text_projection = torch.nn.Linear(32, 24, bias=False)
+
+
+@pytest.mark.parametrize("change", [change_data, change_context, change_by_hook, change_by_replacement])
+def test_nothing_stale_is_scored_after_a_change(change):
+    model = new_model().eval()
+    before = scores(model)
+    change(model)
+    after = scores(model)
+    assert not torch.allclose(after, before, atol=1e-4)
+    assert torch.equal(after, fresh_scores(model))
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # of PEFT
+def test_adapters_that_are_switched_change_the_scores():
+    peft = pytest.importorskip("peft")
+    model = new_model().eval()
+    plain = scores(model)
+    config = peft.LoraConfig(r=2, target_modules=r"clip\.text_model.*\.(q_proj|v_proj)", init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config).eval()
+    adapted.add_adapter("other", config)
+    first = scores(adapted)
+    adapted.set_adapter("other")
+    other = scores(adapted)
+    with adapted.disable_adapter():
+        assert torch.equal(scores(adapted), plain)
+    assert not torch.allclose(first, plain, atol=1e-4) and not torch.allclose(first, other, atol=1e-4)
+
+
+def test_what_is_stored_was_never_computed_under_autocast():
+    model = new_model().eval()
+    expected = model.bake()
+    with torch.autocast("cpu", torch.bfloat16), torch.inference_mode():
+        scores(model)
+        baked, relabelled = model.bake(), model.with_labels(["cat", "zebra"])
+        template = TaiDptModel.zero_shot(model.clip, labels=WORDS)
+    for branch in ("class_embeddings_global", "class_embeddings_local"):
+        assert torch.equal(getattr(baked, branch), getattr(expected, branch))
+        plain = TaiDptModel.zero_shot(model.clip, labels=WORDS)
+        assert torch.equal(getattr(template, branch), getattr(plain, branch))
+    assert torch.equal(scores(model), fresh_scores(model))
+    # what was made in inference mode learns like any other
+    relabelled.train()(pixel_values=PIXELS, labels=torch.eye(2)).loss.backward()
+    assert float(relabelled.prompt_learner.global_context.grad.abs().max()) > 0
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("name", ["clip", "siglip"])
+def test_a_model_learns_after_it_scored(mode, name):
+    clip, tokenizer = (make_clip(), None) if name == "clip" else test_backbones.make(name)
+    model = TaiDptModel.from_clip(clip, labels=["dog", "cat"], tokenizer=tokenizer, num_context_tokens=2).eval()
+    size = model.config.image_size
+    with mode(), model.cached_class_embeddings():
+        model(pixel_values=torch.zeros(1, 3, size, size))
+        model.set_caption_bank(torch.eye(model.config.embedding_dim)[:2])
+    model.train()(pixel_values=torch.randn(1, 3, size, size), labels=torch.ones(1, 2)).loss.backward()
+    assert model.prompt_learner.global_context.grad is not None
+
+
+def test_a_block_computes_once_for_its_model_thread_and_precision(monkeypatch):
+    model, other, runs = new_model().eval(), new_model(WORDS[:3]).eval(), []
+    plain = model._encode_piece
+    monkeypatch.setattr(model, "_encode_piece", lambda piece: (runs.append(piece), plain(piece))[1])
+    expected = scores(model)
+    runs.clear()
+    with model.cached_class_embeddings(), other.cached_class_embeddings():
+        assert all(torch.equal(scores(model), expected) for _ in range(3))
+        assert len(runs) == 1
+        assert scores(other).shape == (2, 3)
+        with torch.autocast("cpu", torch.bfloat16):
+            scores(model)
+        assert len(runs) == 2
+        with ThreadPoolExecutor(1) as pool:
+            assert torch.equal(pool.submit(scores, model).result(), expected)
+        assert len(runs) == 3
+    assert torch.equal(scores(model), expected) and len(runs) == 4
+    given = model.encode_classes()
+    assert torch.equal(scores(model, class_embeddings=given), expected) and len(runs) == 5
+    with pytest.raises(RuntimeError, match="inside"), model.cached_class_embeddings():
+        raise RuntimeError("inside")
+    assert scores(model) is not None and len(runs) == 6  # the block is closed
+
+
+@pytest.mark.parametrize("options", [{}, {"prompt_chunk_size": 2}])
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_adapters_of_the_text_tower_learn_with_the_prompts(options, mode):
+    model = new_model()
+    model.clip.text_model.encoder.requires_grad_(True)
+    getattr(model, mode)()
+    expected = loss_and_gradients(model, make_batch(model), prompt_chunk_size=len(WORDS))
+    assert len(expected) == 1 + 2 + len(list(model.clip.text_model.encoder.parameters()))
+    for actual, wanted in zip(loss_and_gradients(model, make_batch(model), **options), expected, strict=True):
+        torch.testing.assert_close(actual, wanted, rtol=1e-4, atol=1e-5 * max(float(wanted.abs().max()), 2))
+
+
+def test_a_second_model_on_a_clip_leaves_what_learns_alone():
+    model = new_model()
+    model.clip.vision_model.requires_grad_(True)
+    before = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    baked = model.bake()
+    others = [model.with_labels(["bus"]), model.with_linear_head(), model.with_class_embeddings(torch.eye(7, 24))]
+    others += [TaiDptModel.zero_shot(model.clip, labels=WORDS), TaiDptModel.from_clip(model.clip, labels=WORDS)]
+    assert {name for name, parameter in model.named_parameters() if parameter.requires_grad} == before
+    assert baked.clip.vision_model is model.clip.vision_model and len(others) == 5
+    # the first one on a CLIP freezes it
+    fresh = TaiDptModel.from_clip(make_clip(), WORDS)
+    assert not any(parameter.requires_grad for parameter in fresh.clip.parameters())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modeling_taidpt import TaiDptModel
+from modeling_taidpt.backbones import text_side
 
 from .conftest import make_clip
 
@@ -95,7 +96,7 @@ def test_bf16_stays_near_the_plain_fp32_computation(attn):
 )
 def test_prefix_and_lengths(clip, position, class_specific, expected):
     model = build(clip, position, class_specific, None)
-    layout = model.prompt_learner.layout(range(4), torch.device("cpu"))
+    layout = model.prompt_learner.layout(text_side(clip), range(4), torch.device("cpu"))
     assert layout.prefix_context == expected
     longest = max(map(len, model.config.class_input_ids))
     assert layout.padded_index.shape == (4, 5 - expected + longest + 2)  # never longer than the longest real prompt

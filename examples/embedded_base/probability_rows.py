@@ -15,7 +15,6 @@ from modeling_taidpt.evaluation.score_fitting import (
     calibrate_without_labels,
     fit_score_thresholds,
     overall_f1,
-    probabilities,
 )
 from modeling_taidpt.features.images import ImageFeatures
 
@@ -55,7 +54,7 @@ def ways(captions: list[str], pool: ImageFeatures) -> dict[str, tuple[bool, Fit]
 
 def predict(model: TaiDptModel, photographs: ImageFeatures) -> tuple[torch.Tensor, torch.Tensor]:
     """Probabilities and what the thresholds keep, each `(images, classes)`."""
-    scores = probabilities(model.config, score_features(model, photographs).logits)
+    scores = model.probabilities(score_features(model, photographs).logits.double())
     return scores, scores >= torch.as_tensor(model.config.score_thresholds, dtype=scores.dtype)
 
 

@@ -14,6 +14,7 @@ import torch
 from ..captions.wordnet import names_below
 from ..modeling_taidpt import TaiDptModel
 from ..scores import normalize
+from ..variants import fixed_class_embeddings
 
 
 def with_hypernyms(model: TaiDptModel, hypernyms: Mapping[str, Sequence[str]] | Sequence[str]) -> TaiDptModel:
@@ -41,18 +42,19 @@ def with_hypernyms(model: TaiDptModel, hypernyms: Mapping[str, Sequence[str]] | 
     if not isinstance(hypernyms, Mapping):
         names = dict(zip(config.class_names, config.labels, strict=True))
         hypernyms = {label: [names[name] for name in names_below(label, config.class_names)] for label in hypernyms}
+    indices = config.label_indices
     for label, members in hypernyms.items():
-        unknown = [member for member in members if member not in config.label2id]
-        if label in config.label2id:
+        unknown = [member for member in members if member not in indices]
+        if label in indices:
             raise ValueError(f"{label!r} is a label of the model: give the hypernym another name.")
         if unknown or not members:
             reason = (
                 f"{unknown[0]!r} is no label of the model" if unknown else "none of the model's labels is below it"
             )
             raise ValueError(f"The hypernym {label!r} cannot be made: {reason}.")
-    rows = [[config.label2id[member] for member in members] for members in hypernyms.values()]
+    rows = [[indices[member] for member in members] for members in hypernyms.values()]
     branches = []
-    for embeddings in model.encode_classes():  # (classes, dim) each
+    for embeddings in fixed_class_embeddings(model):  # (classes, dim) each
         parents = torch.stack([embeddings[row].mean(dim=0) for row in rows])  # (hypernyms, dim)
         branches.append(torch.cat([embeddings, normalize(parents)]))  # (classes + hypernyms, dim)
     mixed = model.with_labels([*config.labels, *hypernyms]).with_class_embeddings(*branches)
@@ -86,15 +88,16 @@ def with_negative_prompts(
     """
     if not 0 <= weight < 1:
         raise ValueError(f"`weight` is {weight}: give a number from 0 up to below 1.")
-    branches = [embeddings.clone() for embeddings in model.encode_classes()]  # (classes, dim) each
+    branches = [embeddings.clone() for embeddings in fixed_class_embeddings(model)]  # (classes, dim) each
+    indices = model.config.label_indices
     for label, texts in negatives.items():
         texts = [texts] if isinstance(texts, str) else list(texts)
-        if label not in model.config.label2id or not texts:
-            known = label in model.config.label2id
-            raise ValueError(f"{label!r} {'has no negative text' if known else 'is no label of the model'}.")
+        if label not in indices or not texts:
+            reason = "has no negative text" if label in indices else "is no label of the model"
+            raise ValueError(f"{label!r} {reason}.")
         away = normalize(model.encode_texts(texts, tokenizer).mean(dim=0))  # (dim,)
         for embeddings in branches:
-            row = model.config.label2id[label]
+            row = indices[label]
             embeddings[row] = normalize(embeddings[row] - weight * away)  # (dim,)
     return _fixed(model, branches)
 
@@ -125,7 +128,7 @@ def ensemble_prompts(models: Sequence[TaiDptModel], weights: Sequence[float] | N
             raise ValueError(f"Model {number} has other labels than the first: call `with_labels` first.")
         if model.clip is not first.clip and not _same_vision(first, model):
             raise ValueError(f"Model {number} is on another CLIP than the first: their embeddings do not mix.")
-    parts = [torch.stack(model.encode_classes()) for model in models]  # (2, classes, dim) each
+    parts = [torch.stack(fixed_class_embeddings(model)) for model in models]  # (2, classes, dim) each
     mixed = sum(weight * part.to(parts[0].device) for weight, part in zip(weights, parts, strict=True))
     return _fixed(first, normalize(mixed / sum(weights)))
 

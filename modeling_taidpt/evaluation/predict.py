@@ -36,12 +36,13 @@ def score_features(
     was_training, parts = model.training, []
     model.eval()
     try:
-        for start in range(0, len(features), batch_size):
-            batch = collate([features[index] for index in range(start, min(start + batch_size, len(features)))])
-            inputs = {name: batch[name].to(model.device) for name in INPUTS if name in batch}
-            outputs = model(**inputs, standardize=standardize)
-            branches = (outputs.logits, outputs.logits_global, outputs.logits_local)  # (batch, classes) each
-            parts.append([logits.float().cpu() for logits in branches])
+        with model.cached_class_embeddings():
+            for start in range(0, len(features), batch_size):
+                batch = collate([features[index] for index in range(start, min(start + batch_size, len(features)))])
+                inputs = {name: batch[name].to(model.device) for name in INPUTS if name in batch}
+                outputs = model(**inputs, standardize=standardize)
+                branches = (outputs.logits, outputs.logits_global, outputs.logits_local)  # (batch, classes) each
+                parts.append([logits.float().cpu() for logits in branches])
     finally:
         model.train(was_training)
     merged, whole, local = (torch.cat(branch) for branch in zip(*parts, strict=True))  # (samples, classes) each

@@ -22,6 +22,7 @@ from ..features.captions import CaptionFeatures
 from ..features.clusters import cluster_captions
 from ..features.images import ImageFeatures
 from ..modeling_taidpt import TaiDptModel
+from ..scores import probabilities
 from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
 from .label_shares import (
     caption_shares,
@@ -109,11 +110,11 @@ def calibrate(
     """
     features, present, known = _labelled(model, images, labels, image_processor)
     logits = score_features(model, features).logits  # (images, classes)
-    before = probabilities(model.config, logits)  # (images, classes)
+    before = model.probabilities(logits.double())  # (images, classes)
     scale, bias = fit_score_calibration(logits, present, per_class, prior_strength, known)
     config = model.config
     config.score_scale, config.score_bias = _rounded(scale), _rounded(bias)
-    after = probabilities(config, logits)  # (images, classes)
+    after = model.probabilities(logits.double())  # (images, classes)
     config.score_thresholds = _rounded(fit_thresholds(after, present, per_class_thresholds, prior_strength, known))
     config.score_calibration = f"{len(features)} labelled images"
     return {
@@ -146,7 +147,7 @@ def fit_score_thresholds(
         ValueError: images cannot be read, or the labels are all equal.
     """
     features, present, known = _labelled(model, images, labels, image_processor)
-    config, scores = model.config, probabilities(model.config, score_features(model, features).logits)
+    config, scores = model.config, model.probabilities(score_features(model, features).logits.double())
     config.score_thresholds = _rounded(fit_thresholds(scores, present, per_class, prior_strength, known))
     fitted = (config.score_calibration or "nothing").split("; thresholds")[0]
     config.score_calibration = f"{fitted}; thresholds on {len(features)} labelled images"
@@ -236,7 +237,7 @@ def describe_tags(config: Any, logits: torch.Tensor) -> dict[str, Any]:
         `dict`: `labels_per_image`, `images_without_labels` (percent), `most_frequent` (label to percent of the images,
         at most ten) and `never_shown` (labels).
     """
-    scores = probabilities(config, logits)  # (images, classes)
+    scores = probabilities(logits.double(), config.score_scale, config.score_bias)  # (images, classes)
     chosen = scores >= torch.as_tensor(config.score_thresholds, dtype=scores.dtype)  # (images, classes)
     percent = (100 * chosen.double().mean(dim=0)).tolist()  # (classes,)
     ranked = sorted(zip(percent, config.labels, strict=True), key=lambda pair: -pair[0])
@@ -246,12 +247,6 @@ def describe_tags(config: Any, logits: torch.Tensor) -> dict[str, Any]:
         "most_frequent": {label: round(share, 1) for share, label in ranked[:10] if share},
         "never_shown": [label for share, label in ranked if not share],
     }
-
-
-def probabilities(config: Any, logits: torch.Tensor) -> torch.Tensor:
-    """`sigmoid(score_scale * logit + score_bias)` of logits `(samples, classes)`, in fp64."""
-    scale, bias = (torch.as_tensor(value, dtype=torch.float64) for value in (config.score_scale, config.score_bias))
-    return torch.sigmoid(scale * logits.double() + bias)  # (samples, classes)
 
 
 def overall_f1(
@@ -325,5 +320,4 @@ __all__ = [
     "fit_score_statistics",
     "fit_score_thresholds",
     "overall_f1",
-    "probabilities",
 ]

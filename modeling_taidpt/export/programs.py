@@ -46,9 +46,6 @@ class ImageScorer(nn.Module):
         if (self.model.dtype, self.model.device.type) != (torch.float32, "cpu"):
             self.model = copy.deepcopy(self.model).to("cpu", torch.float32)
         self.heatmaps = heatmaps
-        config: Any = model.config
-        self.register_buffer("scale", torch.as_tensor(config.score_scale, dtype=torch.float32))  # () or (classes,)
-        self.register_buffer("bias", torch.as_tensor(config.score_bias, dtype=torch.float32))  # () or (classes,)
 
     def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Scores images.
@@ -61,7 +58,7 @@ class ImageScorer(nn.Module):
             `(batch, classes, rows, columns)`.
         """
         outputs = self.model(pixel_values=pixel_values, interpolate_pos_encoding=True)
-        probabilities = torch.sigmoid(self.scale * outputs.logits + self.bias)  # (batch, classes)
+        probabilities = self.model.probabilities(outputs.logits)  # (batch, classes)
         return (probabilities, outputs.similarity_map) if self.heatmaps else (probabilities,)
 
 
@@ -169,12 +166,22 @@ def _capture(scorer: ImageScorer, processor: Any) -> torch.export.ExportedProgra
         blank = Image.new("RGB", (config.image_size, config.image_size))
         height, width = processor(images=blank, return_tensors="pt")["pixel_values"].shape[-2:]
     pixels = torch.zeros(2, 3, height, width)
-    # Position embeddings are interpolated under tracing at every size, their own included; an exported program with
-    # a branch for that size would refuse it.
-    # SigLIP 2's own checks of the sizes have no ONNX operator; `pixel_values` cannot fail them.
-    checks = mock.patch("transformers.models.siglip2.modeling_siglip2.torch_compilable_check", create=True)
-    with torch.no_grad(), mock.patch("torch.jit.is_tracing", return_value=True), checks, _quiet():
+    with torch.no_grad(), _any_size(), _quiet():
         return torch.export.export(scorer, (pixels,), dynamic_shapes={"pixel_values": dimensions})
+
+
+@contextlib.contextmanager
+def _any_size() -> Iterator[None]:
+    """The two functions of others that are replaced, for as long as a program is captured.
+
+    transformers leaves position embeddings as they are where the image has their own size, unless
+    `torch.jit.is_tracing()`: an exported program would hold a branch for that size and refuse all others, or refuse
+    that one. SigLIP 2 checks its sizes with an operator that ONNX has not; `pixel_values` cannot fail that check.
+    """
+    tracing = mock.patch("torch.jit.is_tracing", return_value=True)
+    checks = mock.patch("transformers.models.siglip2.modeling_siglip2.torch_compilable_check", create=True)
+    with tracing, checks:
+        yield
 
 
 def _name_dimensions(graph: Any) -> None:

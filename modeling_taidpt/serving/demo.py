@@ -250,7 +250,7 @@ class PhotographTagger:
     def _notes(self, labels: Sequence[str]) -> list[str]:
         """What is to be said about own labels."""
         model, notes = self.tagger.model, []
-        unlearned = [label for label in labels if label not in model.config.label2id]
+        unlearned = [label for label in labels if label not in model.config.label_indices]
         if unlearned:
             notes.append(f"No prompts were learned for {escape(', '.join(unlearned))}: their scores are less sure.")
         rare = model.rare_words(labels) if labels and hasattr(model, "rare_words") else {}

@@ -96,7 +96,8 @@ class PartTagger:
             num_workers=min(self.num_workers, -(-len(items) // self.batch_size)),
             collate_fn=list,
         )
-        rows = [row for batch in loader for row in self._score(batch)]
+        options = self.pipe.begin_run(self.forward_options, self.postprocess_options)
+        rows = [row for batch in loader for row in self._score(batch, *options)]
         columns = {
             "path": [item.name for item in items],
             "labels": [[result["label"] for result in results] for results, _ in rows],
@@ -105,19 +106,21 @@ class PartTagger:
         }
         return pa.table(columns, schema=SCHEMA)
 
-    def _score(self, batch: list[tuple[Any, str | None]]) -> Iterator[tuple[list[dict[str, Any]], str | None]]:
+    def _score(
+        self, batch: list[tuple[Any, str | None]], forward_options: dict[str, Any], postprocess_options: dict[str, Any]
+    ) -> Iterator[tuple[list[dict[str, Any]], str | None]]:
         """Results, or an error, of each image of a batch."""
         good = [features for features, error in batch if error is None]
         if good:
             inputs = {name: [features[name] for features in good] for name in good[0]}
-            outputs = self.pipe.forward(inputs, **self.forward_options)
+            outputs = self.pipe.forward(inputs, **forward_options)
         place = 0
         for _, error in batch:
             if error is not None:
                 yield [], error
                 continue
             single = {name: values[place : place + 1] for name, values in outputs.items()}
-            yield self.pipe.postprocess(single, **self.postprocess_options), None
+            yield self.pipe.postprocess(single, **postprocess_options), None
             place += 1
         self.advance(len(batch))
 

@@ -465,6 +465,11 @@ class TaiDptTrainer(Trainer):
         with self._every_caption():
             return super().get_test_dataloader(test_dataset)
 
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """As in every trainer; the class embeddings are computed once for all batches."""
+        with self.model.cached_class_embeddings():
+            return super().evaluation_loop(*args, **kwargs)
+
     def prediction_step(
         self,
         model: nn.Module,
@@ -554,7 +559,8 @@ class TaiDptTrainer(Trainer):
             self.image_processor = find_image_processor(self.model.config)
         collator = ImageCollator(self.image_processor)
         loader = DataLoader(dataset, batch_size=min(self.args.eval_batch_size, 64), collate_fn=collator)
-        parts = list(self._score_images(self.accelerator.prepare(loader)))
+        with self.model.cached_class_embeddings():
+            parts = list(self._score_images(self.accelerator.prepare(loader)))
         # (images, classes) each
         learned, template, labels = (torch.cat(column) for column in zip(*parts, strict=True))
         return {

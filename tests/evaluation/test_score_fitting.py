@@ -17,7 +17,6 @@ from modeling_taidpt.evaluation.score_fitting import (
     fit_caption_bank,
     fit_score_statistics,
     fit_score_thresholds,
-    probabilities,
 )
 from modeling_taidpt.features.images import ImageFeatures
 
@@ -81,7 +80,9 @@ def test_labelled_images_give_probabilities_and_thresholds(model, images, tmp_pa
     config = model.config
     assert len(config.score_thresholds) == 3
     assert config.score_calibration == "8 labelled images"
-    assert probabilities(config, logits).mean().item() == pytest.approx(present.double().mean().item(), abs=0.05)
+    assert model.probabilities(logits.double()).mean().item() == pytest.approx(
+        present.double().mean().item(), abs=0.05
+    )
     model.save_pretrained(tmp_path / "saved")
     loaded = TaiDptModel.from_pretrained(tmp_path / "saved").config
     for name in ("score_scale", "score_bias", "score_thresholds", "score_calibration"):
@@ -104,7 +105,7 @@ def test_unlabelled_images_and_captions(model, images, tmp_path):
     config = model.config
     assert config.score_calibration == "8 unlabelled images, shares of labels from 6 captions"
     logits = model(pixel_values=_pixels(model, images)).logits
-    scores = probabilities(config, logits)
+    scores = model.probabilities(logits.double())
     chosen = scores >= torch.tensor(config.score_thresholds)
     assert report["labels_per_image"] == pytest.approx(chosen.double().sum(dim=1).mean().item())
     assert report["images_without_labels"] == pytest.approx(100 * (~chosen.any(dim=1)).double().mean().item())

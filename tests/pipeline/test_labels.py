@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from transformers.utils import logging as transformers_logging
@@ -40,23 +41,37 @@ def test_candidate_labels_equal_a_model_for_them(model, processor, tokenizer):
     assert {entry["label"] for entry in pipe(picture())} == set(LABELS)  # the model's own labels are back
 
 
-def test_models_for_candidate_labels_are_kept(model, processor, tokenizer, monkeypatch):
-    asked = []
-    original = TaiDptModel.with_labels
+def test_classes_are_encoded_once_in_a_run_and_anew_in_the_next(model, processor, tokenizer, monkeypatch):
+    encoded, original = [], TaiDptModel.encode_classes
 
-    def count(self, labels, **kwargs):
-        asked.append(tuple(labels))
-        return original(self, labels, **kwargs)
+    def count(self, *args):
+        encoded.append(tuple(self.config.labels))
+        return original(self, *args)
 
-    monkeypatch.setattr(TaiDptModel, "with_labels", count)
+    monkeypatch.setattr(TaiDptModel, "encode_classes", count)
     pipe = new_pipe(model, processor, tokenizer)
-    for _ in range(3):
-        pipe(picture(), candidate_labels="zebra,cow")
-        pipe(picture(), candidate_labels="tram")
-    assert asked == [("zebra", "cow"), ("tram",)]
-    for number in range(4):
-        pipe(picture(), candidate_labels=f"tram {number}")
-    assert len(pipe._relabelled) <= 4
+    for images in ([picture()] * 3, picture(), (picture() for _ in range(3))):
+        list(pipe(images, candidate_labels="zebra,cow"))
+    pipe([picture()] * 3, batch_size=2)
+    assert encoded == [("zebra", "cow")] * 3 + [tuple(LABELS)]
+    before = pipe(picture(), candidate_labels="zebra")[0]["score"]
+    model.prompt_learner.global_context.data.mul_(-3)
+    assert abs(pipe(picture(), candidate_labels="zebra")[0]["score"] - before) > 1e-4
+
+
+def test_threads_with_labels_of_their_own_do_not_disturb_each_other(model, processor, tokenizer):
+    pipe = new_pipe(model, processor, tokenizer)
+    sets = [[f"thing {number}", "zebra", *LABELS[: number % 3]] for number in range(140)]
+    image = picture()
+
+    def tag(labels):
+        return {entry["label"]: entry["score"] for entry in pipe(image, candidate_labels=labels)}
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(tag, sets))
+    for labels, results in zip(sets[::20], found[::20], strict=True):
+        assert results == pytest.approx(tag(labels), abs=1e-6)
+    assert all(set(results) == set(labels) for labels, results in zip(sets, found, strict=True))
 
 
 def test_labels_that_were_not_learned_are_named_once(model, processor, tokenizer, warned):
