@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -63,6 +64,8 @@ def explain(name: str, error: BaseException, revision: str | None = None, writin
         return f"A weight file of {name!r} is broken or cut off ({_one_line(error)}): fetch or save it again."
     if os.path.isdir(name) and not writing:
         return f"The folder {name!r} holds no whole model: {_one_line(error)}."
+    if caused_by(LocalTokenNotFoundError):
+        return f"{constants.ENDPOINT} wants to know who you are: log in with `hf auth login`, or pass a `token=`."
     if caused_by(GatedRepoError):
         return f"The repository {name!r} is gated: ask for access on its page and pass `token=`."
     if caused_by(RevisionNotFoundError):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from huggingface_hub import CommitInfo, HfApi
-from huggingface_hub.errors import HTTPError
+from huggingface_hub import CommitInfo
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.utils import CONFIG_NAME, logging
 
@@ -20,12 +20,9 @@ from .atomic import staged_file, staged_folder
 from .configuration_checks import check_bare_name
 from .configuration_taidpt import TaiDptConfig
 from .hub import find_image_processor, sample_weights
-from .hub_errors import PlainError, explain
 from .model_card import (
-    CARD_NAME,
     REPORT_NAME,
     add_evaluation,
-    add_tags,
     card_folder,
     has_edited_card,
     known_report,
@@ -33,6 +30,7 @@ from .model_card import (
     write_card,
 )
 from .origins import Origin, is_remote_code, origins
+from .pushing import PUSH_OPTIONS, TOKENIZER, push_folder
 from .rare_words import find_word_counts
 from .stored_weights import WEIGHT_FILE, digest_weights
 
@@ -56,14 +54,7 @@ CUSTOM_PIPELINES = {
         "type": "image",
     }
 }
-WEIGHT_PATTERNS = ["model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json"]
-PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 HANDLER = "handler.py"
-# Beside the weights: with other weights they would be of another model, and a prompts-only save takes the base's.
-TOKENIZER = (
-    *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
-    *("vocab.json", "merges.txt", "added_tokens.json"),
-)
 CALIBRATION = ("score_scale", "score_bias", "score_thresholds", "score_calibration")
 
 
@@ -165,9 +156,18 @@ class RepositoryMixin(_Base):
         unknown = sorted(set(kwargs) - set(PUSH_OPTIONS))
         if unknown:
             raise TypeError(f"`{unknown[0]}` is no option of push_to_hub: see its documentation for the names.")
+        base = self.config.base_model_name_or_path
+        is_folder = base is not None and (os.path.isabs(base) or os.path.isdir(base))
+        if is_folder and prompts_only:
+            raise ValueError(
+                f"The base of these prompts is a folder of this machine ({base!r}): push it and learn or load the "
+                "prompts with `base_model_name_or_path=` its repository, or push the whole model."
+            )
         with tempfile.TemporaryDirectory() as folder:
             options = {"prompts_only": prompts_only, "max_shard_size": max_shard_size, "repo_id": repo_id}
             self.save_pretrained(folder, **options)
+            if is_folder:  # nobody else has it, and its path is nobody's business
+                _forget_base(Path(folder))
             for processor in filter(None, processors):
                 processor.save_pretrained(folder)
             return push_folder(Path(folder), repo_id, tags=tags, **kwargs)
@@ -295,65 +295,11 @@ def copy_code(folder: Path, origin: Origin | None = None) -> bool:
     return (folder / f"{PIPELINE_MODULE}.py").is_file()
 
 
-def push_folder(
-    folder: Path,
-    repo_id: str,
-    *,
-    commit_message: str | None = None,
-    commit_description: str | None = None,
-    private: bool | None = None,
-    token: str | bool | None = None,
-    revision: str | None = None,
-    create_pr: bool = False,
-    tags: list[str] | None = None,
-) -> CommitInfo:
-    """Pushes a saved model to a Hub repository in one commit; weights of an older push are deleted there.
-
-    Args:
-        folder (`Path`): the saved model, and nothing else.
-        repo_id (`str`): repository, made if it does not exist.
-        commit_message (`str`, *optional*): title of the commit.
-        commit_description (`str`, *optional*): its text.
-        private (`bool`, *optional*): whether a repository that is made here is private.
-        token (`str` or `bool`, *optional*): of who pushes; the stored one by default.
-        revision (`str`, *optional*): branch, made if it does not exist.
-        create_pr (`bool`, *optional*, defaults to `False`): proposes the commit instead of making it.
-        tags (`list[str]`, *optional*): further tags of the card.
-
-    Returns:
-        `CommitInfo`: of the commit.
-
-    Raises:
-        OSError: the Hub cannot be reached or refuses; one sentence.
-    """
-    api = HfApi(token=token)
-    try:
-        repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
-        if revision is not None and not revision.startswith("refs/pr"):
-            api.create_branch(repo_id, branch=revision, exist_ok=True)
-        keeps_card = _edited_on_the_hub(api, repo_id, revision)
-        if tags and not keeps_card:
-            add_tags(folder, tags)
-        return api.upload_folder(
-            repo_id=repo_id,
-            folder_path=folder,
-            commit_message=commit_message or "Upload model",
-            commit_description=commit_description,
-            revision=revision,
-            create_pr=create_pr,
-            ignore_patterns=[CARD_NAME] if keeps_card else None,
-            delete_patterns=WEIGHT_PATTERNS,
-        )
-    except (HTTPError, OSError) as error:
-        raise PlainError(f"Nothing was pushed to {repo_id!r}: {explain(repo_id, error, revision, True)}") from error
-
-
-def _edited_on_the_hub(api: HfApi, repo_id: str, revision: str | None) -> bool:
-    if not api.file_exists(repo_id, CARD_NAME, revision=revision):
-        return False
-    with tempfile.TemporaryDirectory() as folder:
-        api.hf_hub_download(repo_id, CARD_NAME, revision=revision, local_dir=folder)
-        return has_edited_card(Path(folder))
+def _forget_base(folder: Path) -> None:
+    """Takes the folder of the base out of a stored configuration; the card keeps its name."""
+    path = folder / CONFIG_NAME
+    stored = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
+    path.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _note_digest(folder: Path) -> None:
@@ -388,6 +334,5 @@ __all__ = [
     "CUSTOM_PIPELINES",
     "RepositoryMixin",
     "copy_code",
-    "push_folder",
     "store_calibration",
 ]

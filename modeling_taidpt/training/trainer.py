@@ -39,6 +39,7 @@ from ..losses import get_loss
 from ..model_card import has_edited_card, write_card
 from ..modeling_taidpt import TaiDptModel, TaiDptOutput
 from ..prompt_templates import DEFAULT_TEMPLATE
+from ..pushing import check_target, pushing
 from .arguments import LOSS_TARGETS, TaiDptTrainingArguments, checked_arguments, without_selection
 from .captions import TrainingCaptions
 from .data import TrainingData
@@ -639,7 +640,58 @@ class TaiDptTrainer(Trainer):
             self.tokenizer.save_pretrained(folder)
             if self.image_processor is not None:  # else the model saved its own
                 self.image_processor.save_pretrained(folder)
-        torch.save(self.args, folder / TRAINING_ARGS_NAME)
+        args = copy.copy(self.args)
+        args.hub_token = None  # the folder may be pushed
+        torch.save(args, folder / TRAINING_ARGS_NAME)
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Checks, before any training, that there is somewhere to push to; the repository is made at the first push.
+
+        Args:
+            token (`str`, *optional*): of who pushes; `args.hub_token` by default.
+            private (`bool`, *optional*): `args.hub_private_repo` by default.
+
+        Raises:
+            OSError: the Hub cannot be reached or refuses; one sentence.
+        """
+        if self.is_world_process_zero():
+            name = self.args.hub_model_id or Path(self.args.output_dir).absolute().name
+            private = self.args.hub_private_repo if private is None else private
+            self.hub_model_id = check_target(name, private, token or self.args.hub_token)
+            self.push_in_progress = None
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Pushes the model as in transformers; see [`~transformers.Trainer.push_to_hub`].
+
+        Raises:
+            OSError: the Hub cannot be reached, refuses or stops in the middle; one sentence.
+        """
+        if self.hub_model_id is None:
+            self.init_hf_repo(token, private)
+        with self._pushing(token, revision, private):
+            return super().push_to_hub(commit_message, blocking, token, revision, private, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        with self._pushing():
+            super()._push_from_checkpoint(checkpoint_folder)
+
+    def _pushing(
+        self, token: str | None = None, revision: str | None = None, private: bool | None = None
+    ) -> contextlib.AbstractContextManager[Any]:
+        if not self.is_world_process_zero():
+            return contextlib.nullcontext()
+        private = self.args.hub_private_repo if private is None else private
+        return pushing(
+            str(self.hub_model_id), private, token or self.args.hub_token, revision or self.args.hub_revision
+        )
 
     def create_model_card(
         self, language: str | None = None, license: str | None = None, tags: Any = None, **kwargs: Any

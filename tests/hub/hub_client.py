@@ -5,6 +5,7 @@ HF_ENDPOINT and HF_HOME must be set before huggingface_hub is imported, so the t
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import sys
@@ -161,6 +162,12 @@ def remote() -> dict[str, Any]:
     found["pulled"] = tagger(IMAGE)
     found["own labels"] = tagger(IMAGE, candidate_labels=["horse"])
     found["baked"] = pipeline(TASK, model="org/tagger", revision="baked", trust_remote_code=True)(IMAGE)
+
+    def ask(question: str = "") -> str:
+        found["asked"] = question
+        return "n"
+
+    found["asked"], builtins.input = None, ask  # type: ignore[assignment]
     autos = (AutoConfig, AutoModel, AutoModelForImageClassification, AutoProcessor)
     found["classes"] = [type(a.from_pretrained("org/tagger", trust_remote_code=True)).__name__ for a in autos]
     prompts = AutoModel.from_pretrained("org/prompts", trust_remote_code=True)
@@ -169,6 +176,12 @@ def remote() -> dict[str, Any]:
     folder = Path(os.environ["HF_HOME"]) / "saved"
     tagger.save_pretrained(folder)
     found["saved"] = pipeline(TASK, model=str(folder), trust_remote_code=True)(IMAGE)
+    model = AutoModel.from_pretrained("org/tagger", trust_remote_code=True)
+    model.with_labels(["horse", "cow"]).save_pretrained(folder / "again")
+    found["saved files"] = sorted(file.name for file in (folder / "again").iterdir())
+    found["saved card"] = (folder / "again" / "README.md").read_text()
+    model.push_to_hub("org/again", token=TOKEN)
+    found["again"] = pipeline(TASK, model="org/again", trust_remote_code=True)(IMAGE)
     found["still not installed"] = "modeling_taidpt" not in sys.modules
     return found
 

@@ -64,6 +64,7 @@ class HubServer:
         self.repositories: dict[str, Repository] = {}
         self.objects: dict[str, bytes] = {}
         self.log: list[str] = []
+        self.failing: dict[str, int] = {}  # parts of paths, and the status of the answers to them
         self.url = ""
         self._server: uvicorn.Server | None = None
 
@@ -91,8 +92,11 @@ class HubServer:
         repo = "/{owner}/{name}"
         api = f"/api/models{repo}"
         routes = [
+            ("GET", "/", lambda request, body: {}),  # HEAD too: whether anybody is there
+            ("POST", "/failing", self.set_failing),
             ("GET", "/api/whoami-v2", self.whoami),
             ("POST", "/api/repos/create", self.create),
+            ("DELETE", "/api/repos/delete", self.delete),
             ("POST", "/api/validate-yaml", self.validate_yaml),
             ("POST", f"{api}/preupload/{{revision:path}}", self.preupload),
             ("POST", f"{api}/commit/{{revision:path}}", self.commit),
@@ -116,6 +120,9 @@ class HubServer:
         async def answer(request: Request) -> Response:
             self.log.append(f"{request.method} {request.url.path}")
             try:
+                for part, status in self.failing.items():
+                    if part in request.url.path and request.url.path != "/failing":
+                        raise RefusedError(status, None, "Out of order")
                 result = handler(request, await request.body())
             except RefusedError as error:
                 headers = {"X-Error-Message": error.message} | ({"X-Error-Code": error.code} if error.code else {})
@@ -144,6 +151,11 @@ class HubServer:
 
     # ------------------------------------------------------------------ routes
 
+    def set_failing(self, request: Request, body: bytes) -> Any:
+        """Lets the tests put parts of the Hub out of order."""
+        self.failing = json.loads(body)
+        return {}
+
     def whoami(self, request: Request, body: bytes) -> Any:
         self._may_write(request)
         return {
@@ -163,6 +175,12 @@ class HubServer:
         repository = self.repositories[name] = Repository(asked.get("private") or asked.get("visibility") == "private")
         repository.commit("main", {".gitattributes": b"*.safetensors filter=lfs\n"}, "initial commit")
         return answer
+
+    def delete(self, request: Request, body: bytes) -> Any:
+        self._may_write(request)
+        asked = json.loads(body)
+        del self.repositories[f"{asked.get('organization') or 'tester'}/{asked['name']}"]
+        return {}
 
     def validate_yaml(self, request: Request, body: bytes) -> Any:
         return {"errors": [], "warnings": []}

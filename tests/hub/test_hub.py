@@ -155,6 +155,10 @@ def test_without_the_package_the_repository_s_own_code_runs(pushed, remote):
     assert remote["prompts"] == ["dog", "traffic light", "cat"]
     assert "trust_remote_code" in remote["untrusted"]
     assert_same_scores(remote["saved"], pushed["expected"])
+    assert remote["asked"] is None
+    assert set(pushed["files"]) - {".gitattributes"} == set(remote["saved files"])
+    assert "horse, cow" in remote["saved card"]
+    assert_same_scores(remote["again"], pushed["expected"])
 
 
 @pytest.mark.slow
