@@ -9,14 +9,22 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import DEFAULT_MODEL, JsonOption, find_source, make_table, print_json, stdout, working
+from .common import DEFAULT_MODEL, JsonOption, find_source, make_table, print_json, read_settings, stdout, working
 
+CaptionDataOption = Annotated[
+    list[str] | None,
+    typer.Option("--data", metavar="NAME=VALUE", help="Option of a data set on the Hub, as split=train."),
+]
 OUTPUT_SUFFIXES = (".jsonl", ".parquet")
 
 
 def label(
     captions: Annotated[
-        str, typer.Argument(help="Captions: .txt (one a line), .csv, .json, .jsonl or .parquet.", show_default=False)
+        str,
+        typer.Argument(
+            help="Captions: .txt (one a line), .csv, .tsv, .json, .jsonl or .parquet; or a data set on the Hub.",
+            show_default=False,
+        ),
     ],
     labels: Annotated[
         str,
@@ -28,6 +36,7 @@ def label(
         Path | None, typer.Option("--output", "-o", help="File for captions with their labels: .jsonl or .parquet.")
     ] = None,
     column: Annotated[str, typer.Option("--column", help="Column of the captions.")] = "caption",
+    settings: CaptionDataOption = None,
     method: Annotated[str, typer.Option("--method", help="forms, or the published wordnet.")] = "forms",
     max_captions: Annotated[
         int | None, typer.Option("--max-captions", min=1, help="Read the first ones only.")
@@ -52,7 +61,8 @@ def label(
     with working(as_json):
         names, labeler = read_labels(labels, method)
         labeler = labeler or default_labeler(names, names, method)
-        texts = read_captions(captions, column, max_captions=max_captions).captions
+        corpus = open_corpus(captions, settings, column)
+        texts = read_captions(corpus, column, max_captions=max_captions).captions
         matrix = label_captions(labeler, texts, names)  # (captions, classes)
         if output is not None:
             _write_labelled(output, texts, [[names[index] for index in row.nonzero()[0]] for row in matrix])
@@ -71,6 +81,35 @@ def label(
         stdout().print(f"{unnamed} labels are named by none: give them synonyms in a class table, or more captions.")
     if output is not None:
         stdout().print(f"The labelled captions are in {output}.")
+
+
+def open_corpus(source: str, settings: Sequence[str] | None = None, column: str = "caption") -> Any:
+    """Captions for [`read_captions`]: a file by its path, or a data set on the Hub.
+
+    Args:
+        source (`str`): the file, or the repository.
+        settings (`Sequence[str]`, *optional*): NAME=VALUE texts of `--data`, as `split=train`.
+        column (`str`, *optional*, defaults to `"caption"`): column of the captions.
+
+    Returns:
+        `str` or `Dataset`.
+
+    Raises:
+        FileNotFoundError: there is no such file or data set.
+        ValueError: options are given for a file, or the data set cannot be read.
+    """
+    from modeling_taidpt.data.loaders import is_repository
+
+    options = read_settings(list(settings or ()), "--data", "split=train")
+    if is_repository(source) or Path(source).is_dir():
+        from modeling_taidpt.data.captions import load_caption_dataset
+
+        return load_caption_dataset(source, column, **options)
+    if not Path(source).is_file():
+        raise FileNotFoundError(f"There is no caption file {source!r}: check the path.")
+    if options:
+        raise ValueError(f"--data is for data sets on the Hub, and {source!r} is a file: leave it out.")
+    return source
 
 
 def _write_labelled(output: Path, captions: Sequence[str], labels: Sequence[list[str]]) -> None:
@@ -155,4 +194,4 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
     return [dict(zip(("name", "prompt name", "origin"), row, strict=True)) for row in zip(*rows, strict=True)]
 
 
-__all__ = ["classes", "label"]
+__all__ = ["CaptionDataOption", "classes", "label", "open_corpus"]

@@ -21,6 +21,7 @@ from .common import (
     without_loading_bar,
     working,
 )
+from .label import CaptionDataOption, open_corpus
 
 REPORTED = {
     "zero_shot_caption_map": "template, mAP on held-out captions",
@@ -46,9 +47,11 @@ def train(
         typer.Option(
             "--captions",
             "-c",
-            help="Text, CSV, JSON, JSON lines or Parquet file of captions; those of the recipe by default.",
+            help="Text, CSV, JSON, JSON lines or Parquet file of captions, or a data set on the Hub; those of the "
+            "recipe by default.",
         ),
     ] = None,
+    caption_settings: CaptionDataOption = None,
     base: Annotated[
         str | None,
         typer.Option(
@@ -155,7 +158,12 @@ def train(
             output,
             base,
             (recipe, protocol, data_root),
-            {"eval_captions": eval_captions, "calibrate_images": calibrate_images, "resume": resume},
+            {
+                "caption_settings": caption_settings,
+                "eval_captions": eval_captions,
+                "calibrate_images": calibrate_images,
+                "resume": resume,
+            },
             chosen,
         )
     if as_json:
@@ -183,10 +191,9 @@ def _train(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """Trains, calibrates if wanted, and saves; returns what there is to report."""
-    eval_captions = options["eval_captions"]
-    for path in filter(None, (captions, eval_captions)):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"There is no caption file {path!r}: check the path.")
+    column = str(settings.get("caption_column", "caption"))
+    corpus = None if captions is None else open_corpus(captions, options["caption_settings"], column)
+    eval_captions = options["eval_captions"] and open_corpus(options["eval_captions"], None, column)
     if output.exists() and not output.is_dir():
         raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
     from modeling_taidpt.captions.label_files import read_labels
@@ -214,7 +221,7 @@ def _train(
         raise ValueError(f"The recipe {name!r} names no captions: give --captions.")
     method = settings.get("labeling_method", recipe_found["training"].get("labeling_method", "forms"))
     names, labeler = read_labels(labels, str(method)) if isinstance(labels, str) else (list(labels), None)
-    corpus = load_recipe_captions(recipe_found, data_root) if captions is None else captions
+    corpus = load_recipe_captions(recipe_found, data_root) if corpus is None else corpus
     settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
     with without_loading_bar():
         model, arguments = set_up_training(base, names, output, recipe_found, settings)

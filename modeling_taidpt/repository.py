@@ -198,7 +198,8 @@ class RepositoryMixin(_Base):
             "metric_value": float(metric_value),
             "metric_name": metric_name,
         }
-        figure |= {"metric_type": metric_type, "dataset_type": dataset_type, "baseline": baseline}
+        figure |= {"metric_type": metric_type, "dataset_type": dataset_type}
+        figure["baseline"] = None if baseline is None else float(baseline)
         self.training_report = add_evaluation(report, figure)
 
     def _prompts(self, state_dict: dict[str, Any]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from ..captions.statistics import select_by_rarest_class
 from ..captions.synthetic import template_sentences
 from ..captions.table_files import read_rows
 from .coco import COCO, COCO_WHERE, coco_captions, coco_ids, read_coco_json
-from .dataset import IMAGE_ID, LABELS, require_file
+from .dataset import IMAGE_ID, LABELS, load_split, require_file
 
 logger = logging.get_logger(__name__)
 
@@ -162,6 +162,30 @@ def load_caption_file(
     return Dataset.from_dict({CAPTION: [table.captions[row] for row in kept], IMAGE_ID: ids})
 
 
+def load_caption_dataset(name: str, caption_column: str = CAPTION, **arguments: Any) -> Dataset:
+    """Reads captions of a data set on the Hub.
+
+    Args:
+        name (`str`): repository, or folder that [`~datasets.load_dataset`] reads.
+        caption_column (`str`, *optional*, defaults to `"caption"`): column of the captions.
+        **arguments: for [`~datasets.load_dataset`], as `split="train"` (needed where there are several).
+
+    Returns:
+        `Dataset`: with all of its columns, among them the captions.
+
+    Raises:
+        FileNotFoundError: If there is no such data set.
+        ValueError: If it has several splits and none is named, or there is no such column.
+    """
+    dataset = load_split(name, **arguments)
+    if caption_column not in dataset.column_names:
+        raise ValueError(
+            f"There is no column {caption_column!r} in the data set {name!r}, it has "
+            f"{', '.join(map(repr, dataset.column_names))}: name the column of the captions."
+        )
+    return dataset
+
+
 def load_template_captions(labels: Sequence[str]) -> Dataset:
     """The template sentences alone, as a corpus: no caption of anybody is used.
 
@@ -268,6 +292,7 @@ def _first_words(caption: str, most: int | None) -> str:
 
 __all__ = [
     "count_overlap",
+    "load_caption_dataset",
     "load_caption_file",
     "load_coco_captions",
     "load_localized_narratives",

@@ -11,12 +11,15 @@ import numpy as np
 from datasets import (
     ClassLabel,
     Dataset,
+    DatasetDict,
     Features,
     Image,
     List,
     Value,
     concatenate_datasets,
+    load_dataset,
 )
+from datasets.exceptions import DatasetNotFoundError, DatasetsError
 from transformers.utils import logging
 
 from ..captions.label_columns import label_indices, multi_hot
@@ -95,6 +98,39 @@ def files_on_disk(files: Iterable[Path]) -> set[Path]:
     for folder, members in by_folder.items():
         names = set(os.listdir(folder)) if folder.is_dir() else set()
         found.update(file for file in members if file.name in names)
+    return found
+
+
+def load_split(name: str, **arguments: Any) -> Any:
+    """One split of a data set on the Hub or in a folder: that which `split=` names, or the only one.
+
+    Args:
+        name (`str`): Hub repository, or folder.
+        **arguments: for [`~datasets.load_dataset`], as `split="test"` and `revision`.
+
+    Returns:
+        `Dataset`.
+
+    Raises:
+        FileNotFoundError: If there is no such data set, or it cannot be reached.
+        ValueError: If it has several splits and none is named, or it cannot be read.
+    """
+    try:
+        found = load_dataset(name, **arguments)
+    except DatasetNotFoundError as error:
+        raise FileNotFoundError(
+            f"There is no data set {name!r} on the Hub that can be reached, nor a file or folder of that name: check "
+            "it, and log in if it is private."
+        ) from error
+    except (OSError, ValueError, DatasetsError) as error:
+        raise ValueError(f"The data set {name!r} cannot be read: {' '.join(str(error).split())}") from error
+    if isinstance(found, DatasetDict):
+        if len(found) > 1:
+            raise ValueError(
+                f"The data set {name!r} has the splits {', '.join(map(repr, found))}: name one, as "
+                f"split={next(iter(found))}."
+            )
+        found = next(iter(found.values()))
     return found
 
 
@@ -215,6 +251,7 @@ __all__ = [
     "class_names_of",
     "files_on_disk",
     "image_label_matrix",
+    "load_split",
     "partial_label_matrix",
     "read_lines",
     "require_file",

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, concatenate_datasets
 
 from ..captions.label_columns import as_lists, label_indices, used_names
 from ..captions.rows import is_missing, require_one_split
 from ..captions.table_files import read_rows
-from .dataset import IMAGE, IMAGE_ID, LABELS, UNKNOWN, build_image_dataset, files_on_disk
+from .dataset import IMAGE, IMAGE_ID, LABELS, UNKNOWN, build_image_dataset, files_on_disk, load_split
 
 LABEL_FILES = ("labels.json", "labels.jsonl", "labels.csv", "metadata.jsonl", "metadata.csv")
 _WRITTEN_BITS = {"": "", "1": "1", "1.0": "1", "true": "1", "0": "0", "0.0": "0", "false": "0"}
@@ -180,7 +180,7 @@ def load_image_dataset(
         ValueError: If a column is missing, the classes are unknown, a label is no class, or there is no row.
     """
     source = repr(data) if isinstance(data, str) else "the data set"
-    dataset = load_dataset(data, **arguments) if isinstance(data, str) else data
+    dataset = load_split(data, **arguments) if isinstance(data, str) else data
     require_one_split(dataset, "images")
     if not isinstance(dataset, Dataset):
         raise TypeError(f"The images are a {type(dataset).__name__}: give a `datasets.Dataset`, no stream.")

@@ -9,7 +9,13 @@ from typing import Any
 
 from datasets import Dataset
 
-from .captions import load_caption_file, load_coco_captions, load_localized_narratives, load_template_captions
+from .captions import (
+    load_caption_dataset,
+    load_caption_file,
+    load_coco_captions,
+    load_localized_narratives,
+    load_template_captions,
+)
 from .coco import load_coco
 from .folder import LABEL_FILES, load_image_dataset, load_image_folder
 from .nuswide import load_nuswide
@@ -26,6 +32,7 @@ CAPTION_LOADERS: dict[str, Callable[..., Dataset]] = {
     "coco": load_coco_captions,
     "localized_narratives": load_localized_narratives,
     "file": load_caption_file,
+    "hub": load_caption_dataset,
     "templates": load_template_captions,
 }
 
@@ -49,13 +56,13 @@ def load_images(data: Any, loader: str | None = None, **options: Any) -> Dataset
     return _call(IMAGE_LOADERS, loader or _kind(data), data, options)
 
 
-def load_captions(data: Any, loader: str = "file", **options: Any) -> Dataset:
+def load_captions(data: Any, loader: str | None = None, **options: Any) -> Dataset:
     """Reads a corpus of captions.
 
     Args:
-        data (`str`, `Path` or several): file or files; for `"templates"` the class names.
-        loader (`str`, *optional*, defaults to `"file"`): `"coco"`, `"localized_narratives"`, `"file"` or
-            `"templates"`.
+        data (`str`, `Path` or several): file or files, or a Hub repository; for `"templates"` the class names.
+        loader (`str`, *optional*): `"coco"`, `"localized_narratives"`, `"file"`, `"hub"` or `"templates"`; by default
+            `"hub"` for what can only be a repository, else `"file"`.
         **options: of that loader, as `captions_per_image=1` or `exclude_image_ids=`.
 
     Returns:
@@ -65,7 +72,13 @@ def load_captions(data: Any, loader: str = "file", **options: Any) -> Dataset:
         FileNotFoundError: If a file is missing; it says which one and where it is had.
         ValueError: If there is no such loader or option, or the data is wrong; see the loader.
     """
-    return _call(CAPTION_LOADERS, loader, data, options)
+    return _call(CAPTION_LOADERS, loader or ("hub" if is_repository(data) else "file"), data, options)
+
+
+def is_repository(data: Any) -> bool:
+    """Whether a text can only name a repository: nothing here is called so, and a file would end in .csv or so."""
+    is_name = isinstance(data, str) and data.count("/") <= 1 and not data.startswith((".", "/", "~"))
+    return is_name and not Path(data).suffix and not Path(data).exists()
 
 
 def is_labelled(data: str | Path) -> bool:
@@ -118,4 +131,4 @@ def _kind(data: Any) -> str:
     )
 
 
-__all__ = ["CAPTION_LOADERS", "IMAGE_LOADERS", "is_labelled", "load_captions", "load_images"]
+__all__ = ["CAPTION_LOADERS", "IMAGE_LOADERS", "is_labelled", "is_repository", "load_captions", "load_images"]

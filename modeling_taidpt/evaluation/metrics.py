@@ -13,7 +13,7 @@ counts one prediction for a class that has none there too, which is not followed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -195,12 +195,12 @@ def mean_average_precision(scores: Array, labels: Array) -> dict[str, Any]:
     }
 
 
-def _predict(scores: np.ndarray, threshold: float | None, top_k: int | None) -> np.ndarray:
+def _predict(scores: np.ndarray, threshold: float | np.ndarray | None, top_k: int | None) -> np.ndarray:
     """Chooses labels for some images.
 
     Args:
         scores: Scores `(images, classes)`.
-        threshold: Smallest score that is chosen, or `None`.
+        threshold: Smallest score that is chosen, one or `(classes,)`, or `None`.
         top_k: Most labels chosen per image, or `None`; of equal scores the earlier class is chosen.
 
     Returns:
@@ -227,18 +227,27 @@ def _harmonic(precision: Any, recall: Any) -> Any:
     return np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)
 
 
-def _check_choice(threshold: float | None, top_k: int | None) -> None:
-    """Raises `ValueError` unless `threshold` and `top_k` choose labels."""
+def _check_choice(threshold: Any, top_k: Any, scores: np.ndarray) -> tuple[float | np.ndarray | None, int | None]:
+    """Threshold and number of labels as numbers; raises `ValueError` unless they choose labels."""
     if threshold is None and top_k is None:
         raise ValueError("Nothing says which labels are predicted; give threshold, top_k or both.")
-    if threshold is not None and np.isnan(threshold):
-        raise ValueError("threshold is NaN; give a number on the scale of the scores.")
-    if top_k is not None and (top_k < 1 or int(top_k) != top_k):
+    if threshold is not None:
+        dtype = scores.dtype if scores.dtype.kind == "f" else np.float64
+        threshold = np.asarray(_to_numpy(threshold), dtype=dtype)  # () or (classes,)
+        if threshold.shape not in ((), scores.shape[1:]):
+            raise ValueError(
+                f"threshold has the shape {threshold.shape}; give a number, or one for each of {scores.shape[1]} "
+                "classes."
+            )
+        if np.isnan(threshold).any():
+            raise ValueError("threshold is NaN; give a number on the scale of the scores.")
+    if top_k is not None and not (top_k >= 1 and float(top_k).is_integer()):
         raise ValueError(f"top_k is {top_k}; it must be a whole number, 1 or more.")
+    return threshold, None if top_k is None else int(top_k)
 
 
 def multilabel_f1(
-    scores: Array, labels: Array, threshold: float | None = None, top_k: int | None = None
+    scores: Array, labels: Array, threshold: float | Sequence[float] | Array | None = None, top_k: int | None = None
 ) -> dict[str, Any]:
     """Computes precision, recall and F1 per class (CP, CR, CF1) and overall (OP, OR, OF1).
 
@@ -254,8 +263,8 @@ def multilabel_f1(
     Args:
         scores: Scores `(images, classes)`.
         labels: Labels `(images, classes)`, 0 or 1.
-        threshold: Smallest score that counts as predicted (inclusive), on the scale of the scores: 0.5 for
-            probabilities, 0 for logits.
+        threshold: Smallest score that counts as predicted (inclusive), one or `(classes,)`, on the scale of the
+            scores: 0.5 for probabilities, 0 for logits, `config.score_thresholds` of a fitted model.
         top_k: Most labels predicted per image; more than there are classes means all.
 
     Returns:
@@ -266,8 +275,8 @@ def multilabel_f1(
     Raises:
         ValueError: On bad scores or labels, or if neither `threshold` nor `top_k` (1 or more) is given.
     """
-    _check_choice(threshold, top_k)
     scores, labels = _check(scores, labels)
+    threshold, top_k = _check_choice(threshold, top_k, scores)
     predicted, positive, correct = np.zeros((3, scores.shape[1]), dtype=np.int64)  # (classes,) each
     for rows in _blocks(len(scores), 32 * scores.shape[1]):
         truth = labels[rows] != 0  # (rows, classes)
@@ -295,15 +304,15 @@ def multilabel_f1(
 
 
 def compute_multilabel_metrics(
-    scores: Array, labels: Array, threshold: float = 0.5, top_k: int = 3
+    scores: Array, labels: Array, threshold: float | Sequence[float] | Array = 0.5, top_k: int = 3
 ) -> dict[str, float | int]:
     """Computes every figure of a multi-label table as one flat dictionary.
 
     Args:
         scores: Scores `(images, classes)`.
         labels: Labels `(images, classes)`, 0 or 1.
-        threshold: Smallest score that counts as predicted, on the scale of the scores: 0.5 for probabilities, 0 for
-            logits.
+        threshold: Smallest score that counts as predicted, one or `(classes,)`, on the scale of the scores: 0.5 for
+            probabilities, 0 for logits.
         top_k: Labels per image of the top-k figures, which use no threshold.
 
     Returns:
@@ -321,7 +330,7 @@ def compute_multilabel_metrics(
         "map": ranked["map"],
         "classes_without_positives": ranked["classes_without_positives"],
         **{name: at_threshold[name] for name in names},
-        **{f"{name}_top{top_k}": at_top_k[name] for name in names},
+        **{f"{name}_top{int(top_k)}": at_top_k[name] for name in names},
     }
 
 

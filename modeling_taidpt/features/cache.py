@@ -23,7 +23,7 @@ from .shards import FeatureShards, read_shard, write_shard
 
 logger = logging.get_logger(__name__)
 
-FORMAT = 1  # of the files, part of the fingerprint
+FORMAT = 2  # of the files, part of the fingerprint
 Kept = TypeVar("Kept", bound="KeptFeatures")
 
 

@@ -3,6 +3,8 @@
 A file is an Arrow stream of one record batch, which `datasets.Dataset.from_file` opens too: a pooled vector per row
 (`caption_embeds` or `image_embeds`), and a list of dense vectors per row (`token_embeds` or `dense_embeds`). bfloat16,
 which Arrow lacks, is kept as its bits in uint16. Files of images also say how many rows and columns of cells each has.
+After the stream, where readers stop, come a mark and a checksum of all bytes before it and of the names of the file
+and of its folder: a flipped bit, a lost page and a file of another corpus are found when the file is opened.
 """
 
 from __future__ import annotations
@@ -12,14 +14,16 @@ import uuid
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
+import xxhash
 
 CAPTION_COLUMNS = ("caption_embeds", "token_embeds")
 IMAGE_COLUMNS = ("image_embeds", "dense_embeds")
+CHECKSUM_MARK = b"taidpt-xxh3-128:"
 ARROW_TYPES = {torch.float32: pa.float32(), torch.float16: pa.float16(), torch.bfloat16: pa.uint16()}
 
 
@@ -65,13 +69,65 @@ def write_shard(
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with temporary.open("wb") as file:
-            with pa.ipc.new_stream(file, batch.schema) as writer:
+            hashed = _HashedFile(file)
+            with pa.ipc.new_stream(pa.PythonFile(hashed, "w"), batch.schema) as writer:
                 writer.write_batch(batch)
+            file.write(CHECKSUM_MARK + hashed.checksum(path))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+class _HashedFile:
+    """A file to write to, whose checksum is known at the end."""
+
+    closed = False
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.hash = file, xxhash.xxh3_128()
+
+    def write(self, data: Any) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def close(self) -> None:
+        """Leave the file open, for the checksum."""
+
+    def checksum(self, path: Path) -> bytes:
+        return _with_place(self.hash, path)
+
+
+def _with_place(checksum: Any, path: Path) -> bytes:
+    checksum.update(f"{path.parent.name}/{path.name}".encode())
+    return checksum.digest()
+
+
+_verified: set[tuple[Any, ...]] = set()  # files that this process has checked
+
+
+def verify_shard(path: Path) -> None:
+    """Checks a file against its checksum; once in a process, unless it has changed.
+
+    Raises:
+        OSError, ValueError: If the file is missing or damaged.
+    """
+    status = os.stat(path)
+    seen = (str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+    if seen in _verified:
+        return
+    end = status.st_size - len(CHECKSUM_MARK) - xxhash.xxh3_128().digest_size
+    if end <= 0:
+        raise ValueError("it is cut off")
+    content = np.memmap(path, dtype=np.uint8, mode="r")  # (bytes,)
+    found = xxhash.xxh3_128(content[:end])
+    if content[end:].tobytes() != CHECKSUM_MARK + _with_place(found, path):
+        raise ValueError("its checksum is wrong")
+    _verified.add(seen)
 
 
 def _vectors(features: torch.Tensor) -> pa.FixedSizeListArray:
@@ -82,11 +138,12 @@ def _vectors(features: torch.Tensor) -> pa.FixedSizeListArray:
 
 
 def read_shard(path: Path) -> Shard:
-    """Maps a file; nothing is copied.
+    """Maps a file whose checksum is right; nothing is copied.
 
     Raises:
         OSError, ValueError: If the file is missing or damaged (errors of pyarrow are among them).
     """
+    verify_shard(path)
     with pa.memory_map(str(path)) as source:
         table = pa.ipc.open_stream(source).read_all()
     names = tuple(table.column_names)
@@ -159,7 +216,13 @@ class FeatureShards:
 
     def _shard(self, number: int) -> Shard:
         if number not in self._open:
-            self._open[number] = read_shard(self.paths[number])
+            try:
+                self._open[number] = read_shard(self.paths[number])
+            except (OSError, ValueError) as error:
+                raise ValueError(
+                    f"The file {str(self.paths[number])!r} of the feature cache is missing or damaged ({error}): run "
+                    "again, and it is written anew."
+                ) from error
         return self._open[number]
 
     def __getstate__(self) -> dict:
@@ -167,4 +230,4 @@ class FeatureShards:
         return {**self.__dict__, "_open": {}}
 
 
-__all__ = ["CAPTION_COLUMNS", "IMAGE_COLUMNS", "FeatureShards", "Shard", "read_shard", "write_shard"]
+__all__ = ["CAPTION_COLUMNS", "IMAGE_COLUMNS", "FeatureShards", "Shard", "read_shard", "verify_shard", "write_shard"]

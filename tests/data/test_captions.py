@@ -20,6 +20,7 @@ from modeling_taidpt import (
 )
 from modeling_taidpt.captions.statistics import select_by_rarest_class
 from modeling_taidpt.data.captions import count_overlap
+from modeling_taidpt.data.loaders import is_repository
 
 
 def write_coco(root: Path) -> None:
@@ -168,3 +169,18 @@ def test_rarest_class_breaks_ties_by_order():
     # Classes have 2, 3 and 2 captions: row 0 belongs to class 0, rows 2 and 3 to class 2.
     assert select_by_rarest_class(labels, 1).tolist() == [0, 2]
     assert select_by_rarest_class(labels, None).tolist() == [0, 1, 2, 3]
+
+
+def test_captions_of_a_repository(tmp_path, monkeypatch):
+    folder = tmp_path / "captions" / "data"
+    Dataset.from_dict({"caption": ["a dog"], "id": [3]}).to_parquet(str(folder / "train-0.parquet"))
+    assert load_captions(str(tmp_path / "captions"), "hub")["caption"][:] == ["a dog"]
+    Dataset.from_dict({"caption": ["a cat"], "id": [4]}).to_parquet(str(folder / "test-0.parquet"))
+    assert load_captions(str(tmp_path / "captions"), "hub", split="test")["caption"][:] == ["a cat"]
+    with pytest.raises(ValueError, match="has the splits 'train', 'test': name one, as split=train"):
+        load_captions(str(tmp_path / "captions"), "hub")
+    with pytest.raises(ValueError, match=r"no column 'text' in the data set .*, it has 'caption', 'id'"):
+        load_captions(str(tmp_path / "captions"), "hub", split="test", caption_column="text")
+    monkeypatch.chdir(tmp_path)
+    for name, expected in (("user/captions", True), ("captions.txt", False), ("./a", False), ("captions", False)):
+        assert is_repository(name) is expected

@@ -154,6 +154,45 @@ def test_coco(tmp_path):
         load_coco(tmp_path, annotation_file=file)
 
 
+IMAGES = [{"id": 1, "file_name": "a.jpg"}, {"id": 2, "file_name": "b.jpg"}]
+CATEGORIES = [{"id": 7, "name": "cat"}, {"id": 9, "name": "dog"}]
+
+
+@pytest.mark.parametrize(
+    ("part", "entries", "message"),
+    [
+        ("images", [*IMAGES, IMAGES[0]], "Entry 2 of 'images' .* has the id 1, as entry 0"),
+        ("images", [IMAGES[0], {"id": 2}], r"Entry 1 of 'images' .*\(id 2\) has no 'file_name'"),
+        ("images", [{"id": 1, "file_name": None}], "has no 'file_name'"),
+        ("images", [{"file_name": "a.jpg"}], "Entry 0 of 'images' .* has no 'id'"),
+        ("images", [{"id": True, "file_name": "a.jpg"}], "has no 'id'"),
+        ("images", ["a.jpg"], "Entry 0 of 'images' .* has no 'id'"),
+        ("images", [IMAGES[0], {"id": "2", "file_name": "b.jpg"}], "has the id '2', but entry 0 1: give ids of one"),
+        ("categories", [{"id": 7}], r"Entry 0 of 'categories' .*\(id 7\) has no 'name'"),
+        ("categories", [{"name": "cat"}], "Entry 0 of 'categories' .* has no 'id'"),
+        ("categories", [*CATEGORIES, CATEGORIES[0]], "has the id 7, as entry 0"),
+        ("categories", [CATEGORIES[0], {"id": 8, "name": "cat"}], "Two categories in .* are called 'cat'"),
+        ("categories", [CATEGORIES[0], {"id": "9", "name": "dog"}], "has the id '9', but entry 0 7"),
+        ("categories", None, "has no list 'categories'"),
+        ("annotations", [{"id": 3, "category_id": 7}], "Annotation 0 in .* has no 'image_id'"),
+        ("annotations", [{"id": 3, "image_id": 1}], "Annotation 0 in .* has no 'category_id'"),
+        ("annotations", [{"id": 3, "image_id": "1", "category_id": 7}], "category 7 on image '1', one of which"),
+        ("annotations", [None], "Annotation 0 in .* has no 'image_id'"),
+    ],
+)
+def test_entries_of_coco_files_are_named(tmp_path, part, entries, message):
+    for image in IMAGES:
+        write_image(tmp_path / "val2014" / image["file_name"])
+    content = {"images": IMAGES, "categories": CATEGORIES, "annotations": [{"id": 1, "image_id": 2, "category_id": 7}]}
+    file = tmp_path / "file.json"
+    file.write_text(json.dumps(content), encoding="utf-8-sig")  # with a byte order mark
+    assert load_coco(tmp_path, annotation_file=file)["labels"][:] == [[], [0]]
+    file.write_text(json.dumps({**content, part: entries}))
+    with pytest.raises(ValueError, match=message) as error:
+        load_coco(tmp_path, annotation_file=file)
+    assert "file.json" in str(error.value)
+
+
 def test_labels_of_published_tables_match_under_their_synonyms():
     """COCO's own names and the published code's differ: "airplane" and "aeroplane", "motorcycle" and "motor bike"."""
     published = [entry["name"] for entry in load_class_table("coco80")]
@@ -276,6 +315,46 @@ def test_image_folder_says_what_is_wrong(tmp_path):
         load_images(tmp_path, "imagenet")
 
 
+@pytest.mark.parametrize("missing", ["a.jpg", "b.jpg", "c.jpg"])
+@pytest.mark.parametrize("inner", ["", "images"])
+def test_a_missing_image_of_a_folder_may_be_any(tmp_path, missing, inner):
+    names = ("a.jpg", "b.jpg", "c.jpg")
+    rows = [{"file_name": name, "labels": ["dog"]} for name in names]
+    (tmp_path / "labels.json").write_text(json.dumps(rows))
+    for name in set(names) - {missing}:
+        write_image(tmp_path / inner / name)
+    with pytest.raises(FileNotFoundError, match=rf"{missing}' of .* is not on disk \(1 of 3 are missing\)"):
+        load_image_folder(tmp_path)
+    kept = load_image_folder(tmp_path, skip_missing=True)
+    assert kept["image_id"][:] == sorted(set(names) - {missing})
+    assert kept[1]["image"].size == (6, 4)
+
+
+def test_a_column_per_class_as_pandas_writes_it(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / name)
+    text = "Unnamed: 0,file_name,cat,dog\n0,a.jpg,True,0.0\n1,b.jpg,False,1.0\n"
+    for table in (text, text.replace("Unnamed: 0", "")):
+        (tmp_path / "labels.csv").write_text(table, encoding="utf-8-sig")
+        assert names_of(load_image_folder(tmp_path)) == [["cat"], ["dog"]]
+    (tmp_path / "labels.csv").write_text("file_name,cat\na.jpg,1,0\nb.jpg,1\n")
+    with pytest.raises(ValueError, match=r"has 3 values for 2 columns in row 0 \(line 2\)"):
+        load_image_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("file_name,labels\na.jpg,cat,dog\nb.jpg,dog\n")
+    with pytest.raises(ValueError, match=r"has 3 values for 2 columns in row 0 \(line 2\)"):
+        load_image_folder(tmp_path)
+    (tmp_path / "labels.csv").write_text("file_name,labels\na.jpg,cat|dog\nb.jpg,dog\n")
+    assert names_of(load_image_folder(tmp_path)) == [["cat", "dog"], ["dog"]]
+
+
+def test_an_unknown_class_0_of_a_label_file_is_kept(tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        write_image(tmp_path / name)
+    rows = [{"file_name": "a.jpg", "labels": 1, "unknown": 0}, {"file_name": "b.jpg", "labels": 0}]
+    (tmp_path / "labels.json").write_text(json.dumps({"categories": ["cat", "dog"], "images": rows}))
+    assert partial_label_matrix(load_image_folder(tmp_path)).tolist() == [[0, 1], [1, -1]]
+
+
 def hub_rows(labels, feature=None) -> Dataset:
     pictures = [Image.new("RGB", (6, 4), (shade, 0, 0)) for shade in range(len(labels))]
     dataset = Dataset.from_dict({"picture": pictures, "tags": labels})
@@ -364,7 +443,10 @@ def test_any_data_set_from_a_repository_or_folder(tmp_path):
     hub_rows([["dog"], ["cat"]]).to_parquet(str(tmp_path / "repo" / "data" / "test-0.parquet"))
     dataset = load_images(str(tmp_path / "repo"), "hub", image_column="picture", label_column="tags", split="test")
     assert names_of(dataset) == [["dog"], ["cat"]]
-    with pytest.raises(TypeError, match=r"dictionary of splits \('test'\): pass one, as dataset\['test'\]"):
+    only = load_images(str(tmp_path / "repo"), "hub", image_column="picture", label_column="tags")
+    assert names_of(only) == names_of(dataset)
+    hub_rows([["dog"]]).to_parquet(str(tmp_path / "repo" / "data" / "train-0.parquet"))
+    with pytest.raises(ValueError, match=r"has the splits 'train', 'test': name one, as split=train"):
         load_images(str(tmp_path / "repo"), "hub", image_column="picture", label_column="tags")
 
 

@@ -292,3 +292,18 @@ def test_metrics_do_not_import_evaluate() -> None:
     )
     code += "; sys.modules['m'] = m; s.loader.exec_module(m); assert not {'evaluate', 'sklearn'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code, metrics.__file__], check=True)
+
+
+def test_a_threshold_for_each_class_and_numbers_of_any_type():
+    generator = np.random.default_rng(0)
+    scores, labels = generator.random((50, 3)), generator.random((50, 3)) < 0.4
+    thresholds = [0.2, 0.5, 0.8]
+    expected = multilabel_f1((scores >= thresholds).astype(float), labels, threshold=0.5)
+    for given in (thresholds, np.array(thresholds), torch.tensor(thresholds, dtype=torch.float64)):
+        assert multilabel_f1(scores, labels, threshold=given)["CF1"] == expected["CF1"]
+        assert compute_multilabel_metrics(scores, labels, threshold=given)["CF1"] == expected["CF1"]
+    assert multilabel_f1(scores, labels, top_k=2.0)["OF1"] == multilabel_f1(scores, labels, top_k=np.int64(2))["OF1"]
+    single = np.float32([[0.7]])
+    assert multilabel_f1(single, [[1]], threshold=0.7)["OR"] == 100  # compared in the precision of the scores
+    with pytest.raises(ValueError, match=r"shape \(2,\); give a number, or one for each of 3 classes"):
+        multilabel_f1(scores, labels, threshold=[0.1, 0.2])

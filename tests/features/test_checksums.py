@@ -1,0 +1,52 @@
+"""The feature cache: whatever happens to a file is found when it is opened."""
+
+from __future__ import annotations
+
+import shutil
+
+import datasets
+import numpy as np
+import pytest
+import torch
+
+from modeling_taidpt.features import shards as module
+from modeling_taidpt.features.shards import CAPTION_COLUMNS, FeatureShards, read_shard, write_shard
+
+
+def write(path, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = [(torch.randn(4, generator=generator), torch.randn(n, 4, generator=generator)) for n in (2, 3)]
+    path.parent.mkdir(exist_ok=True)
+    write_shard(path, rows, CAPTION_COLUMNS)
+    return rows
+
+
+def test_no_flipped_bit_is_silent(tmp_path):
+    path = tmp_path / "corpus" / "captions-0.arrow"
+    write(path)
+    content = path.read_bytes()
+    generator = np.random.default_rng(0)
+    for place, bit in zip(generator.integers(0, len(content), 900), generator.integers(0, 8, 900), strict=True):
+        damaged = bytearray(content)
+        damaged[place] ^= 1 << bit
+        path.write_bytes(damaged)
+        module._verified.clear()  # as another process
+        with pytest.raises(ValueError, match="its checksum is wrong"):
+            read_shard(path)
+
+
+def test_lost_ends_pages_and_files_of_another_corpus_are_found(tmp_path):
+    path, other = tmp_path / "corpus" / "captions-0.arrow", tmp_path / "other" / "captions-0.arrow"
+    rows = write(path)
+    write(other, seed=1)
+    content = path.read_bytes()
+    for damaged in (content[:-1], content[: len(content) // 2], b"\0" * len(content), content + b"\0", b"", b"ARROW"):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"its checksum is wrong|it is cut off"):
+            read_shard(path)
+    shutil.copy(other, path)  # another model's, of equal shape
+    with pytest.raises(ValueError, match=r"captions-0\.arrow' of the feature cache is missing or damaged"):
+        FeatureShards([path], [2])[0]
+    path.write_bytes(content)
+    assert torch.equal(FeatureShards([path], [2])[1][1], rows[1][1])
+    assert len(datasets.Dataset.from_file(str(path))) == 2  # what comes after the stream does not disturb
