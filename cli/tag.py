@@ -54,6 +54,12 @@ def tag(
     format: Annotated[
         str | None, typer.Option("--format", help="parquet, csv or jsonl; as the output's name says, else parquet.")
     ] = None,
+    xmp: Annotated[
+        bool, typer.Option("--xmp", help="Add the labels to XMP sidecars beside the images: photo.jpg.xmp.")
+    ] = False,
+    xmp_replace_suffix: Annotated[
+        bool, typer.Option("--xmp-replace-suffix", help="Sidecars photo.xmp, as Adobe's tools name them; takes --xmp.")
+    ] = False,
     gallery: Annotated[
         bool, typer.Option("--gallery", help="Also make a page of the results, as `taidpt gallery` does.")
     ] = False,
@@ -77,6 +83,7 @@ def tag(
     - `taidpt tag photos --output tags`
     - `taidpt tag photos --output tags.csv --threshold auto`
     - `taidpt tag photos --output tags --gallery`
+    - `taidpt tag photos --output tags.csv --threshold auto --xmp`
     - `taidpt tag list.txt --output tags --labels labels.txt --top-k 5`
     - `taidpt tag photos --output tags --image-size 256 --no-center-crop --flip`
     - `taidpt tag shards/*.tar --output tags --part 3/16`
@@ -93,8 +100,9 @@ def tag(
         "flip": flip,
         "multi_crop": "max" if tiles else multi_crop,
     }
+    labeler = None
     if labels is not None:
-        options["candidate_labels"] = read_labels(labels)[0]
+        options["candidate_labels"], labeler = read_labels(labels)
     with working(as_json):
         # Every worker of Ray loads the model by its name; here it is loaded once, so that a wrong one is said at once.
         tagger = find_source(model) if engine == "ray" else load_tagger(model, device)
@@ -115,24 +123,36 @@ def tag(
         )
     least = LEAST_SCORE if options["threshold"] is None else 0.0
     summary = summarize_results(report.output_dir, least) if report.images + report.skipped else TaggingSummary()
-    page = None
-    if gallery and summary.images:
-        from modeling_taidpt.serving.gallery import write_gallery
-
-        with working(as_json):
-            page = write_gallery(report.output_dir, images=sources, threshold=least, image_column=image_column).index
+    found, sidecars, page = bool(summary.images), None, None
+    with working(as_json):
+        if found and (xmp or xmp_replace_suffix):
+            parents = None if labeler is None else labeler.parents
+            sidecars = _write_sidecars(report.output_dir, least, parents, xmp_replace_suffix)
+        if found and gallery:
+            page = _write_gallery(report.output_dir, sources, least, image_column)
     if as_json:
-        print_json(
-            {
-                **vars(report),
-                "gallery": page,
-                "summary": {**vars(summary), "counts": dict(summary.counts.most_common())},
-            }
-        )
+        extras = {"sidecars": sidecars and vars(sidecars), "gallery": page}
+        print_json({**vars(report), **extras, "summary": vars(summary)})
         return
     _print_summary(report, summary)
+    if sidecars is not None:
+        failed = f", {len(sidecars.errors)} could not be written" if sidecars.errors else ""
+        none = f", {sidecars.no_file} images are not files" if sidecars.no_file else ""
+        say(f"{sidecars.written} sidecars written, {sidecars.unchanged} left as they were{none}{failed}.")
     if page is not None:
         say(f"Open the gallery in a browser: {page}")
+
+
+def _write_sidecars(results: str, least: float, parents: dict[str, str] | None, replace_suffix: bool) -> Any:
+    from modeling_taidpt.serving.sidecars import write_sidecars
+
+    return write_sidecars(results, threshold=least, parents=parents, replace_suffix=replace_suffix)
+
+
+def _write_gallery(results: str, sources: list[str], least: float, image_column: str) -> str:
+    from modeling_taidpt.serving.gallery import write_gallery
+
+    return write_gallery(results, images=sources, threshold=least, image_column=image_column).index
 
 
 def _print_summary(report: Any, summary: Any) -> None:

@@ -20,10 +20,12 @@ class NamedClass(NamedTuple):
     Attributes:
         name (`str`): as it was given.
         synonyms (`tuple[str, ...]`): normalized, without duplicates, the name among them.
+        parent (`str`, *optional*): what it is a kind of, "animal" of a dog: a class of the table or another word.
     """
 
     name: str
     synonyms: tuple[str, ...]
+    parent: str | None = None
 
 
 def load_class_table(preset: str) -> list[dict[str, Any]]:
@@ -33,7 +35,8 @@ def load_class_table(preset: str) -> list[dict[str, Any]]:
         preset (`str`): `"coco80"`, `"voc20"` or `"nuswide81"`.
 
     Returns:
-        `list[dict]`: One `{"name": str, "synonyms": list[str]}` per class.
+        `list[dict]`: One `{"name": str, "synonyms": list[str]}` per class; with `"parent": str` where its publisher
+            gives a supercategory.
 
     Raises:
         ValueError: If there is no such preset.
@@ -95,16 +98,18 @@ def read_classes(classes: Any) -> list[NamedClass]:
 
 
 def _read_class(index: int, entry: Any) -> NamedClass:
-    """Read one class: a name or a mapping with a name and, optionally, synonyms."""
+    """Read one class: a name or a mapping with a name and, optionally, synonyms and a parent."""
     if isinstance(entry, Mapping):
-        unknown = [key for key in entry if key not in ("name", "synonyms")]
+        unknown = [key for key in entry if key not in ("name", "synonyms", "parent")]
         if unknown or "name" not in entry:
-            raise TypeError(f"Class {index} is {dict(entry)!r}, but its keys must be 'name' and 'synonyms'.")
-        name, synonyms = entry["name"], entry.get("synonyms")
+            raise TypeError(f"Class {index} is {dict(entry)!r}, but its keys must be 'name', 'synonyms' and 'parent'.")
+        name, synonyms, parent = entry["name"], entry.get("synonyms"), entry.get("parent")
     else:
-        name, synonyms = entry, None
+        name, synonyms, parent = entry, None, None
     if not isinstance(name, str):
         raise TypeError(f"The name of class {index} is {name!r}, but it must be a string (in YAML, put it in quotes).")
+    if parent is not None and (not isinstance(parent, str) or not parent.strip()):
+        raise TypeError(f"The parent of class {name!r} is {parent!r}, but it must be a word, as 'animal'.")
     synonyms = [] if synonyms is None else synonyms
     if isinstance(synonyms, str) or not isinstance(synonyms, Iterable):
         raise TypeError(f"The synonyms of class {name!r} are {synonyms!r}, but they must be a list of strings.")
@@ -115,7 +120,7 @@ def _read_class(index: int, entry: Any) -> NamedClass:
         if not name_tokens(synonym):
             raise ValueError(f"A synonym of class {name!r} is empty: {synonym!r} holds no word.")
         words.append(normalize(synonym))
-    return NamedClass(name, tuple(dict.fromkeys(words)))
+    return NamedClass(name, tuple(dict.fromkeys(words)), parent)
 
 
 def read_table_file(path: Path) -> Any:

@@ -45,7 +45,8 @@ class CaptionLabeler:
     Args:
         classes (`Sequence[str]`, `Sequence[Mapping]` or `Mapping[str, Sequence[str]]`):
             The classes in the order of the columns: names, or `{"name": ..., "synonyms": [...]}`, or a mapping from
-            name to synonyms. The name is always one of its own synonyms.
+            name to synonyms. The name is always one of its own synonyms. An entry may have a `"parent"`, what the
+            class is a kind of; captions do not look at it, hierarchical keywords do.
         method (`str`, *optional*, defaults to `"forms"`):
             `"forms"`: the inflected forms of all synonyms are written out once and looked up in the text; fast,
             nothing to download. `"wordnet"`: the published procedure, NLTK's tokeniser, tagger and WordNet
@@ -142,6 +143,11 @@ class CaptionLabeler:
     def synonyms(self) -> list[list[str]]:
         """What is looked for in captions for each class, lower-case, the name among them; a copy."""
         return [list(entry.synonyms) for entry in self._classes]
+
+    @property
+    def parents(self) -> dict[str, str]:
+        """What the classes are kinds of, by name, as the table says; those without a parent are left out."""
+        return {entry.name: entry.parent for entry in self._classes if entry.parent is not None}
 
     def __len__(self) -> int:
         """Return the number of classes."""

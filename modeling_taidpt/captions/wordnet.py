@@ -109,6 +109,27 @@ def noun_lemmas(name: str, senses: int) -> list[str]:
         return [lemma.replace("_", " ") for synset in synsets for lemma in synset.lemma_names()]
 
 
+def noun_ancestors(name: str) -> list[list[str]]:
+    """What the most frequent sense of a noun is a kind of.
+
+    Args:
+        name (`str`): a noun, as `"dog"` or `"traffic light"`.
+
+    Returns:
+        `list[list[str]]`: for each way up, the names of WordNet's synsets (`"animal.n.01"`) from the top down, its own
+        left out; none where WordNet does not know the noun.
+
+    Raises:
+        ImportError: If nltk is not installed.
+        LookupError: If WordNet is missing.
+    """
+    with _nltk_errors():
+        from nltk.corpus import wordnet
+
+        senses = wordnet.synsets(name.replace(" ", "_"), pos=wordnet.NOUN)[:1]
+        return [[synset.name() for synset in path[:-1]] for sense in senses for path in sense.hypernym_paths()]
+
+
 def names_below(name: str, candidates: Sequence[str]) -> list[str]:
     """Those of some nouns that stand below another one in WordNet; of each the most frequent sense counts.
 

@@ -20,7 +20,7 @@ class TaggingSummary:
         errors (`int`): rows of images that could not be read.
         images_with_labels (`int`): rows with a label that was found.
         labels (`int`): labels found, over all images.
-        counts (`Counter`): images of each label that was found.
+        counts (`Counter`): images of each label that was found, most frequent first.
         threshold (`float`): least score of a label that was found.
     """
 
@@ -55,6 +55,7 @@ def summarize_results(results: str | Path, threshold: float = LEAST_SCORE) -> Ta
         summary.images_with_labels += bool(found)
         summary.labels += len(found)
         summary.counts.update(found)
+    summary.counts = Counter(dict(summary.counts.most_common()))
     return summary
 
 
