@@ -7,7 +7,7 @@ Source: XMP Specification Part 1 (ISO 16684-1) for the RDF; Adobe's Lightroom sc
 from __future__ import annotations
 
 import re
-import shutil
+import stat
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -136,11 +136,11 @@ def add_keywords(path: str | Path, keywords: Sequence[str], paths: Sequence[Sequ
             text = ET.tostring(root, encoding="unicode")
         except RecursionError as error:
             raise ValueError(f"The sidecar {str(path)!r} is nested too deeply and stays as it is.") from error
-        there = path.exists()
+        mode = stat.S_IMODE(path.stat().st_mode) if path.exists() else None
         with staged_file(path) as staged:
             staged.write_text(text.join(PACKET), encoding="utf-8")
-            if there:
-                shutil.copymode(path, staged)
+        if mode is not None:
+            path.chmod(mode)
     return changed
 
 

@@ -45,6 +45,8 @@ def _write(item: ImageItem, folder: Path) -> tuple[str, str | None]:
     if item.error is not None:
         return "", item.error
     try:
+        if isinstance(item.payload, dict):  # a member of an archive, a cell of a table: its bytes are read here
+            item = item._replace(payload=item.payload.get("bytes") or item.payload["path"])
         name = _name(item.payload)
         if not (folder / name).exists():
             with _open_small(item) as image, staged_file(folder / name) as staged:
