@@ -17,11 +17,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from real_scores.bank import bank_table
+from real_scores.ensembles import ensembles_table
 from real_scores.paper import paper_table
+from real_scores.probabilities import probabilities_table, reliability_plot, shares_table
 from real_scores.report import as_markdown
+from real_scores.tiles import tiles_table
 from transformers import HfArgumentParser
 
-TABLES: dict[str, Callable[[Path, int], list[dict]]] = {"paper": paper_table}
+TABLES: dict[str, Callable[[Path, int], list[dict]]] = {
+    "paper": paper_table,
+    "bank": bank_table,
+    "tiles": tiles_table,
+    "shares": shares_table,
+    "probabilities": probabilities_table,
+    "ensembles": ensembles_table,
+}
 
 
 @dataclass
@@ -34,6 +45,7 @@ class Arguments:
     )
     tables: list[str] = field(default_factory=lambda: list(TABLES), metadata={"help": f"Of {', '.join(TABLES)}."})
     resamples: int = field(default=1000, metadata={"help": "Bootstrap resamples over images; 0 for no intervals."})
+    plot: str | None = field(default=None, metadata={"help": "File for the reliability plot."})
     json: str | None = field(default=None, metadata={"help": "File for the figures."})
 
 
@@ -44,6 +56,8 @@ def main() -> None:
         started = time.perf_counter()
         figures[name] = TABLES[name](Path(arguments.shared), arguments.resamples)
         print(f"## {name} ({time.perf_counter() - started:.0f} s)\n\n{as_markdown(figures[name])}\n", flush=True)
+    if arguments.plot:
+        reliability_plot(Path(arguments.shared), arguments.plot)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 

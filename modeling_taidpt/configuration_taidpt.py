@@ -220,7 +220,7 @@ class TaiDptConfig(PreTrainedConfig):
         caption_bank_size (`int`, *optional*, defaults to 0):
             Caption features that the checkpoint holds for `"captions"`.
         caption_bank_temperature (`float`, *optional*, defaults to 100.0):
-            Factor on their cosines: that of the CLIP's contrastive loss.
+            Factor on their cosines: that of the CLIP's contrastive loss up to 32, else 16, unless told otherwise.
         score_statistics (`dict`, *optional*):
             Mean and deviation of each class and branch, by which classes are z-scored: `global_mean`, `global_std`,
             `local_mean`, `local_std`, a list each, and `source`.

@@ -5,6 +5,7 @@ Source: "Texts as Images in Prompt Tuning for Multi-Label Image Recognition" (CV
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ from .prompt_templates import DEFAULT_TEMPLATE, load_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
 from .scores import branch_scores, join_tiles, normalize, probabilities
-from .standardization import CaptionBank, score_statistics, standardize_scores
+from .standardization import CaptionBank, default_bank_temperature, score_statistics, standardize_scores
 from .stored_weights import require_plausible_size, require_same_save
 from .variants import (
     fixed_class_embeddings,
@@ -174,7 +175,12 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             if module.log_scales is not None:
                 init.copy_(module.log_scales, torch.tensor(PAIR_LOG_SCALES))
 
-    def set_caption_bank(self, bank: torch.Tensor | None, log_weights: torch.Tensor | None = None) -> None:
+    def set_caption_bank(
+        self,
+        bank: torch.Tensor | None,
+        log_weights: torch.Tensor | None = None,
+        caption_bank_temperature: float | None = None,
+    ) -> None:
         """Keeps a bank of caption features with the model and standardises images by it (or drops it with `None`).
 
         The bank does not depend on the labels: it serves [`~TaiDptModel.with_labels`] too. It is saved with the model.
@@ -182,17 +188,23 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Args:
             bank (`torch.Tensor` of shape `(clusters, dim)`, *optional*): see [`cluster_captions`].
             log_weights (`torch.Tensor` of shape `(clusters,)`, *optional*): equal shares by default.
+            caption_bank_temperature (`float`, *optional*): factor on cosines with the bank; see
+                [`default_bank_temperature`] for the default.
 
         Raises:
-            ValueError: the shapes do not fit.
+            ValueError: the shapes do not fit, or the temperature is not positive.
         """
         if bank is None:
             self.config.caption_bank_size, self.config.image_standardization = 0, None
             self.caption_bank = None
             return
+        if caption_bank_temperature is None:
+            caption_bank_temperature = default_bank_temperature(float(self.clip.logit_scale.detach().float().exp()))
+        if not 0 < caption_bank_temperature < math.inf:
+            raise ValueError(f"`caption_bank_temperature` is {caption_bank_temperature}: give a number above 0.")
         self.caption_bank = CaptionBank.from_features(bank, log_weights, self.config.embedding_dim).to(self.device)
         self.config.caption_bank_size, self.config.image_standardization = len(bank), "captions"
-        self.config.caption_bank_temperature = float(self.clip.logit_scale.detach().float().exp())
+        self.config.caption_bank_temperature = float(caption_bank_temperature)
 
     def set_score_statistics(
         self, logits_global: torch.Tensor | None, logits_local: torch.Tensor | None = None, source: str | None = None

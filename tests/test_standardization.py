@@ -110,6 +110,17 @@ def test_model_takes_off_what_captions_score_in_general(model, features, tmp_pat
     assert torch.allclose(loaded(image_embeds=pooled, dense_embeds=dense).logits, plain.logits, atol=1e-6)
 
 
+@pytest.mark.parametrize(("own", "expected"), [(14.3, 14.3), (22.6, 22.6), (100.0, 16.0)])
+def test_the_temperature_of_the_bank_is_the_clips_own_unless_that_is_too_high(model, own, expected):
+    model.clip.logit_scale.data.fill_(math.log(own))
+    model.set_caption_bank(torch.eye(24)[:3])
+    assert model.config.caption_bank_temperature == pytest.approx(expected, rel=1e-5)
+    model.set_caption_bank(torch.eye(24)[:3], caption_bank_temperature=12.0)
+    assert model.config.caption_bank_temperature == 12.0
+    with pytest.raises(ValueError, match="give a number above 0"):
+        model.set_caption_bank(torch.eye(24)[:3], caption_bank_temperature=-1)
+
+
 @torch.no_grad()
 def test_model_puts_classes_on_one_scale(model, features, tmp_path):
     pooled, dense, _ = features

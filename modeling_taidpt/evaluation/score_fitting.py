@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.utils import logging
 
+from ..captions.class_tables import PRESETS, load_class_table
 from ..captions.corpus import caption_texts
 from ..captions.label_columns import label_matrix
 from ..captions.labels import label_captions, model_labeler
@@ -22,6 +24,7 @@ from ..features.captions import CaptionFeatures
 from ..features.clusters import cluster_captions
 from ..features.images import ImageFeatures
 from ..modeling_taidpt import TaiDptModel
+from ..prompt_templates import DEFAULT_TEMPLATE
 from ..scores import probabilities
 from .calibration import fit_score_calibration, fit_thresholds, match_prevalence
 from .label_shares import (
@@ -35,21 +38,47 @@ from .label_shares import (
 from .predict import score_features
 from .reliability_diagram import expected_calibration_error
 
+logger = logging.get_logger(__name__)
 
-def fit_caption_bank(model: TaiDptModel, captions: Sequence[str] | CaptionFeatures, size: int = 256) -> None:
-    """Standardises images by what they score for captions in general; needs no image.
+FEW_CAPTIONS = 50  # of which a bank is told to be too small
+
+
+def background_sentences() -> list[str]:
+    """A sentence for each class of the published tables, for who has no captions."""
+    names = {entry["name"].replace("_", " ") for preset in PRESETS for entry in load_class_table(preset)}
+    return [DEFAULT_TEMPLATE.format(name) for name in sorted(names)]
+
+
+def fit_caption_bank(
+    model: TaiDptModel,
+    captions: Sequence[str] | CaptionFeatures | None = None,
+    size: int = 256,
+    caption_bank_temperature: float | None = None,
+) -> None:
+    """Standardizes images by what they score for captions in general; needs no image.
 
     Args:
         model ([`TaiDptModel`]): gets a caption bank; see [`TaiDptModel.set_caption_bank`].
-        captions (`Sequence[str]` or [`CaptionFeatures`]): a few thousand captions like those that fit the images.
-        size (`int`, *optional*, defaults to 256): clusters that stand for them.
+        captions (`Sequence[str]` or [`CaptionFeatures`], *optional*): a few thousand captions like those that fit the
+            images; by default "a photo of a {}." of everyday things, the classes of the published tables. A bank of
+            few labels alone harms: it takes off what tells them apart.
+        size (`int`, *optional*, defaults to 256): clusters that represent them.
+        caption_bank_temperature (`float`, *optional*): factor on cosines with the bank; by default the CLIP's own up
+            to 32, else 16. See [`default_bank_temperature`].
 
     Raises:
-        ValueError: there is no caption.
+        ValueError: there is no caption, or the temperature is not positive.
     """
+    if captions is None:
+        captions = background_sentences()
+    if len(captions) < FEW_CAPTIONS:
+        logger.warning(
+            f"A bank of {len(captions)} captions takes off what tells labels apart: give some thousand captions, or "
+            "none for those of everyday things."
+        )
     features = _caption_features(model, captions)
     pooled = [features[index]["caption_embeds"].float() for index in range(len(features))]  # (dim,) each
-    model.set_caption_bank(*cluster_captions(torch.stack(pooled), size))
+    model.set_caption_bank(*cluster_captions(torch.stack(pooled), size), caption_bank_temperature)
 
 
 def fit_score_statistics(

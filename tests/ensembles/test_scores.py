@@ -93,3 +93,24 @@ def test_bad_input_is_one_sentence(tmp_path):
         with pytest.raises(ValueError, match=f"{name} cannot be read") as raised:
             read_scores(tmp_path / name)
         assert "\n" not in str(raised.value)
+
+
+def test_calibrated_models_sum_their_log_odds(clip, tmp_path):
+    generator = np.random.default_rng(0)
+    rows = [{"image": Image.fromarray(generator.integers(0, 256, (40, 40, 3), dtype=np.uint8))} for _ in range(5)]
+    first = TaiDptModel.zero_shot(clip, LABELS, pool_with_positions=False)
+    second = TaiDptModel.zero_shot(clip, LABELS[::-1], "imagenet", pool_with_positions=False)
+    images = ImageFeatures.encode(first, rows, PROCESSOR, label_column=None, cache_dir=tmp_path, progress=False)
+    a, b = predict_scores(first, images), predict_scores(second, images)  # (images, classes) each
+    assert ScoreEnsemble(first, second).normalization == "min-max"
+    with pytest.raises(ValueError, match="fit its probabilities with `calibrate` first"):
+        ScoreEnsemble(first, second, normalization="calibrated")
+    first.config.score_scale, first.config.score_bias, first.config.score_calibration = 2.0, -1.0, "3 images"
+    second.config.score_scale, second.config.score_bias = 3.0, [1.0, 2.0, 3.0]
+    second.config.score_calibration = "3 images"
+    ensemble = ScoreEnsemble(first, second, 0.25)
+    assert ensemble.normalization == "calibrated"
+    log_odds = 3 * b + np.array([1.0, 2.0, 3.0])  # of its own labels, in their order
+    np.testing.assert_allclose(ensemble.scores(images), 0.75 * (2 * a - 1) + 0.25 * log_odds[:, ::-1], rtol=1e-5)
+    sums = ScoreEnsemble(a, b, 0.5, "calibrated").scores()
+    np.testing.assert_allclose(sums, 0.5 * a + 0.5 * b, rtol=1e-6)  # matrices hold log odds already

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from modeling_taidpt import mean_average_precision
 from modeling_taidpt.data.partial_labels import read_partial_labels
+from modeling_taidpt.standardization import default_bank_temperature
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,6 +43,24 @@ def test_whole_image_and_tiles_of_a_large_clip(study, shared):
         for values in (scores.whole, scores.tiles, 0.5 * scores.whole + 0.5 * scores.tiles)
     ]
     assert maps == pytest.approx([86.43, 86.29, 89.76], abs=0.011)
+
+
+def test_the_default_temperature_of_the_bank_gains_on_a_real_clip(study, shared):
+    bank, published = study("bank"), study("published")
+    scores = published.read_voc2007(shared)
+    default = default_bank_temperature(100.0)  # that OpenAI's CLIPs end at
+    maps = [
+        mean_average_precision(scores.ranked(values), scores.present)["map"]
+        for values in (scores.text, bank.standardized(scores, default), bank.standardized(scores, 100.0))
+    ]
+    assert maps == pytest.approx([88.99, 89.76, 87.87], abs=0.011)
+
+
+def test_thresholds_without_a_label_on_a_real_clip(study, shared):
+    module, scores = study("probabilities"), study("published").read_voc2007(shared)
+    found = module.unlabelled(scores, torch.from_numpy(scores.text), lambda shares, draw: shares).means()
+    assert found["F1"] > 78  # the best single threshold that knows all labels has 78.3
+    assert 1.47 / 1.5 < found["labels per image"] < 1.47 * 1.5 and found["untagged"] < 10
 
 
 def test_the_published_file_of_partial_labels_is_read(shared):

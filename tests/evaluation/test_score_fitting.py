@@ -52,6 +52,15 @@ def test_caption_bank_and_statistics_of_captions_alone(model):
         assert torch.allclose(logits.std(dim=0), torch.ones(3), atol=0.05)
 
 
+def test_without_captions_the_bank_is_of_everyday_things(model, caplog):
+    fit_caption_bank(model, size=20, caption_bank_temperature=12.0)
+    assert 10 < model.config.caption_bank_size <= 20
+    assert model.config.caption_bank_temperature == 12.0
+    assert "give some thousand" not in caplog.text
+    fit_caption_bank(model, [f"a photo of a {label}." for label in LABELS])
+    assert "A bank of 3 captions takes off what tells labels apart" in caplog.text
+
+
 def test_statistics_of_images(model, images):
     fit_score_statistics(model, images)
     scores = model(image_embeds=None, pixel_values=_pixels(model, images))
