@@ -102,6 +102,14 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         config ([`TaiDptConfig`]): labels, prompts and the CLIP.
         clip (`CLIPModel` or another dual encoder, *optional*): the CLIP to build on, taken as it is and frozen;
             without one a random CLIP is made from `config.clip_config`.
+
+    Example:
+        >>> from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
+        >>> model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
+        >>> model.config.labels[:3]
+        ['person', 'bicycle', 'car']
+        >>> model.with_labels(["cat", "teapot"]).config.labels
+        ['cat', 'teapot']
     """
 
     config_class = TaiDptConfig

@@ -47,9 +47,11 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     >>> from transformers import pipeline
 
     >>> tagger = pipeline("multi-label-image-classification")
-    >>> tagger("street.jpg", threshold=0.5)
-    [{"label": "car", "score": 0.93}, {"label": "person", "score": 0.71}]
-    >>> tagger("street.jpg", candidate_labels="tram, bus stop", return_heatmaps=True)
+    >>> tagger("examples/images/cat.jpg", threshold=0.5)
+    [{'label': 'cat', 'score': 0.609...}]
+    >>> tagger("examples/images/cat.jpg", candidate_labels="cat, zebra")
+    [{'label': 'cat', 'score': 0.609...}, {'label': 'zebra', 'score': 0.006...}]
+
     ```
     """
 

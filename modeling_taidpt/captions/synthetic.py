@@ -79,7 +79,12 @@ def make_captions(
             labels, or the generator gives another number of texts or something that is no text.
 
     Example:
-        >>> make_captions(["dog", "cat", "car"], num_captions=300)  # doctest: +SKIP
+        >>> from modeling_taidpt import make_captions
+        >>> make_captions(["dog", "cat", "car"], num_captions=300)
+        Dataset({
+            features: ['caption', 'labels'],
+            num_rows: 300
+        })
     """
     check_labels(labels)
     count = 200 * len(labels) if num_captions is None else num_captions

@@ -185,6 +185,14 @@ def mean_average_precision(scores: Array, labels: Array) -> dict[str, Any]:
 
     Raises:
         ValueError: On unequal or empty shapes, a NaN score or a label that is neither 0 nor 1.
+
+    Example:
+        >>> import numpy as np
+        >>> from modeling_taidpt import mean_average_precision
+        >>> scores = np.array([[0.9, 0.1], [0.8, 0.7], [0.3, 0.6]])  # (images, classes)
+        >>> labels = np.array([[1, 0], [0, 1], [1, 0]])
+        >>> mean_average_precision(scores, labels)["per_class"].round(1)
+        array([ 83.3, 100. ])
     """
     per_class = 100 * average_precision(scores, labels)  # (classes,)
     present = ~np.isnan(per_class)  # (classes,)
@@ -274,6 +282,14 @@ def multilabel_f1(
 
     Raises:
         ValueError: On bad scores or labels, or if neither `threshold` nor `top_k` (1 or more) is given.
+
+    Example:
+        >>> import numpy as np
+        >>> from modeling_taidpt import multilabel_f1
+        >>> scores = np.array([[0.9, 0.1], [0.8, 0.7], [0.3, 0.6]])  # (images, classes)
+        >>> labels = np.array([[1, 0], [0, 1], [1, 0]])
+        >>> multilabel_f1(scores, labels, threshold=0.5)["OP"]
+        50.0
     """
     scores, labels = _check(scores, labels)
     threshold, top_k = _check_choice(threshold, top_k, scores)

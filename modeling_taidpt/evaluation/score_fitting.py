@@ -136,6 +136,14 @@ def calibrate(
 
     Raises:
         ValueError: images cannot be read, or the labels are all equal.
+
+    Example:
+        >>> from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, calibrate
+        >>> model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
+        >>> images = [f"examples/images/{name}.jpg" for name in ("cat", "coffee", "astronaut")]
+        >>> report = calibrate(model, images, [["cat"], ["cup", "spoon"], ["person"]])
+        >>> report["ece"] < report["ece_before"]
+        True
     """
     features, present, known = _labelled(model, images, labels, image_processor)
     logits = score_features(model, features).logits  # (images, classes)

@@ -41,6 +41,15 @@ class CaptionFeatures(KeptFeatures):
         shards (`FeatureShards`): features of distinct captions.
         rows (`np.ndarray` of shape `(captions,)`): the row of `shards` that each caption has.
         labels (`np.ndarray` of shape `(captions, classes)`): multi-hot labels.
+
+    Example:
+        >>> from modeling_taidpt import DEFAULT_CHECKPOINT, CaptionFeatures, CaptionLabeler, TaiDptModel
+        >>> model = TaiDptModel.from_clip(DEFAULT_CHECKPOINT, labels=["dog", "cat"])
+        >>> captions = ["A dog runs.", "A cat and a dog sleep."]
+        >>> labels = CaptionLabeler(model.config.labels)(captions)  # (captions, classes)
+        >>> features = CaptionFeatures.encode(model, captions, labels, progress=False)
+        >>> features[0]["caption_embeds"].shape
+        torch.Size([256])
     """
 
     kind: ClassVar[str] = "caption"

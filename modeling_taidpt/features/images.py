@@ -33,6 +33,14 @@ class ImageFeatures(KeptFeatures):
         shards (`FeatureShards`): features of the images.
         rows (`np.ndarray` of shape `(images,)`): the row of `shards` that each image has.
         labels (`np.ndarray` of shape `(images, classes)`): 0 or 1, or partial labels -1, 0 or 1 (0 unknown).
+
+    Example:
+        >>> from modeling_taidpt import DEFAULT_CHECKPOINT, ImageFeatures, TaiDptModel
+        >>> model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
+        >>> rows = [{"image": "examples/images/cat.jpg", "labels": ["cat"]}]
+        >>> features = ImageFeatures.encode(model, rows, progress=False)
+        >>> features[0]["dense_embeds"].shape  # (height, width, dim)
+        torch.Size([7, 7, 256])
     """
 
     kind: ClassVar[str] = "image"

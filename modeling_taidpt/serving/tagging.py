@@ -113,6 +113,12 @@ def tag_images(
     Raises:
         FileNotFoundError: there is no such source.
         ValueError: an option is out of range, or the folder holds the output of other settings or other images.
+
+    Example:
+        >>> from modeling_taidpt import tag_images
+        >>> report = tag_images("examples/images", "tags.csv", threshold="auto", progress=False)
+        >>> report.images
+        3
     """
     started = time.monotonic()
     if engine not in ENGINES:

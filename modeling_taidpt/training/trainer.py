@@ -101,6 +101,16 @@ class TaiDptTrainer(Trainer):
     Raises:
         TypeError: If `args` or the captions are of the wrong kind.
         ValueError: If there is nothing to learn, no caption names a class, or images or their labels are bad.
+
+    Example:
+        >>> from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments
+        >>> model = TaiDptModel.from_clip(DEFAULT_CHECKPOINT, labels=["dog", "cat"])
+        >>> captions = ["A dog runs.", "A cat and a dog sleep.", "Two cats.", "A dog and a ball."]
+        >>> args = TaiDptTrainingArguments("runs/pets", max_steps=2, per_device_train_batch_size=4, report_to="none")
+        >>> trainer = TaiDptTrainer(model, args, train_dataset=captions)
+        >>> trainer.train().global_step
+        {'eval_loss': ...
+        2
     """
 
     # Names of transformers' Trainer that are not public and are overridden or set here; a new version of transformers
