@@ -349,6 +349,29 @@ LOSSES: dict[str, type[MultiLabelLoss]] = {
 }
 
 
+SMOOTHED = ("bce", "focal", "soft_ce")  # losses that take labels between 0 and 1
+
+
+def smooth_labels(labels: Tensor, factor: float, loss: str) -> Tensor:
+    """Labels that are less sure (Szegedy et al., CVPR 2016, arXiv 1512.00567, section 7).
+
+    Each label is a class of its own for `"bce"` and `"focal"`, `y (1 - factor) + factor / 2`; for `"soft_ce"` all are
+    one distribution, `y (1 - factor) + factor * sum(y) / classes`.
+
+    Args:
+        labels: Labels `(batch, classes)`.
+        factor: 0 changes nothing.
+        loss: One of `SMOOTHED`.
+
+    Returns:
+        Labels `(batch, classes)`.
+    """
+    if not factor:
+        return labels
+    other = labels.mean(dim=1, keepdim=True) if loss == "soft_ce" else 0.5  # (batch, 1)
+    return labels * (1 - factor) + factor * other  # (batch, classes)
+
+
 def get_loss(name: str, **options: Any) -> MultiLabelLoss:
     """Makes a loss by its name.
 

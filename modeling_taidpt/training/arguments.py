@@ -14,7 +14,7 @@ from transformers.training_args import OptimizerNames
 from transformers.utils import logging
 
 from ..captions.labeler import METHODS
-from ..losses import LOSSES
+from ..losses import LOSSES, SMOOTHED
 from .schedules import EPOCH_COSINE
 
 logger = logging.get_logger(__name__)
@@ -216,6 +216,15 @@ class TaiDptTrainingArguments(TrainingArguments):
             raise ValueError(f"`shots` is {self.shots}: give a number of images per class, at least 1.")
         if self.known_labels is not None and not 0 < self.known_labels <= 1:
             raise ValueError(f"`known_labels` is {self.known_labels}: give a share above 0 and at most 1, as 0.1.")
+        if self.label_smoothing_factor and self.loss not in SMOOTHED:
+            raise ValueError(
+                f"`label_smoothing_factor` does not go with loss={self.loss!r}: choose {', '.join(SMOOTHED)}, or 0."
+            )
+        if self.train_sampling_strategy not in ("random", "sequential"):
+            raise ValueError(
+                f"`train_sampling_strategy` is {self.train_sampling_strategy!r}, and items are cached features, not "
+                "token ids: choose 'random' or 'sequential'."
+            )
         centering = self.caption_prototype_centering
         if len(centering) != 2 or not all(0 <= value < 1 for value in centering):
             raise ValueError(
@@ -281,7 +290,7 @@ def without_selection(args: TaiDptTrainingArguments, kind: str) -> TaiDptTrainin
     logger.warning(f"No {kind}s are held out: nothing is evaluated and the last checkpoint is kept.")
     args = copy.copy(args)
     args.eval_strategy = type(args.eval_strategy)("no")
-    args.load_best_model_at_end, args.do_eval = False, False
+    args.load_best_model_at_end = args.do_eval = args.eval_on_start = False
     if args.save_strategy == "best":
         args.save_strategy = type(args.save_strategy)("epoch")
     return args

@@ -40,6 +40,7 @@ class TrainingCaptions(TrainingData):
 
     kind: ClassVar[str] = "caption"
     metric: ClassVar[str] = "caption_map"
+    main_input_name: ClassVar[str] = "caption_embeds"
 
     def __init__(
         self,
@@ -67,6 +68,8 @@ class TrainingCaptions(TrainingData):
             eval_features (`Any`): what it is evaluated on; a dictionary of several, one, or `None`.
         """
         several = eval_features.values() if isinstance(eval_features, dict) else [eval_features]
+        if "inputs" in self.args.include_for_metrics:
+            return  # features, not their rows, are handed to `compute_metrics`
         parts = [part.shards for part in (train_features, *several) if isinstance(part, CaptionFeatures)]
         wanted, device = self.args.features_on_device, self.args.device
         if parts and (fits_device(parts, device) if wanted is None else wanted):

@@ -33,6 +33,7 @@ class TrainingData(ABC):
 
     kind: ClassVar[str]  # "caption" or "image", for messages
     metric: ClassVar[str]  # figure that chooses the checkpoint
+    main_input_name: ClassVar[str]  # of a batch
 
     def __init__(self, model: Any, args: TaiDptTrainingArguments) -> None:
         self.model, self.args = model, args

@@ -84,6 +84,7 @@ class TrainingImages(TrainingData):
 
     kind: ClassVar[str] = "image"
     metric: ClassVar[str] = "held_out_map"
+    main_input_name: ClassVar[str] = "image_embeds"
 
     def __init__(
         self,

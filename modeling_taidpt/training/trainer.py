@@ -11,6 +11,7 @@ import copy
 import dataclasses
 import json
 import uuid
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, EvalPrediction, TrainOutput, sort_checkpoints
+from transformers.trainer_utils import (
+    PREFIX_CHECKPOINT_DIR,
+    EvalLoopOutput,
+    EvalPrediction,
+    TrainOutput,
+    sort_checkpoints,
+)
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..atomic import staged_file
@@ -35,7 +42,7 @@ from ..data.image_rows import LabelledImages, read_images
 from ..evaluation.metrics import mean_average_precision
 from ..features.cache import KeptFeatures
 from ..hub import find_image_processor
-from ..losses import get_loss
+from ..losses import get_loss, smooth_labels
 from ..model_card import has_edited_card, write_card
 from ..modeling_taidpt import TaiDptModel, TaiDptOutput
 from ..prompt_templates import DEFAULT_TEMPLATE
@@ -43,6 +50,7 @@ from ..pushing import check_target, pushing
 from .arguments import LOSS_TARGETS, TaiDptTrainingArguments, checked_arguments, without_selection
 from .captions import TrainingCaptions
 from .data import TrainingData
+from .held_out import HeldOutMetrics
 from .images import TrainingImages, is_image_data
 from .prototype_loss import CaptionPrototypeTerm
 from .report import training_report
@@ -155,25 +163,33 @@ class TaiDptTrainer(Trainer):
         train_features, eval_features = self._data.read(train_dataset, eval_dataset)
         if eval_features is None and args.eval_strategy != "no":
             args = without_selection(args, self._data.kind)
-        if args.metric_for_best_model == TrainingCaptions.metric != self._data.metric:
-            args = copy.copy(args)
-            args.metric_for_best_model = self._data.metric
-        self._user_metrics = compute_metrics
-        super().__init__(
-            model=model,
-            args=args,
-            data_collator=data_collator or self._data.collate,
-            train_dataset=train_features,
-            eval_dataset=eval_features,
-            processing_class=processing_class,
-            model_init=model_init,
-            compute_loss_func=compute_loss_func,
-            compute_metrics=self._held_out_metrics,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
-            preprocess_logits_for_metrics=preprocess_logits_for_metrics,
+        self.held_out_metrics = HeldOutMetrics(
+            self._data.metric,
+            lambda: {f"zero_shot_{self._data.metric}": self._zero_shot_map, "template_cosine": self.template_cosine()},
+            compute_metrics,
+            preprocess_logits_for_metrics,
+            args.batch_eval_metrics,
         )
+        args = self._with_selection(args, eval_features)
+        with warnings.catch_warnings():  # transformers has no label smoothing for many labels: `compute_loss` does it
+            warnings.filterwarnings("ignore", message="Label smoothing is not compatible")
+            super().__init__(
+                model=model,
+                args=args,
+                data_collator=data_collator or self._data.collate,
+                train_dataset=train_features,
+                eval_dataset=eval_features,
+                processing_class=processing_class,
+                model_init=model_init,
+                compute_loss_func=compute_loss_func,
+                compute_metrics=self.held_out_metrics,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                optimizer_cls_and_kwargs=optimizer_cls_and_kwargs,
+                preprocess_logits_for_metrics=None
+                if preprocess_logits_for_metrics is None
+                else self.held_out_metrics.preprocess,
+            )
         if self.is_fsdp_enabled:
             keep_scalars_whole(self.model)
             self._zero_shot_model()  # while the CLIP is whole
@@ -182,7 +198,34 @@ class TaiDptTrainer(Trainer):
         # The labels of kept captions were looked at when they were made: no step waits to look again.
         self.loss_function.check_labels = not self._makes_batches_of_captions()
         # First, so that the report reaches TensorBoard and others before they close.
-        self.callback_handler.callbacks.insert(0, _ReportAtEnd(self))
+        self.callback_handler.callbacks.insert(0, _Report(self))
+
+    def _with_selection(self, args: TaiDptTrainingArguments, held_out: Any) -> TaiDptTrainingArguments:
+        """The arguments with the name that the figure which chooses the checkpoint has for this data.
+
+        Raises:
+            ValueError: If there will be no figure of that name; transformers finds out after the first epoch.
+        """
+        chosen = args.metric_for_best_model
+        groups = [f"{name}_" for name in held_out] if isinstance(held_out, dict) else [""]
+        if chosen == TrainingCaptions.metric:  # the default
+            args = copy.copy(args)
+            args.metric_for_best_model = chosen = groups[0] + self._data.metric
+            if len(groups) > 1 and args.load_best_model_at_end:
+                logger.warning(
+                    f"The checkpoint is chosen by {chosen!r}: `metric_for_best_model` names another figure."
+                )
+        selects = args.load_best_model_at_end or args.save_strategy == "best"
+        if held_out is None or chosen is None or not selects or self.held_out_metrics.compute_metrics is not None:
+            return args
+        names = {"loss"} if args.prediction_loss_only else self.held_out_metrics.names()
+        known = {group + name for group in groups for name in names}
+        if chosen.removeprefix("eval_") not in known:
+            raise ValueError(
+                f"`metric_for_best_model` is {chosen!r}, which is not measured: choose one of "
+                f"{', '.join(sorted(known))}."
+            )
+        return args
 
     def _set_up(self, reader: TaiDptModel, args: TaiDptTrainingArguments, processing_class: Any, labeler: Any) -> None:
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
@@ -231,7 +274,6 @@ class TaiDptTrainer(Trainer):
         if self._makes_batches_of_captions():
             self._data.hold(self.train_dataset, self.eval_dataset)
         if self._data.train_captions is not None:
-            self._note_labels(self.model)
             self._report_class_counts(self._data.train_captions.labels)
             self._prepare_prototypes()
         output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
@@ -416,6 +458,7 @@ class TaiDptTrainer(Trainer):
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
         else:
             scores = [getattr(outputs, name) for name in LOSS_TARGETS[self.args.loss_on]]  # (batch, classes) each
+            labels = smooth_labels(labels, self.args.label_smoothing_factor, self.args.loss)  # (batch, classes)
             loss = sum(self.loss_function(logits.float(), labels) for logits in scores)  # ()
         loss = self.args.loss_weight * loss
         extra = self.extra_loss(outputs)
@@ -443,17 +486,19 @@ class TaiDptTrainer(Trainer):
         Returns:
             `dict[str, float]`: the figures.
         """
-        if eval_dataset is not None and not isinstance(eval_dataset, (str, dict, KeptFeatures)):
-            eval_dataset = self._data.read_eval(eval_dataset)
+        if eval_dataset is not None and not isinstance(eval_dataset, dict):
+            eval_dataset = self._read_eval(eval_dataset)
         chosen = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(chosen, str):
-            if not isinstance(self.eval_dataset, dict) or chosen not in self.eval_dataset:
-                chosen = eval_dataset = self._data.read_eval(chosen)
-            else:
-                chosen = self.eval_dataset[chosen]
+            chosen = self.eval_dataset[chosen]
         if isinstance(chosen, KeptFeatures):
             self._zero_shot_map = self._score_zero_shot(chosen)
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
+
+    def _read_eval(self, data: Any) -> Any:
+        """Features of data to evaluate on, or the name of one of several `eval_dataset`."""
+        is_name = isinstance(data, str) and isinstance(self.eval_dataset, dict) and data in self.eval_dataset
+        return data if is_name else self._data.read_eval(data)
 
     @contextlib.contextmanager
     def _every_caption(self) -> Iterator[None]:
@@ -465,14 +510,15 @@ class TaiDptTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """Loader of captions to evaluate on, every one of them."""
+        """Loader of captions or images to evaluate on, every one of them; raw ones are encoded first."""
+        if eval_dataset is not None:
+            eval_dataset = self._read_eval(eval_dataset)
         with self._every_caption():
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> DataLoader:
-        """Loader of captions to predict, every one of them."""
-        if not isinstance(test_dataset, KeptFeatures):
-            test_dataset = self._data.read_eval(test_dataset)
+        """Loader of captions or images to predict, every one of them; raw ones are encoded first."""
+        test_dataset = self._data.read_eval(test_dataset)
         with self._every_caption():
             return super().get_test_dataloader(test_dataset)
 
@@ -497,13 +543,15 @@ class TaiDptTrainer(Trainer):
             return loss, None, None
         return loss, outputs.logits.detach().float(), inputs["labels"].detach()
 
-    def _held_out_metrics(self, prediction: EvalPrediction) -> dict[str, float]:
-        metrics = {
-            self._data.metric: mean_average_precision(prediction.predictions, prediction.label_ids)["map"],
-            f"zero_shot_{self._data.metric}": self._zero_shot_map,
-            "template_cosine": self.template_cosine(),
-        }
-        return metrics if self._user_metrics is None else {**metrics, **self._user_metrics(prediction)}
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
+        """As in [`~transformers.Trainer`]; predictions are what `preprocess_logits_for_metrics` made of the scores."""
+        name = type(self.model).main_input_name
+        self.model.main_input_name = self._data.main_input_name  # what `include_for_metrics=["inputs"]` takes
+        try:
+            output = super().evaluation_loop(*args, **kwargs)
+        finally:
+            self.model.main_input_name = name
+        return output._replace(predictions=self.held_out_metrics.users_part(output.predictions))
 
     @torch.no_grad()
     def template_cosine(self) -> float:
@@ -745,16 +793,18 @@ class TaiDptTrainer(Trainer):
         self._load_from_checkpoint(self.state.best_model_checkpoint)
 
 
-class _ReportAtEnd(TrainerCallback):
-    """Makes the report when training is over and the best checkpoint is loaded."""
+class _Report(TrainerCallback):
+    """Notes what the model knows when training starts, and makes the report when the best checkpoint is loaded."""
 
     def __init__(self, trainer: TaiDptTrainer) -> None:
         self.trainer = trainer
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.trainer._note_labels(self.trainer.model)  # which `model_init` may have made just now
+
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         trainer = self.trainer
         trainer._report = trainer.report()
-        trainer._note_labels(trainer.model)  # which `model_init` may have made anew
         labels, corpus = trainer.model.config.labels, trainer._data.describe()
         report = training_report(trainer.args, labels, trainer.state.global_step, corpus, trainer._report)
         trainer.model.training_report = report  # for the model card
