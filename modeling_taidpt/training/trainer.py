@@ -522,11 +522,6 @@ class TaiDptTrainer(Trainer):
         with self._every_caption():
             return super().get_test_dataloader(test_dataset)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As in every trainer; the class embeddings are computed once for all batches."""
-        with self.model.cached_class_embeddings():
-            return super().evaluation_loop(*args, **kwargs)
-
     def prediction_step(
         self,
         model: nn.Module,
@@ -544,13 +539,15 @@ class TaiDptTrainer(Trainer):
         return loss, outputs.logits.detach().float(), inputs["labels"].detach()
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> EvalLoopOutput:
-        """As in [`~transformers.Trainer`]; predictions are what `preprocess_logits_for_metrics` made of the scores."""
+        """As in [`~transformers.Trainer`]; the class embeddings are computed once for all batches."""
         name = type(self.model).main_input_name
         self.model.main_input_name = self._data.main_input_name  # what `include_for_metrics=["inputs"]` takes
         try:
-            output = super().evaluation_loop(*args, **kwargs)
+            with self.model.cached_class_embeddings():
+                output = super().evaluation_loop(*args, **kwargs)
         finally:
             self.model.main_input_name = name
+        # what `preprocess_logits_for_metrics` made of the scores, where there is one
         return output._replace(predictions=self.held_out_metrics.users_part(output.predictions))
 
     @torch.no_grad()
