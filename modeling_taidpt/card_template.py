@@ -10,22 +10,23 @@ CARD_TEMPLATE = """\
 
 {{ mark }}
 
-# {{ name }}
+# {{ text(name) }}
 
 Tags images with {% if labels | length == 1 %}one label{% else %}{{ config.labels | length }} labels{% endif %}: TaI-DPT prompts on a frozen CLIP{% if report.corpus %}, learned from {% if report.corpus.images is defined %}labelled images{% else %}text alone{% endif %}{% endif %}. Made with
 the package `taidpt`.
 {% if config.baked %}
 This checkpoint is baked: it holds the class embeddings and no text tower, and scores its own labels only.
 {% elif prompts_only %}
-This checkpoint holds the prompts only; loading it fetches the CLIP{% if base %} `{{ base }}`{% endif %}.
+This checkpoint holds the prompts only; loading it fetches the CLIP{% if base %} `{{ code(base) }}`{% endif %}.{% if base_is_shipped %} That one comes with
+the package: install it, code from the repository is not enough.{% endif %}
 {% endif %}
 ## Use
 
 ```python
-import modeling_taidpt  # pip install taidpt; without it, pass trust_remote_code=True to pipeline
+import modeling_taidpt  # pip install taidpt{% if not (prompts_only and base_is_shipped) %}; without it, pass trust_remote_code=True to pipeline{% endif %}
 from transformers import pipeline
 
-tagger = pipeline("multi-label-image-classification", model="{{ name }}")
+tagger = pipeline("multi-label-image-classification", model="{{ code(name).replace('"', '') }}")
 tagger("photo.jpg", top_k=5)
 ```
 
@@ -38,7 +39,7 @@ use a context learned on others, "template" ones a written prompt.
 {% endif %}
 ## Base
 
-{% if base %}`{{ base }}`{% if config.base_model_revision %}, revision `{{ config.base_model_revision }}`{% endif %}, frozen.{% else %}A frozen CLIP that has no name.{% endif %} {% if config.class_embedding_source == "fixed" and not config.baked %}The class
+{% if base %}`{{ code(base) }}`{% if config.base_model_revision %}, revision `{{ code(config.base_model_revision) }}`{% endif %}, frozen.{% else %}A frozen CLIP that has no name.{% endif %} {% if config.class_embedding_source == "fixed" and not config.baked %}The class
 embeddings are fixed, no prompt was learned.{% else %}{{ config.num_context_tokens }} context vectors per prompt, {% if config.class_specific_context %}of each class its own{% else %}shared by all classes{% endif %},
 {% if config.prompt_pair == "positive_negative" %}one prompt for the presence of the class and one for its absence.{% else %}one prompt for the whole image and one for its parts.{% endif %}{% endif %}
 
@@ -47,18 +48,18 @@ embeddings are fixed, no prompt was learned.{% else %}{{ config.num_context_toke
 {% if report.corpus or report.recipe -%}
 {% if report.corpus and report.corpus.images is defined %}Learned from labelled images.{% else %}Learned from captions alone; no image was used.{% endif %}
 
-{% if report.recipe %}- {{ report.recipe }}
+{% if report.recipe %}- {{ text(report.recipe) }}
 {% endif %}{% if report.seed is defined %}- Seed {{ report.seed }}.
 {% endif %}{% if report.corpus and report.corpus.images is defined %}- Images: {{ report.corpus.images }}; {{ report.corpus.held_out }} more were held out to choose the checkpoint.
-{% elif report.corpus %}- Captions: {{ report.corpus.captions }} that name a class{% if report.corpus.sources %}, from {{ report.corpus.sources | join(", ") }}{% endif %}; {{ report.corpus.held_out }} more were
-  held out to choose the checkpoint. Labelled by {{ report.corpus.labeling }}.
-{% endif %}{% if report.versions %}- {% for package, version in report.versions.items() %}{{ package }} {{ version }}{% if not loop.last %}, {% endif %}{% endfor %}.
+{% elif report.corpus %}- Captions: {{ report.corpus.captions }} that name a class{% if report.corpus.sources %}, from {{ text(report.corpus.sources | join(", ")) }}{% endif %}; {{ report.corpus.held_out }} more were
+  held out to choose the checkpoint. Labelled by {{ text(report.corpus.labeling) }}.
+{% endif %}{% if report.versions %}- {% for package, version in report.versions.items() %}{{ text(package) }} {{ text(version) }}{% if not loop.last %}, {% endif %}{% endfor %}.
 {% endif %}{% if report.command %}
 ```bash
-{{ report.command }}
+{{ code(report.command) }}
 ```
 {% endif %}{% if report.arguments %}
-Arguments that differ from the defaults: {% for key, value in report.arguments.items() %}`{{ key }}={{ value }}`{% if not loop.last %}, {% endif %}{% endfor %}.
+Arguments that differ from the defaults: {% for key, value in report.arguments.items() %}`{{ code(key) }}={{ code(value) }}`{% if not loop.last %}, {% endif %}{% endfor %}.
 {% endif %}{% if per_class %}
 | class | {% if report.corpus.images is defined %}training images known to show it{% else %}training captions that name it{% endif %} |
 |---|---|
@@ -70,17 +71,17 @@ Nothing is known of a training: this checkpoint was saved without a report.
 
 ## Scores
 
-{% if config.score_calibration %}Probabilities were fitted on {{ config.score_calibration }}.{% if config.score_thresholds is not none %} `threshold="auto"` uses the stored thresholds.{% endif %}{% else %}Scores are no probabilities: they only rank labels until `taidpt calibrate` has fitted them on a few images, with labels or without.{% endif %}
+{% if config.score_calibration %}Probabilities were fitted on {{ text(config.score_calibration) }}.{% if config.score_thresholds is not none %} `threshold="auto"` uses the stored thresholds.{% endif %}{% else %}Scores are no probabilities: they only rank labels until `taidpt calibrate` has fitted them on a few images, with labels or without.{% endif %}
 {% if config.image_standardization == "captions" %}From each image's global score is taken what it scores for captions in general ({{ config.caption_bank_size }} clusters).
 {% elif config.image_standardization %}Scores of each image are standardised over the classes (`{{ config.image_standardization }}`).
-{% endif %}{% if config.score_statistics %}Classes are z-scored with the statistics of {{ config.score_statistics.source or "given scores" }}.
+{% endif %}{% if config.score_statistics %}Classes are z-scored with the statistics of {{ text(config.score_statistics.source or "given scores") }}.
 {% endif %}
 ## Figures
 
 {% if figures -%}
 | measured on | figure | this model | "a photo of a {}." on the same CLIP |
 |---|---|---|---|
-{% for figure in figures %}| {{ figure.dataset_name }} | {{ figure.metric_name }} | {{ figure.metric_value }} | {{ "" if figure.baseline is none else figure.baseline }} |
+{% for figure in figures %}| {{ text(figure.dataset_name) }} | {{ text(figure.metric_name) }} | {{ figure.metric_value }} | {{ "" if figure.baseline is none else figure.baseline }} |
 {% endfor %}
 mAP in percent. Figures on captions say how well the prompts tell texts apart; on images they can differ much.
 {%- else -%}
@@ -96,7 +97,7 @@ the scores, or choose a threshold on images of your own. Not for decisions about
 
 ## Licence and citation
 
-{% if report.license %}Licence of the checkpoint: {{ report.license }}. {% endif %}The CLIP has the licence of its source{% if base %}, `{{ base }}`{% endif %}; the code that stands beside the weights is Apache-2.0 (see
+{% if report.license %}Licence of the checkpoint: {{ text(report.license) }}. {% endif %}The CLIP has the licence of its source{% if base %}, `{{ code(base) }}`{% endif %}; the code that stands beside the weights is Apache-2.0 (see
 the taidpt package).
 
 ```bibtex

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
+import numbers
 import os
 import re
 from pathlib import Path
@@ -18,7 +20,7 @@ from transformers.utils import CONFIG_NAME
 from .atomic import staged_file
 from .card_template import CARD_TEMPLATE
 from .configuration_taidpt import TaiDptConfig
-from .origins import Origin, own_origin
+from .origins import SHIPPED_BASES, Origin, own_origin
 from .stored_weights import find_weight_files
 
 CARD_NAME = "README.md"
@@ -49,7 +51,7 @@ def render_card(
     Returns:
         `huggingface_hub.ModelCard`: with the figures as `model-index`.
     """
-    report = report or {}
+    report = clean_report(report or {})
     figures = _figures(report)
     base = config.base_model_name_or_path
     on_the_hub = bool(base) and REPOSITORY_NAME.fullmatch(base) is not None and not os.path.isdir(base)
@@ -62,17 +64,19 @@ def render_card(
         tags=list(dict.fromkeys([*tags, *([extra_tags] if isinstance(extra_tags, str) else extra_tags)])),
         model_name=name.split("/")[-1],
         eval_results=[_result(figure) for figure in figures] or None,
-        **{"license": report.get("license"), "language": None} | metadata,
+        **{"license": _license(report.get("license")), "language": None} | metadata,
     )
     per_class = report.get("corpus", {}).get("per_class", {})
     facts = {
         "name": name,
-        "is_repository": REPOSITORY_NAME.fullmatch(name) is not None,
-        "labels": [_cell(label) for label in config.labels[:LABELS_SHOWN]],
+        "text": plain_text,
+        "code": code_text,
+        "labels": [plain_text(label) for label in config.labels[:LABELS_SHOWN]],
         "more_labels": len(config.labels) - LABELS_SHOWN,
-        "per_class": {_cell(label): count for label, count in list(per_class.items())[:LABELS_SHOWN]},
+        "per_class": {plain_text(label): count for label, count in list(per_class.items())[:LABELS_SHOWN]},
         "config": config,
         "base": _place(base),
+        "base_is_shipped": base in SHIPPED_BASES,
         "prompts_only": prompts_only,
         "report": report,
         "figures": figures,
@@ -99,6 +103,7 @@ def write_card(model: PreTrainedModel, folder: Path, name: str, **metadata: Any)
     """
     report = known_report(model)
     if report is not None:
+        report = clean_report(report)
         _write(folder / REPORT_NAME, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     origin = own_origin(model.config)
     card = origin.find(CARD_NAME) if origin is not None and _holds_same_model(origin, model) else None
@@ -181,7 +186,7 @@ def has_edited_card(folder: Path) -> bool:
 def known_report(model: Any) -> dict[str, Any] | None:
     """What is known of a model's training: noted on it, or stored beside the checkpoint that it is unchanged from."""
     if model.training_report is not None:
-        return model.training_report
+        return clean_report(model.training_report)
     origin = own_origin(model.config)
     path = None if origin is None else origin.find(REPORT_NAME)
     if origin is None or path is None or not _holds_same_model(origin, model):
@@ -193,9 +198,9 @@ def _read_report(path: Path) -> dict[str, Any] | None:
     """A stored report; `None` where there is none that can be read."""
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
-    return report if isinstance(report, dict) else None
+    return clean_report(report) if isinstance(report, dict) else None
 
 
 def _write(path: Path, text: str) -> None:
@@ -245,14 +250,95 @@ def _result(figure: dict[str, Any]) -> EvalResult:
     return EvalResult("image-classification", task_name="Multi-label image classification", **arguments)
 
 
+def _license(value: str | None) -> str | None:
+    """An identifier of a licence, as the header has it; other texts are for the card alone."""
+    return value if value and re.fullmatch(r"[a-zA-Z0-9.+-]{1,60}", value) else None
+
+
 def _place(base: str | None) -> str | None:
     """A base as the card names it: of a folder of this machine its name alone."""
     return Path(base).name if base and (os.path.isabs(base) or os.path.isdir(base)) else base
 
 
-def _cell(label: str) -> str:
-    """A label inside a Markdown table or list."""
-    return " ".join(label.replace("|", "\\|").replace("<", "&lt;").split())
+def clean_report(report: Any) -> dict[str, Any]:
+    """What of a report may be stored and shown: known entries of the right kinds, nothing else.
+
+    Args:
+        report (`dict`): of a trainer, or read beside a checkpoint of anybody.
+
+    Returns:
+        `dict`: a new one, ready for JSON.
+    """
+    report = report if isinstance(report, dict) else {}
+    corpus, evaluations = report.get("corpus"), report.get("evaluations")
+    clean: dict[str, Any] = {
+        "labels": [label for label in _list(report.get("labels")) if isinstance(label, str)],
+        "arguments": _entries(report.get("arguments"), (bool, int, float, str, list)),
+        "metrics": _entries(report.get("metrics"), (int, float)),
+        "versions": _entries(report.get("versions"), (str,)),
+        "evaluations": [figure for entry in _list(evaluations) if (figure := _figure(entry)) is not None],
+    }
+    for name, kinds in (
+        ("recipe", (str,)),
+        ("license", (str,)),
+        ("command", (str,)),
+        ("seed", (int,)),
+        ("steps", (int,)),
+    ):
+        if isinstance(report.get(name), kinds):
+            clean[name] = report[name]
+    if isinstance(corpus, dict):
+        clean["corpus"] = {
+            **{name: corpus[name] for name in ("captions", "images", "held_out") if isinstance(corpus.get(name), int)},
+            **({"labeling": corpus["labeling"]} if isinstance(corpus.get("labeling"), str) else {}),
+            "sources": [Path(source).name for source in _list(corpus.get("sources")) if isinstance(source, str)],
+            "per_class": _entries(corpus.get("per_class"), (int,)),
+        }
+    return {name: value for name, value in clean.items() if value not in ([], {})}
+
+
+def _figure(entry: Any) -> dict[str, Any] | None:
+    """A measured figure with all that a card says of it; `None` of something else."""
+    texts = ("dataset_name", "dataset_type", "metric_name", "metric_type")
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in texts):
+        return None
+    numbers = {name: _number(entry.get(name)) for name in ("metric_value", "baseline")}
+    return None if numbers["metric_value"] is None else {name: entry[name] for name in texts} | numbers
+
+
+def _number(value: Any) -> float | None:
+    """A finite number as JSON has it, of NumPy's kinds too."""
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return float(value) if is_number and math.isfinite(value) else None
+
+
+def _entries(value: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
+    entries = value.items() if isinstance(value, dict) else ()
+    return {
+        name: entry
+        for name, entry in entries
+        if isinstance(name, str)
+        and isinstance(entry, kinds)
+        and (not isinstance(entry, float) or math.isfinite(entry))
+    }
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def plain_text(value: Any) -> str:
+    """A text that Markdown and HTML take for nothing but text, on one line."""
+    text = " ".join("".join(c if c.isprintable() or c.isspace() else "" for c in str(value)).split())
+    text = re.sub(r"([\\`*_\[\]|~!#])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    text = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # at the start of a line it would begin a list
+    # renderers make links of bare addresses
+    return text.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")
+
+
+def code_text(value: Any) -> str:
+    """A text between backticks or in a block of code, which it cannot end, on one line."""
+    return " ".join("".join(c for c in str(value) if c.isprintable() or c.isspace()).split()).replace("`", "'")
 
 
 __all__ = [
@@ -260,8 +346,11 @@ __all__ = [
     "add_evaluation",
     "add_tags",
     "card_folder",
+    "clean_report",
+    "code_text",
     "has_edited_card",
     "known_report",
+    "plain_text",
     "record_in_folder",
     "refresh_card",
     "render_card",

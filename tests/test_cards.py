@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
@@ -83,7 +85,81 @@ def test_what_is_not_known_is_not_said(model):
 def test_a_label_cannot_break_the_card(clip):
     labels = ["a|b", "<script>", "- x\n# y"]
     card = render_card(TaiDptModel.from_clip(clip, labels=labels).config, None, "pets")
-    assert "a\\|b, &lt;script>, - x # y." in card.text
+    assert "a\\|b, &lt;script&gt;, \\- x \\# y." in card.text
+
+
+HOSTILE = (
+    "![x](http://evil.example/p.png)",
+    "[click](javascript:alert(1))",
+    "<img src=x onerror=alert(1)>",
+    "**bold** `code` ~~gone~~",
+    "http://evil.example",
+    "www.evil.example",
+    "a | b\n| --- | --- |\n# title",
+    "```\nblock",
+    "\x1b[31mred\u202e",
+    "{{ config }} {% for x in y %}",
+    "<!-- a --> me@evil.example",
+)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_texts_in_a_card_are_texts(model, text):
+    model.config.id2label = {0: text, 1: "b", 2: "c"}
+    model.config.score_calibration = text
+    figure = {"dataset_name": text, "dataset_type": "images", "metric_name": text, "metric_type": "map"}
+    report = {
+        **REPORT,
+        "recipe": text,
+        "command": text,
+        "license": text,
+        "arguments": {text: text},
+        "versions": {text: text},
+        "evaluations": [figure | {"metric_value": 1.0}],
+        "corpus": {**REPORT["corpus"], "sources": [text], "labeling": text, "per_class": {text: 3}},
+    }
+    card = str(render_card(model.config, report, text))
+    body = card.split("---\n", 2)[2]
+    clean = str(render_card(model.config, None, "x")).count("```")
+    assert body.count("```") == clean + 2  # the command's own block
+    without_code = re.sub(r"```.*?```|`[^`\n]*`", "", body, flags=re.DOTALL)
+    for wrong in ("](http", "](javascript", "<img", "**bold", "~~gone", "://evil", "www.evil", "\n# title", "me@evil"):
+        assert wrong not in without_code.replace("\\](", "").replace("\\*\\*", ""), wrong
+    assert "\x1b" not in card and "\u202e" not in body
+    assert ModelCard(card).data.library_name == "transformers"
+
+
+def test_a_report_holds_what_is_known_and_nothing_else(model, tmp_path):
+    figure = {"dataset_name": "x", "dataset_type": "images", "metric_name": "mAP", "metric_type": "map"}
+    model.training_report = {
+        **REPORT,
+        "hub_token": "hf_secret",
+        "environment": {"HOME": "/home/me"},
+        "corpus": {**REPORT["corpus"], "sources": ["/home/me/captions.txt"], "path": "/home/me"},
+        "evaluations": [
+            figure | {"metric_value": float("nan")},
+            figure | {"metric_value": np.float32(2), "who": "me"},
+            7,
+        ],
+        "metrics": {**REPORT["metrics"], "bad": float("inf"), "worse": "text"},
+    }
+    model.save_pretrained(tmp_path)
+    stored = (tmp_path / "training_report.json").read_text()
+    for text in (stored, (tmp_path / "README.md").read_text()):
+        assert "hf_secret" not in text and "/home/me" not in text and "NaN" not in text
+    assert json.loads(stored)["evaluations"] == [figure | {"metric_value": 2.0, "baseline": None}]
+    assert json.loads(stored)["metrics"] == REPORT["metrics"]
+
+
+@pytest.mark.parametrize(
+    "report", [7, [], {"corpus": 3, "metrics": [1], "evaluations": {"a": 1}}, {"arguments": None}]
+)
+def test_a_report_of_anything_makes_a_card(model, report, tmp_path):
+    assert "never evaluated" in str(render_card(model.config, report, "x"))
+    model.save_pretrained(tmp_path)
+    (tmp_path / "training_report.json").write_text(json.dumps(report))
+    TaiDptModel.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert "never evaluated" in (tmp_path / "again" / "README.md").read_text()
 
 
 def test_a_hub_base_is_linked_and_a_folder_is_not(model, tmp_path):
@@ -138,3 +214,32 @@ def test_commands_hold_no_folder_of_this_machine():
     assert training_command([python, "examples/train.py", "--seed", "0"]) == "python examples/train.py --seed 0"
     assert training_command([python, "-m", "pytest"]) is None
     assert training_command([python]) is None
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["--set", "hub_token=hf_secret"], "--set hub_token=..."),
+        (["--set=hub_token=hf_secret"], "--set=hub_token=..."),
+        (["--set", "feature_cache_dir=/home/me/cache"], "--set feature_cache_dir=..."),
+        (["--set", "learning_rate=0.1", "--set", "loss=bce"], "--set learning_rate=0.1 --set loss=bce"),
+        (["--captions", "/home/me/a.csv", "-o", "../out", "--seed", "7"], "--captions a.csv -o out --seed 7"),
+        (["--base", "org/clip", "--token", "hf_secret"], "--base org/clip --token ..."),
+        (["--base", "https://me:secret@example.org/x"], "--base ..."),
+        (["hf_secret"], "..."),
+    ],
+)
+def test_commands_show_options_that_are_known(words, shown):
+    assert training_command(["python3", "/opt/bin/taidpt", "train", *words]) == f"taidpt train {shown}"
+
+
+def test_arguments_that_are_published_are_listed(tmp_path):
+    from modeling_taidpt import TaiDptTrainingArguments
+    from modeling_taidpt.training.report import training_report
+
+    arguments = TaiDptTrainingArguments(
+        str(tmp_path), hub_token="hf_secret", feature_cache_dir="/home/me", learning_rate=0.5, use_cpu=True, seed=3
+    )
+    report = training_report(arguments, LABELS, 1, {}, {})
+    assert report["arguments"] == {"learning_rate": 0.5, "optim_args": "momentum=0.9", "seed": 3}
+    assert "hf_secret" not in json.dumps(report) and "/home/me" not in json.dumps(report)

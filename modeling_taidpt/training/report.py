@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import math
+import os
+import re
 import shlex
 import sys
 from dataclasses import MISSING, fields
@@ -12,20 +15,24 @@ from typing import Any
 from .arguments import TaiDptTrainingArguments
 
 PACKAGES = ("taidpt", "transformers", "torch")
-# Arguments that say how a run was watched and where it went, not what was learned.
-NOT_REPORTED = (
-    "dir",
-    "token",
-    "hub",
-    "push",
-    "log",
-    "report",
-    "disable_tqdm",
-    "run_name",
-    "save",
-    "project",
-    "trackio",
+# Arguments that say what was learned and how; no others are ever published, for they may hold folders and tokens.
+REPORTED = (
+    *("learning_rate", "num_train_epochs", "max_steps", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "optim", "optim_args", "weight_decay", "adam_beta1", "adam_beta2"),
+    *("adam_epsilon", "max_grad_norm", "lr_scheduler_type", "warmup_steps", "warmup_ratio"),
+    *("warmup_learning_rate", "warmup_epochs", "dataloader_drop_last", "load_best_model_at_end"),
+    *("metric_for_best_model", "bf16", "fp16", "seed", "data_seed", "label_smoothing_factor", "loss"),
+    *("loss_on", "loss_weight", "caption_prototype_weight", "caption_prototype_centering", "add_templates"),
+    *("caption_column", "label_column", "image_column", "shots", "known_labels", "labeling_method"),
+    *("max_captions", "validation_size", "feature_dtype", "prompt_chunk_size", "recipe"),
 )
+# Options of the command whose values are shown: what was learned from, by the names of files, and by which method.
+SHOWN = (
+    *("--labels", "-l", "--captions", "-c", "--base", "-b", "--recipe", "-r", "--protocol", "--eval-captions"),
+    *("--calibrate-images", "--eval-images", "--output", "-o", "--data", "--split", "--loss", "--method"),
+    *("--optim",),
+)
+HIDDEN = "..."
 
 
 def training_report(
@@ -46,7 +53,8 @@ def training_report(
 
     Returns:
         `dict`: ready for JSON; `labels`, `recipe`, `seed`, `arguments`, `corpus`, `metrics`, `versions` and, where
-        there is one, `command`. Of files it holds the names, not the folders.
+        there is one, `command`. Of files it holds the names, not the folders; arguments and options that are not
+        listed in `REPORTED` and `SHOWN` are left out.
     """
     report: dict[str, Any] = {
         "labels": labels,
@@ -80,7 +88,40 @@ def training_command(argv: list[str]) -> str | None:
         return None
     else:
         words = ["python", *words]
-    return shlex.join(Path(word).name if Path(word).is_absolute() else word for word in words)
+    start = 2 if words[0] == "taidpt" or words[1].endswith(".py") else 4  # the program and the name of its command
+    shown, option = [_name(word) for word in words[:start]], ""
+    for word in words[start:]:
+        if word.startswith("-") and not _is_number(word):
+            option, equals, value = word.partition("=")
+            shown.append(option + (f"={_shown_value(option, value)}" if equals else ""))
+        else:
+            shown.append(_shown_value(option, word))
+    return shlex.join(shown)
+
+
+def _shown_value(option: str, value: str) -> str:
+    """The value of an option as it may be published: numbers, and of few options words and names of files."""
+    if _is_number(value):
+        return value
+    if option == "--set":
+        name, _, setting = value.partition("=")
+        is_known = name.strip().replace("-", "_") in REPORTED
+        return f"{name}={_name(setting) if is_known else HIDDEN}" if name.strip().isidentifier() else HIDDEN
+    return _name(value) if option in SHOWN else HIDDEN
+
+
+def _name(word: str) -> str:
+    """A word without the folders of this machine; an address, which may hold a token, is hidden."""
+    if "://" in word or "@" in word:
+        return HIDDEN
+    return Path(word).name if os.sep in word and word.startswith((os.sep, "..", "~")) else word
+
+
+def _is_number(word: str) -> bool:
+    try:
+        return math.isfinite(float(word))
+    except ValueError:
+        return False
 
 
 def _changed(args: TaiDptTrainingArguments) -> dict[str, Any]:
@@ -96,7 +137,8 @@ def _changed(args: TaiDptTrainingArguments) -> dict[str, Any]:
 
 
 def _is_reported(name: str, value: Any) -> bool:
-    return not any(part in name for part in NOT_REPORTED) and isinstance(value, (bool, int, float, str, list))
+    is_word = not isinstance(value, str) or re.fullmatch(r"[\w.,=+ -]{1,80}", value) is not None
+    return name in REPORTED and is_word and isinstance(value, (bool, int, float, str, list))
 
 
 def _is_installed(package: str) -> bool:
