@@ -358,7 +358,10 @@ class TaiDptConfig(PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, without what holds only for this process."""
-        return {key: value for key, value in super().to_dict().items() if key not in LIVE_ONLY}
+        fields = {key: value for key, value in super().to_dict().items() if key not in LIVE_ONLY}
+        if self.id2label is not None:
+            fields["label2id"] = self.label_indices  # whatever was set there, as text for numbers
+        return fields
 
     def validate(self) -> None:
         """As in transformers, which calls it before a configuration is stored; its own fields are checked too."""

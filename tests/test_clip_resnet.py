@@ -116,3 +116,26 @@ def test_openai_vit_state_dict_becomes_a_clip_model(tokenizer):
         convert_openai_clip(broken)
     with pytest.raises(ValueError, match="no OpenAI CLIP"):
         convert_openai_clip({"a": torch.zeros(1)})
+
+
+@torch.no_grad()
+def test_forward_compares_texts_with_images_as_clip_does(tokenizer):
+    torch.manual_seed(0)
+    clip = mobilenet_clip()
+    tokens = tokenizer(["a dog", "a photo of a cat"], padding=True, return_tensors="pt")
+    images = torch.randn(2, 3, 64, 64)
+    outputs = clip(**tokens, pixel_values=images, return_loss=True, output_hidden_states=True)
+    image, text = (
+        torch.nn.functional.normalize(features.pooler_output, dim=-1)
+        for features in (clip.get_image_features(images), clip.get_text_features(**tokens))
+    )
+    torch.testing.assert_close(outputs.logits_per_image, clip.logit_scale.exp() * image @ text.T)
+    pairs = (
+        torch.log_softmax(outputs.logits_per_image, 1).diag() + torch.log_softmax(outputs.logits_per_text, 1).diag()
+    )
+    assert outputs.loss.item() == pytest.approx(-pairs.mean().item() / 2, rel=1e-5)
+    assert outputs.vision_model_output.hidden_states and len(outputs.text_model_output.hidden_states) == 3
+    assert torch.equal(clip(**tokens, pixel_values=images, return_dict=False)[0], outputs.logits_per_image)
+    assert not clip.supports_gradient_checkpointing
+    clip.set_input_embeddings(embedding := torch.nn.Embedding(49408, 32))
+    assert clip.get_input_embeddings() is embedding and clip.text_model.get_input_embeddings() is embedding

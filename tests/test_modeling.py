@@ -254,3 +254,34 @@ def test_scores_stay_in_fp32_under_autocast(model, captions):
         expected = model(**kept).logits
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(model(**kept).logits, expected)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@torch.no_grad()
+def test_hidden_states_and_attentions_are_those_of_the_tower(attention, captions, pixel_values):
+    clip = make_clip(attention)
+    model = TaiDptModel.from_clip(clip, labels=LABELS, num_context_tokens=2)
+    flags = {"output_hidden_states": True, "output_attentions": True}
+    for given, tower in (({"pixel_values": pixel_values}, clip.vision_model), (captions, clip.text_model)):
+        outputs, expected = model(**given, **flags), tower(**given, **flags)
+        assert len(outputs.hidden_states) == 4
+        for ours, theirs in zip(outputs.hidden_states, expected.hidden_states, strict=True):
+            torch.testing.assert_close(ours, theirs)
+        assert len(outputs.attentions) == (3 if attention == "eager" else 0)
+        for ours, theirs in zip(outputs.attentions, expected.attentions or (), strict=True):
+            torch.testing.assert_close(ours, theirs)
+        plain = model(**given)
+        assert plain.hidden_states is None and plain.attentions is None
+        torch.testing.assert_close(outputs.logits, plain.logits)
+    assert len(model(pixel_values=pixel_values, flip=True, output_hidden_states=True).hidden_states) == 4
+    model.config.output_hidden_states, model.config.return_dict = True, False
+    assert isinstance(model(pixel_values=pixel_values), tuple)
+    assert len(model(pixel_values=pixel_values, return_dict=True).hidden_states) == 4
+
+
+def test_the_token_embedding_can_be_replaced(model):
+    embedding = torch.nn.Embedding(49408, 32)
+    model.set_input_embeddings(embedding)
+    assert model.get_input_embeddings() is embedding
+    with pytest.raises(ValueError, match="baked"):
+        model.bake().set_input_embeddings(embedding)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+
 import pytest
 import torch
 
@@ -85,3 +88,38 @@ def test_wrong_labels_are_named(clip):
         model.with_labels(["cat", "cat"])
     with pytest.raises(ValueError, match="shorten the name"):
         model.with_labels(["x" * 5000])
+
+
+@pytest.mark.parametrize("specific", [False, True])
+@torch.no_grad()
+def test_renamed_labels_keep_their_prompts(clip, specific, tmp_path):
+    model = TaiDptModel.from_clip(clip, labels=["cat", "dog"], num_context_tokens=2, class_specific_context=specific)
+    expected = model.encode_classes()[0]
+    renamed = copy.deepcopy(model)
+    renamed.config.id2label, renamed.config.label2id = {0: "Katze", 1: "Hund"}, {"Katze": "0", "Hund": "1"}
+    renamed.save_pretrained(tmp_path / "renamed")
+    stored = json.loads((tmp_path / "renamed" / "config.json").read_text())
+    model.save_pretrained(tmp_path / "plain")
+    edited = json.loads((tmp_path / "plain" / "config.json").read_text()) | {"id2label": {"0": "Katze", "1": "Hund"}}
+    (tmp_path / "plain" / "config.json").write_text(json.dumps(edited))
+    assert stored["label2id"] == {"Katze": 0, "Hund": 1}
+    found = [renamed, *(TaiDptModel.from_pretrained(tmp_path / name) for name in ("renamed", "plain"))]
+    found.append(TaiDptModel.from_pretrained(tmp_path / "renamed", id2label={0: "Katze", 1: "Hund"}))
+    for known in found:
+        other = known.with_labels(["Hund", "bird", "Katze"])
+        origins = ["learned", "template" if specific else "shared", "learned"]
+        assert [other.config.label_origin[label] for label in other.config.labels] == origins
+        torch.testing.assert_close(other.encode_classes()[0][[2, 0]], expected)
+        assert known.with_labels(["Katze"], strict=True).config.label2id == {"Katze": 0}
+
+
+@pytest.mark.parametrize("build", [TaiDptModel.from_clip, TaiDptModel.zero_shot])
+@torch.no_grad()
+def test_a_label_of_the_same_tokens_is_the_same_class(clip, build):
+    options = {"class_specific_context": True, "num_context_tokens": 2} if build == TaiDptModel.from_clip else {}
+    model = build(clip, labels=["cat", "traffic light"], **options)
+    other = model.with_labels(["Traffic_Light", "zebra", "Cat"])
+    assert other.config.labels == ["Traffic_Light", "zebra", "Cat"]
+    torch.testing.assert_close(other.encode_classes()[1][[2, 0]], model.encode_classes()[1])
+    if options:
+        assert other.config.label_origin == {"Traffic_Light": "learned", "zebra": "template", "Cat": "learned"}
