@@ -1,9 +1,9 @@
-"""Captions encoded and kept per second, against the text tower's bare throughput.
+"""Captions encoded and cached per second, against the text tower's bare throughput.
 
     python benchmarks/caption_features.py [--captions 1024] [--json FILE]
 
 The baseline is the text tower and its projection on the same captions, tokenised and sorted by length before the
-clock starts, in the same batches, with nothing kept. Ours tokenises, encodes, normalises,
+clock starts, in the same batches, with nothing cached. Ours tokenises, encodes, normalises,
 and writes the memory-mapped files.
 """
 
@@ -75,8 +75,10 @@ def main() -> None:
     print(f"machine    {machine()}")
     print(f"sizes      {count} captions of {tokens:.1f} tokens, {arguments.layers} layers, width {arguments.width}")
     print(f"baseline   {len(captions) / baseline:,.0f} captions a second (bare text tower)")
-    print(f"ours       {count / ours:,.0f} captions a second, encoded and kept: {baseline / ours:.2f} of the baseline")
-    print("kept       " + ", ".join(f"{size:,.0f} bytes a caption in {dtype}" for dtype, size in stored.items()))
+    print(
+        f"ours       {count / ours:,.0f} captions a second, encoded and cached: {baseline / ours:.2f} of the baseline"
+    )
+    print("cached     " + ", ".join(f"{size:,.0f} bytes a caption in {dtype}" for dtype, size in stored.items()))
     figures = {"captions": len(captions), "tokens": tokens, "layers": arguments.layers, "width": arguments.width}
     figures |= {"baseline_seconds": baseline, "seconds": ours, "ratio": baseline / ours, "bytes_per_caption": stored}
     write_figures(arguments.json, figures)

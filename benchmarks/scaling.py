@@ -4,7 +4,7 @@
 
 Every row runs in a process of its own, so that its peak memory is its own. The **exponent** is that of the time
 against the size, between two rows: 1 is linear. Training steps learn a shared context on a small random text tower;
-tagging scores kept image features; captions are read, labelled, encoded with a tiny tower, kept and gathered.
+tagging scores cached image features; captions are read, labelled, encoded with a tiny tower, cached and gathered.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def make_model(classes: int, layers: int, width: int) -> Any:
 
 
 def training(classes: int) -> dict[str, float]:
-    """Seconds of a training step on kept features of `BATCH` captions."""
+    """Seconds of a training step on cached features of `BATCH` captions."""
     from train_step import keep_captions, make_batch, make_step
 
     model = make_model(classes, 4, 256).train()
@@ -55,7 +55,7 @@ def training(classes: int) -> dict[str, float]:
 
 
 def tagging(classes: int) -> dict[str, float]:
-    """Seconds to score the kept features of `IMAGES` images; the class embeddings are encoded once, before."""
+    """Seconds to score the cached features of `IMAGES` images; the class embeddings are encoded once, before."""
     model = make_model(classes, 1, 64)
     pooled = torch.randn(IMAGES, 64)  # (images, dim)
     dense = torch.randn(IMAGES, 7, 7, 64)  # (images, height, width, dim)
@@ -138,7 +138,7 @@ def measure(arguments: Arguments) -> dict[str, list[dict[str, float]]]:
 
 
 def draw(results: dict[str, list[dict[str, float]]], path: str) -> None:
-    """A picture with time and memory against size."""
+    """A plot with time and memory against size."""
     import matplotlib as mpl
 
     mpl.use("Agg")

@@ -46,10 +46,10 @@ class Arguments:
 def write_images(folder: Path, count: int) -> list[str]:
     """JPEG files of 640 x 480 pixels, as COCO has them."""
     files = sorted((ROOT / "examples/images").glob("*.jpg"))
-    pictures = [open_encoded(file).convert("RGB").resize((640, 480)) for file in files]
+    images = [open_encoded(file).convert("RGB").resize((640, 480)) for file in files]
     paths = [folder / f"{number}.jpg" for number in range(count)]
     for number, path in enumerate(paths):
-        pictures[number % len(pictures)].save(path, quality=90)
+        images[number % len(images)].save(path, quality=90)
     return [str(path) for path in paths]
 
 

@@ -158,7 +158,7 @@ def keep_captions(model: TaiDptModel, batch: Batch) -> dict[str, Tensor]:
 
 
 def make_step(model: TaiDptModel, kept: dict[str, Tensor], compiled: bool = False) -> Callable[[], Tensor]:
-    """The step of the paper's recipe on kept caption features; it returns the loss."""
+    """The step of the paper's recipe on cached caption features; it returns the loss."""
     scored = torch.compile(model) if compiled else model
     contexts = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(contexts, lr=1e-4, momentum=0.9, weight_decay=5e-4)
@@ -236,7 +236,7 @@ def measure(arguments: Arguments) -> dict[str, float]:
     captions, classes = few.labels.shape
     small = make_model(clip, classes, contexts)
     caption_part, prompt_part = time_baseline(clip, small, few, arguments.repeats)
-    tokens = published_captions(clip, few.input_ids).clone()  # (captions, length, dim); may stand in a graph
+    tokens = published_captions(clip, few.input_ids).clone()  # (captions, length, dim); may be part of a graph
     published = published_loss(tokens, both_branches(clip, small), few)
     small.clip = clip = copy.deepcopy(clip).to(DTYPES[arguments.dtype])
     differences = compare(published, small(**keep_captions(small, few)).loss, small)

@@ -1,4 +1,4 @@
-"""The code blocks of README and docs: where they stand, whether they are run, what their commands are.
+"""The code blocks of README and docs: where they are, whether they are run, what their commands are.
 
 A block is run unless the line before it says why not, as `<!-- not run: needs COCO -->`. On a page whose commands all
 need what is not at hand, one line anywhere says so for its bash blocks: `<!-- commands not run: need COCO -->`.
@@ -38,9 +38,9 @@ class Block:
         for line in self.code.replace("\\\n", " ").splitlines():
             words = shlex.split(line, comments=True)
             while "&&" in words:
-                place = words.index("&&")
-                commands.append(words[:place])
-                words = words[place + 1 :]
+                index = words.index("&&")
+                commands.append(words[:index])
+                words = words[index + 1 :]
             commands.append(words)
         for words in commands:
             while words and ASSIGNMENT.fullmatch(words[0]):
