@@ -75,9 +75,7 @@ def main() -> None:
     print(f"machine    {machine()}")
     print(f"sizes      {count} captions of {tokens:.1f} tokens, {arguments.layers} layers, width {arguments.width}")
     print(f"baseline   {len(captions) / baseline:,.0f} captions a second (bare text tower)")
-    print(
-        f"ours       {count / ours:,.0f} captions a second, encoded and cached: {baseline / ours:.2f} of the baseline"
-    )
+    print(f"ours       {count / ours:,.0f} captions a second, into the cache: {baseline / ours:.2f} of the baseline")
     print("cached     " + ", ".join(f"{size:,.0f} bytes a caption in {dtype}" for dtype, size in stored.items()))
     figures = {"captions": len(captions), "tokens": tokens, "layers": arguments.layers, "width": arguments.width}
     figures |= {"baseline_seconds": baseline, "seconds": ours, "ratio": baseline / ours, "bytes_per_caption": stored}

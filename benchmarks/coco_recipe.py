@@ -173,7 +173,7 @@ def report(arguments: Arguments, figures: dict[str, float]) -> str:
         "sizes       {text} text tower, {layers} layers, width {width}, 80 classes, two shared contexts of 16 vectors",
         "recipe      {captions:,} captions, {epochs} epochs, batch {batch_size}, {dtype}: {cut}",
         "labelling   {labelling_seconds:.1f} s",
-        "encoding    {encoding_seconds:.1f} s (captions and 7,120 templates, read, encoded and cached: {kept:,.0f} MB)",
+        "encoding    {encoding_seconds:.1f} s (captions and 7,120 templates, read and encoded: {kept:,.0f} MB)",
         "training    {training_seconds:.1f} s: {steps:,} steps on {trained_on:,} captions, {rate:.2f} a second; "
         "{held_out:,} held out, scored every epoch",
         "saving      {saving_seconds:.1f} s",

@@ -563,10 +563,14 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         adapters): it would not be noticed. For serving, [`~TaiDptModel.bake`] stores them for good.
 
         Example:
-        ```python
-        >>> with torch.no_grad(), model.cached_class_embeddings():
-        ...     logits = [model(pixel_values=batch).logits for batch in batches]
-        ```
+            >>> import torch
+            >>> from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
+            >>> model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
+            >>> batches = torch.rand(2, 1, 3, 224, 224)  # two batches of one image
+            >>> with torch.no_grad(), model.cached_class_embeddings():
+            ...     logits = [model(pixel_values=batch).logits for batch in batches]
+            >>> logits[0].shape
+            torch.Size([1, 80])
         """
         return cached_class_embeddings(self)
 
