@@ -67,6 +67,12 @@ def staged_folder(path: str | Path) -> Iterator[Path]:
             os.replace(file, target)
 
 
+def require_folder(path: str | Path | None) -> None:
+    """Raises a `NotADirectoryError` where a folder to write into is a file, before any work is done for it."""
+    if path is not None and Path(path).exists() and not Path(path).is_dir():
+        raise NotADirectoryError(f"{str(path)!r} is a file: give a folder to save the model in.")
+
+
 @contextmanager
 def _staging(path: Path) -> Iterator[tuple[Path, int]]:
     """A hidden folder for what becomes `path`, and the mode that the umask gives to files."""
@@ -105,4 +111,4 @@ def _is_alive(process: int) -> bool:
     return False
 
 
-__all__ = ["staged_file", "staged_folder"]
+__all__ = ["require_folder", "staged_file", "staged_folder"]

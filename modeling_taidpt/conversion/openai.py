@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from transformers import CLIPConfig, CLIPModel
 
-from ..configuration_taidpt import CLIPResNetConfig
+from ..atomic import require_folder, staged_folder
+from ..configuration_checks import check_towers, one_line
+from ..configuration_taidpt import DAMAGED, CLIPResNetConfig
 from ..data.collator import clip_image_processor
 from ..modeling_clip_resnet import CLIPResNetModel
 from ..tokenization_taidpt import clip_tokenizer
-from .weight_files import read_weights
+from .weight_files import read_weights, state_dict_of
 
 _IGNORED = ("input_resolution", "context_length", "vocab_size", "attn_mask")  # the last part of a key
 _TRANSPOSED = {"text_projection": "text_projection.weight", "visual.proj": "visual_projection.weight"}
@@ -53,27 +55,43 @@ def convert_openai_clip(state_dict: Mapping[str, torch.Tensor]) -> CLIPModel | C
         ValueError: `state_dict` is not one of an OpenAI CLIP; a key that is missing or left over is named.
     """
     if "text_projection" not in state_dict or "token_embedding.weight" not in state_dict:
-        raise ValueError("This is no OpenAI CLIP: `text_projection` or `token_embedding.weight` is missing.")
+        raise ValueError("This is not an OpenAI CLIP: `text_projection` or `token_embedding.weight` is missing.")
     is_vit = "visual.proj" in state_dict
-    projection_dim = state_dict["text_projection"].shape[1]
     config_class, model_class = (CLIPConfig, CLIPModel) if is_vit else (CLIPResNetConfig, CLIPResNetModel)
-    config = config_class(
-        text_config=_text_config(state_dict),
-        vision_config=_vit_config(state_dict) if is_vit else _resnet_config(state_dict),
-        projection_dim=projection_dim,
-    )
-    model = model_class(config).eval()
-    converted = {}
-    for key, value in state_dict.items():
-        if key.rpartition(".")[2] not in _IGNORED:
-            converted.update(_convert_entry(key, value.float() if value.is_floating_point() else value))
-    missing, unexpected = model.load_state_dict(converted, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"The state dict does not fit an OpenAI CLIP: missing {sorted(missing)[:3]}, left over "
-            f"{sorted(unexpected)[:3]}."
+    try:
+        config = config_class(
+            text_config=_text_config(state_dict),
+            vision_config=_vit_config(state_dict) if is_vit else _resnet_config(state_dict),
+            projection_dim=state_dict["text_projection"].shape[1],
         )
+        check_towers(config.to_dict())
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in model_class(config).state_dict().items()}
+        converted = {}
+        for key, value in state_dict.items():
+            if key.rpartition(".")[2] not in _IGNORED:
+                converted.update(_convert_entry(key, value.float() if value.is_floating_point() else value))
+    except KeyError as error:
+        raise ValueError(f"This is not an OpenAI CLIP: the key {error} is missing.") from error
+    except (*DAMAGED, RuntimeError) as error:
+        raise ValueError(f"This is not an OpenAI CLIP: its shapes do not fit ({one_line(error)}).") from error
+    _require_fit(expected, converted)
+    model = model_class(config).eval()
+    model.load_state_dict(converted)
     return model
+
+
+def _require_fit(expected: Mapping[str, torch.Size], converted: Mapping[str, torch.Tensor]) -> None:
+    """Raises a `ValueError` where weights are missing, left over or of another shape, before any are allocated."""
+    missing, left = sorted(expected.keys() - converted.keys()), sorted(converted.keys() - expected.keys())
+    if missing or left:
+        raise ValueError(f"The state dict does not fit an OpenAI CLIP: missing {missing[:3]}, left over {left[:3]}.")
+    for name, shape in expected.items():
+        if converted[name].shape != shape:
+            raise ValueError(
+                f"The state dict does not fit an OpenAI CLIP: {name} has the shape {tuple(converted[name].shape)}, "
+                f"{tuple(shape)} is needed."
+            )
 
 
 def convert_openai_checkpoint(
@@ -94,15 +112,17 @@ def convert_openai_checkpoint(
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no OpenAI CLIP; a key that is missing or left over is named.
     """
+    require_folder(save_directory)
     weights = read_weights(checkpoint)
     try:
-        model = convert_openai_clip(weights.get("state_dict", weights))
+        model = convert_openai_clip(state_dict_of(weights, checkpoint))
     except ValueError as error:
         raise ValueError(f"The weight file {str(checkpoint)!r}: {error}") from error
     if save_directory is not None:
-        model.save_pretrained(save_directory)
-        clip_tokenizer().save_pretrained(save_directory)
-        clip_image_processor(model.config.vision_config.image_size).save_pretrained(save_directory)
+        with staged_folder(save_directory) as folder:
+            model.save_pretrained(folder)
+            clip_tokenizer().save_pretrained(folder)
+            clip_image_processor(model.config.vision_config.image_size).save_pretrained(folder)
     return model
 
 

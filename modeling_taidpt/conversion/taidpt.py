@@ -14,16 +14,17 @@ import torch
 from transformers import CLIPModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from ..atomic import require_folder
 from ..captions.class_tables import PRESETS, load_class_table
-from ..data.collator import find_image_processor
 from ..modeling_clip_resnet import CLIPResNetModel
 from ..modeling_taidpt import TaiDptModel
 from .openai import convert_openai_checkpoint
-from .weight_files import read_weights
+from .weight_files import read_weights, state_dict_of
 
 logger = logging.get_logger(__name__)
 
 START_OF_SCALES = 3.0  # the published learner's scales are stored as logarithms, and stay there unless learned
+MAX_LOG_SCALE = 10.0
 NUSWIDE_IMAGE_SPATIAL_SCALE = 4.0
 
 
@@ -59,8 +60,8 @@ def convert_taidpt_checkpoint(
         FileNotFoundError: If there is no such file.
         ValueError: If the file holds no such contexts, or they do not fit the CLIP or the labels.
     """
-    weights = read_weights(checkpoint)
-    state = {str(key).removeprefix("module."): value for key, value in weights.get("state_dict", weights).items()}
+    require_folder(save_directory)
+    state = state_dict_of(read_weights(checkpoint), checkpoint)
     contexts = _read_contexts(state, str(checkpoint))
     if isinstance(labels, str):
         labels, config = _published_labels(labels, config)
@@ -84,9 +85,7 @@ def convert_taidpt_checkpoint(
         with torch.no_grad():
             target.copy_(context)
     if save_directory is not None:
-        model.save_pretrained(save_directory)
-        model.get_tokenizer().save_pretrained(save_directory)
-        find_image_processor(model.config).save_pretrained(save_directory)
+        model.save_pretrained(save_directory)  # with its tokenizer and image processor
     return model
 
 
@@ -104,6 +103,8 @@ def _read_contexts(state: dict[str, Any], source: str) -> tuple[torch.Tensor, to
                 f"The checkpoint {source!r} holds no `{name}` of two or three dimensions: give the "
                 "`prompt_learner/model-best.pth.tar` of a published run."
             )
+    if not all(context.is_floating_point() and context.isfinite().all() and context.numel() for context in contexts):
+        raise ValueError(f"The checkpoint {source!r} holds contexts that are not finite numbers: it is damaged.")
     if contexts[0].shape != contexts[1].shape:
         raise ValueError(
             f"The checkpoint {source!r} holds `ctx` {tuple(contexts[0].shape)} and `ctx_double` "
@@ -128,7 +129,11 @@ def _learned_scales(state: dict[str, Any]) -> dict[str, float]:
         ("spatial_T", ("text_spatial_scale", "image_spatial_scale")),
     ):
         value = state.get(key)
-        if isinstance(value, torch.Tensor) and float(value) != START_OF_SCALES:
+        if value is None:
+            continue
+        if value.numel() != 1 or not 0 <= float(value) < MAX_LOG_SCALE:
+            raise ValueError(f"The scale `{key}` of the run is not one number from 0 to {MAX_LOG_SCALE:g}.")
+        if float(value) != START_OF_SCALES:
             scales |= dict.fromkeys(names, float(value.float().exp()))
             logger.warning(f"The run learned its scale `{key}`: {' and '.join(names)} become {scales[names[0]]:.4g}.")
     return scales

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import random
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -170,7 +172,7 @@ def test_unusable_files_are_named(tmp_path):
     with pytest.raises(ValueError, match="holds a list, not a state dict"):
         read_weights(tmp_path / "list.pt")
     torch.save({"ctx": ctx}, tmp_path / "clip.pt")
-    with pytest.raises(ValueError, match=r"clip\.pt': This is no OpenAI CLIP"):
+    with pytest.raises(ValueError, match=r"clip\.pt': This is not an OpenAI CLIP"):
         convert_openai_checkpoint(tmp_path / "clip.pt")
 
     def convert(labels=("dog", "cat"), ctx=ctx, ctx_double=ctx, **changes):
@@ -198,3 +200,123 @@ def test_contexts_are_copied_not_shared(tmp_path):
     before = copy.deepcopy(model.prompt_learner.state_dict())
     assert torch.equal(before["global_context"], ctx)
     assert torch.equal(before["local_context"], 2 * ctx)
+
+
+# ------------------------------------------------------------------ damaged and hostile files
+
+
+def small_clip_state() -> dict[str, torch.Tensor]:
+    return dict(read_clip(GOLDEN / f"{NAMES[0]}_clip.safetensors"))
+
+
+def refuse(path: Path, reader=read_weights) -> str:
+    with pytest.raises((ValueError, OSError)) as error:
+        reader(path)
+    message = str(error.value)
+    assert "\n" not in message and len(message) < 500 and path.name in message, message
+    return message
+
+
+class MakesBytes:
+    def __reduce__(self):
+        return (bytearray, (10**12,))
+
+
+def test_files_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
+    torch.save({"ctx": torch.zeros(2, 3)}, tmp_path / "good.pt")
+    with zipfile.ZipFile(tmp_path / "good.pt") as good, zipfile.ZipFile(tmp_path / "bomb.pt", "w") as bomb:
+        for record in good.infolist():
+            bomb.writestr(record, good.read(record))
+        with bomb.open(zipfile.ZipInfo("archive/data/1"), "w") as file:
+            file.write(b"")
+        info = zipfile.ZipInfo("archive/data/2")
+        info.compress_type = zipfile.ZIP_DEFLATED
+        with bomb.open(info, "w") as file:
+            for _ in range(100):
+                file.write(bytes(1_000_000))
+    assert "packed records" in refuse(tmp_path / "bomb.pt")
+    for legacy in (False, True):
+        path = tmp_path / f"bytes{legacy}.pt"
+        torch.save({"x": MakesBytes(), "ctx": torch.zeros(2)}, path, _use_new_zipfile_serialization=not legacy)
+        assert "bytearray" in refuse(path)
+    torch.save({"ctx": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "view.pt")
+    assert "larger than what is stored" in refuse(tmp_path / "view.pt")
+    torch.save({"ctx": torch.zeros(3).to_sparse()}, tmp_path / "sparse.pt")
+    assert "plain numbers" in refuse(tmp_path / "sparse.pt")
+
+
+def test_damaged_files_are_one_sentence(tmp_path):
+    torch.save({"ctx": torch.zeros(20, 30), "more": {"a": [1, 2]}}, tmp_path / "good.pt")
+    torch.save({"ctx": torch.zeros(20, 30)}, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    save_file({"ctx": torch.zeros(20, 30)}, tmp_path / "good.safetensors")
+    generator = random.Random(0)
+    for name in ("good.pt", "old.pt", "good.safetensors"):
+        content = (tmp_path / name).read_bytes()
+        for index in range(40):
+            path = tmp_path / f"damaged{index}{Path(name).suffix}"
+            damaged = bytearray(content)
+            if index % 2:
+                damaged = damaged[: generator.randrange(len(damaged))]
+            else:
+                for _ in range(8):
+                    damaged[generator.randrange(min(len(damaged), 1500))] = generator.randrange(256)
+            path.write_bytes(damaged)
+            try:
+                convert_openai_checkpoint(path)
+            except ValueError as error:
+                assert "\n" not in str(error) and len(str(error)) < 500 and path.name in str(error)
+    for content in (b"", b"PK\x03\x04", b"no weights", b"\x80\x02.", bytes(1000), b"a,b\n1,2\n", b"[1]"):
+        (tmp_path / "other.pt").write_bytes(content)
+        refuse(tmp_path / "other.pt", convert_openai_checkpoint)
+    for value in ([1], {"state_dict": [1]}, {"state_dict": {}}, {1: 2}, {"a": "b"}, None, "text"):
+        torch.save(value, tmp_path / "other.pt")
+        refuse(tmp_path / "other.pt", convert_openai_checkpoint)
+        refuse(tmp_path / "other.pt", lambda path: convert_taidpt_checkpoint(path, make_clip(), ["a"]))
+
+
+def test_state_dicts_of_a_few_keys_are_one_sentence(tmp_path):
+    state = small_clip_state()
+    path = tmp_path / "part.pt"
+    generator = random.Random(0)
+    keys = sorted(state)
+    for key in generator.sample(keys, 8):
+        torch.save({name: value for name, value in state.items() if name != key}, path)
+        refuse(path, convert_openai_checkpoint)
+        for wrong in (
+            torch.zeros(()),
+            torch.zeros(0),
+            torch.zeros(1, 1, 1, 1),
+            torch.zeros(7, 5),
+            torch.zeros(3, dtype=int),
+        ):
+            if wrong.shape != state[key].shape:
+                torch.save(state | {key: wrong}, path)
+                refuse(path, convert_openai_checkpoint)
+    torch.save({"text_projection": torch.zeros(4, 4), "token_embedding.weight": torch.zeros(4, 4)}, path)
+    refuse(path, convert_openai_checkpoint)
+    wide = state | {"visual.layer1.0.conv1.weight": torch.zeros(1_000_000, 1, 1, 1)}
+    torch.save(wide, path)  # a configuration made of it would take gigabytes
+    refuse(path, convert_openai_checkpoint)
+
+
+def test_wrong_contexts_and_scales_are_one_sentence(tmp_path):
+    path, ctx = tmp_path / "p", torch.randn(4, 32)
+    for changes in (
+        {"temperature": torch.tensor(float("nan"))},
+        {"temperature": torch.zeros(3)},
+        {"spatial_T": torch.tensor(1e9)},
+    ):
+        write_prompts(path, ctx, ctx, 2, **changes)
+        with pytest.raises(ValueError, match="is not one number"):
+            convert_taidpt_checkpoint(path, make_clip(), ["dog", "cat"])
+    for wrong in (ctx * float("nan"), ctx.long()):
+        torch.save({"ctx": wrong, "ctx_double": wrong}, path)
+        with pytest.raises(ValueError, match="not finite numbers"):
+            convert_taidpt_checkpoint(path, make_clip(), ["dog", "cat"])
+
+
+def test_an_output_that_is_a_file_is_said_before_the_work(tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="is a file"):
+        convert_openai_checkpoint(tmp_path / "absent.pt", tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
