@@ -129,7 +129,8 @@ class _Cells:
     def value(self, table: str, column: str, group: int, row: int) -> Any:
         """The value of a cell."""
         with self.lock:
-            place = (os.getpid(), table, column, group)
+            status = os.stat(table)
+            place = (os.getpid(), table, column, group, status.st_size, status.st_mtime_ns)
             if place != self.place or (self.held and row < self.held[0][0]):
                 self.place = None  # until the file is open
                 file = pq.ParquetFile(table, page_checksum_verification=True)

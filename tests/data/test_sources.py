@@ -1,0 +1,188 @@
+"""Sources of images that are damaged, endless or badly named: an error row each, in constant memory."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import socket
+import tarfile
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from modeling_taidpt.data.collator import open_image
+from modeling_taidpt.data.sources import count_images, open_images
+from modeling_taidpt.data.stored_images import MAX_IMAGE_BYTES
+
+
+def png(shade: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4), (shade, 0, 0)).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def write_tar(path, names, mode="w"):
+    with tarfile.open(path, mode) as archive:
+        for shade, name in enumerate(names):
+            member = tarfile.TarInfo(name)
+            content = png(shade)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def shades(items):
+    return [open_image(item.payload).getpixel((0, 0))[0] for item in items if item.error is None]
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz", "w:bz2", "w:xz"])
+def test_archives_are_read_whole_and_damage_is_an_error_row(tmp_path, mode):
+    names = [f"{number}.png" for number in range(6)]
+    path = write_tar(tmp_path / "a.tar", names, mode)
+    items = list(open_images(path))
+    assert shades(items) == [0, 1, 2, 3, 4, 5]
+    assert shades(pickle.loads(pickle.dumps(items))) == [0, 1, 2, 3, 4, 5]  # as for another process
+    assert count_images(path) == (6 if mode == "w" else None)
+    content = path.read_bytes()
+    (tmp_path / "cut.tar").write_bytes(content[: len(content) // 2])
+    assert "cannot read archive" in list(open_images(tmp_path / "cut.tar"))[-1].error
+
+
+def test_no_flipped_bit_of_a_header_loses_images_without_a_word(tmp_path):
+    names = [f"{number}.png" for number in range(4)]
+    path = write_tar(tmp_path / "a.tar", names)
+    content, headers = path.read_bytes(), []
+    with tarfile.open(path) as archive:
+        headers = [member.offset for member in archive]
+        end = archive.offset
+    generator = np.random.default_rng(0)
+    for header in [*headers, end]:
+        for place in generator.integers(0, 512, 25):
+            damaged = bytearray(content)
+            damaged[header + place] ^= 1 << int(generator.integers(0, 8))
+            path.write_bytes(damaged)
+            items = list(open_images(path))
+            assert any(item.error for item in items) or shades(items) == [0, 1, 2, 3]
+    for lost in (content[:end], content[: headers[2]] + b"\0" * 512 + content[headers[2] + 512 :], content + content):
+        path.write_bytes(lost)
+        assert "to its end" in list(open_images(path))[-1].error
+
+
+def test_links_and_pipes_in_an_archive(tmp_path):
+    path = write_tar(tmp_path / "a.tar", ["a.png"])
+    with tarfile.open(path, "a") as archive:
+        for name, kind, target in (
+            ("hard.png", tarfile.LNKTYPE, "a.png"),
+            ("lost.png", tarfile.LNKTYPE, "b.png"),
+            ("pipe.png", tarfile.FIFOTYPE, ""),
+        ):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            archive.addfile(member)
+    items = list(open_images(path))
+    assert shades(items) == [0, 0]
+    assert [item.error is None for item in items] == [True, True, False, False]
+
+
+def test_members_are_read_one_by_one_and_no_larger_than_the_limit(tmp_path):
+    path = tmp_path / "a.tar"
+    with tarfile.open(path, "w") as archive:
+        for number in range(40):
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = 2**20
+            archive.addfile(member, io.BytesIO(bytes(2**20)))
+        member = tarfile.TarInfo("large.png")
+        member.size = MAX_IMAGE_BYTES + 1
+        with open("/dev/zero", "rb") as zeros:
+            archive.addfile(member, zeros)
+    table = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [os.urandom(2**20) for _ in range(40)]}), table, row_group_size=8)
+    for source in (path, table):
+        tracemalloc.start()
+        items = list(open_images(source))
+        assert tracemalloc.get_traced_memory()[1] < 2**22
+        tracemalloc.stop()
+        assert [len(item.payload["bytes"]) for item in items[:40]] == [2**20] * 40
+    with pytest.raises(ValueError, match=r"large\.png': it has \d+ bytes, more than the limit"):
+        next(item for item in open_images(path) if "large" in item.name).payload["bytes"]
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "socket.jpg"))
+    (tmp_path / "device.jpg").symlink_to("/dev/zero")
+    (tmp_path / "lost.jpg").symlink_to("nowhere.jpg")
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "list.txt").write_text("pipe.jpg\na.png\n" + str(tmp_path / "device.jpg"))
+    for source, good in ((tmp_path, 1), (tmp_path / "list.txt", 1), (tmp_path / "pipe.jpg", 0)):
+        items = list(open_images(source))
+        assert sum(item.error is None for item in items) == good
+        assert all("regular file" in item.error or "no such file" in item.error for item in items if item.error)
+    assert len(list(open_images(tmp_path))) == 5
+    os.mkfifo(tmp_path / "pipe.tar")
+    with pytest.raises(ValueError, match="is not a regular file"):
+        open_images(tmp_path / "pipe.tar")
+    listener.close()
+
+
+def test_names_that_are_no_text_and_lines_that_are_no_names(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    with open(os.fsencode(tmp_path) + b"/caf\xe9.png", "wb") as file:
+        file.write(png())
+    items = list(open_images(tmp_path))
+    assert [item.error is None for item in items] == [True, False]
+    assert items[1].name.endswith(r"caf\xe9.png")
+    assert "its name is not UTF-8 text" in items[1].error
+    (tmp_path / "list.txt").write_bytes(
+        b"\xef\xbb\xbfa.png\r\ncaf\xe9.png\n\na\0b.png\n" + b"x" * 5000 + b".png\na.png"
+    )
+    items = list(open_images(tmp_path / "list.txt"))
+    assert [item.error is None for item in items] == [True, False, False, True, True]
+    assert shades([items[0], items[-1]]) == [0, 0]
+    assert "line 2 of" in items[1].error
+    for item in items:
+        item.name.encode()
+
+
+def test_damaged_parquet_names_the_file(tmp_path):
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [png(shade) for shade in range(6)]}), path, write_page_checksum=True)
+    content = path.read_bytes()
+    assert shades(open_images(path)) == [0, 1, 2, 3, 4, 5]
+    damaged = bytearray(content)
+    for place in range(60, 160):
+        damaged[place] ^= 1
+    path.write_bytes(damaged)
+    item = next(open_images(path))
+    with pytest.raises(ValueError, match=r"row 0': the Parquet file '.*a\.parquet' is damaged"):
+        item.payload["bytes"]
+    path.write_bytes(content[:100])
+    with pytest.raises(ValueError, match=r"a\.parquet' is not a Parquet file, or is damaged"):
+        open_images(path)
+
+
+def test_paths_in_columns_and_cells_without_an_image(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(7))
+    stored = [{"path": str(tmp_path / "a.png"), "bytes": None}, {"path": "x.png", "bytes": png(3)}, None]
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": stored}), path)
+    items = list(open_images(path))
+    assert [item.name for item in items] == [str(tmp_path / "a.png"), "x.png", f"{path}/row 2"]
+    assert shades(items[:2]) == [7, 3]
+    with pytest.raises(ValueError, match="holds no image"):
+        items[2].payload["bytes"]
+    pd.DataFrame({"image": [str(tmp_path / "a.png")]}).to_parquet(path)
+    assert shades(open_images(path)) == [7]
+
+
+def test_an_empty_source_is_said(tmp_path):
+    for source in (tmp_path, {"image": []}, iter([])):
+        with pytest.raises(ValueError, match="There are no images in"):
+            open_images(source)
