@@ -77,7 +77,8 @@ def open_rows(data: Any, what: str) -> Any:
             if hasattr(data, method):
                 return getattr(data, method)()
     has_order = not isinstance(data, (str, bytes, bytearray, set, frozenset))
-    if has_order and ((_is_sized(data) and hasattr(data, "__getitem__")) or isinstance(data, Iterable)):
+    has_rows = isinstance(data, Iterable) or (_is_sized(data) and hasattr(data, "__getitem__"))
+    if has_order and has_rows and getattr(data, "ndim", 1):
         return data
     why = ", which have no order" if isinstance(data, (set, frozenset)) else ""
     raise TypeError(

@@ -166,7 +166,7 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize("given", REFUSED, ids=lambda given: f"{type(given).__name__} {given}"[:30])
+@pytest.mark.parametrize("given", REFUSED, ids=lambda given: type(given).__name__)
 def test_what_holds_nothing_is_refused_in_a_sentence(model, given):
     stream = datasets.Dataset.from_dict({"image": ["a.png"]}).to_iterable_dataset()
     for refused in (given, stream):
@@ -179,6 +179,8 @@ def test_what_holds_nothing_is_refused_in_a_sentence(model, given):
     for read in (read_captions, labeler, lambda data: label_captions(labeler, data, LABELS)):
         if isinstance(given, list) and not given and read is not read_captions:
             continue  # no captions have no labels
+        if isinstance(given, str) and read is labeler:
+            continue  # a text is a caption there
         with pytest.raises((TypeError, ValueError, FileNotFoundError)) as error:
             read(iter([]) if is_iterator else given)
         assert "\n" not in str(error.value)
@@ -225,8 +227,6 @@ def test_captions_are_read_alike(model, tmp_path, number, monkeypatch):
         assert labeler(given()).tolist() == expected
     assert len(CaptionFeatures.encode(model, given(), np.array(expected), progress=False)) == 4
     score_fitting.fit_caption_bank(model, given(), size=2)
-    score_fitting.calibrate_on_captions(model, given())
-    assert model.config.score_calibration.startswith("4 captions")
     score_fitting.fit_score_statistics(model, captions=given())
 
 
@@ -238,8 +238,9 @@ def test_the_trainer_learns_from_images_of_any_kind(model, images, tmp_path, kin
         "disable_tqdm": True,
         "feature_cache_dir": str(tmp_path),
     }
+    options |= {"loss": "bce", "max_steps": 1, "per_device_train_batch_size": 3}
     arguments = TaiDptTrainingArguments(
-        str(tmp_path / "run"), loss="bce", max_steps=1, per_device_train_batch_size=3, save_strategy="no", **options
+        str(tmp_path / "run"), eval_strategy="no", load_best_model_at_end=False, **options
     )
     given = images[kind]
     trainer = TaiDptTrainer(
