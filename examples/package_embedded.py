@@ -22,7 +22,7 @@ from embedded_base.labelled import encode_labelled
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import TaiDptModel
-from modeling_taidpt.evaluation.score_fitting import calibrate, fit_caption_bank, fit_score_thresholds
+from modeling_taidpt.evaluation.score_fitting import calibrate, fit_caption_bank
 
 WORD_COUNTS = "word_counts.json.gz"
 
@@ -34,7 +34,7 @@ class Arguments:
     model: str = field(metadata={"help": "Trained checkpoint."})
     base: str = field(metadata={"help": "Folder of the base, with its word counts and image processor."})
     captions: str = field(metadata={"help": "Captions of the bank."})
-    photographs: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
+    photographs: str = field(metadata={"help": "Folder with labels.json and images/ that knows all labels."})
     output: str = field(metadata={"help": "Folder of the checkpoint that ships."})
     recipe: str | None = field(default=None, metadata={"help": "JSON file; the checkpoint's own recipe by default."})
     spatial_scale: float = field(default=5.0, metadata={"help": "Sharpness of the local score over an image's cells."})
@@ -48,13 +48,7 @@ def fit_scores(model: TaiDptModel, arguments: Arguments) -> dict[str, float]:
     model.config.image_spatial_scale = arguments.spatial_scale
     model.set_score_statistics(None)
     fit_caption_bank(model, draw_captions(arguments.captions, arguments.max_captions), arguments.bank)
-    parts = [encode_labelled(model, folder, True, arguments.cache) for folder in arguments.photographs]
-    figures = calibrate(model, parts[0])
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.join(part)
-    fit_score_thresholds(model, whole)
-    return figures
+    return calibrate(model, encode_labelled(model, arguments.photographs, True, arguments.cache))
 
 
 def main() -> None:
@@ -78,7 +72,7 @@ def main() -> None:
         shutil.copyfile(Path(arguments.base) / WORD_COUNTS, output / WORD_COUNTS)
     size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
     fitted = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
-    print(f"score_scale {config.score_scale}, score_bias {config.score_bias} ({fitted}), {size:.1f} MB in {output}")
+    print(f"fitted on {config.score_calibration} ({fitted}), {size:.1f} MB in {output}")
 
 
 if __name__ == "__main__":

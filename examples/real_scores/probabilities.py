@@ -10,43 +10,16 @@ import numpy as np
 import torch
 
 from modeling_taidpt.evaluation.calibration import fit_score_calibration, fit_thresholds
-from modeling_taidpt.evaluation.reliability_diagram import expected_calibration_error, plot_reliability, reliability
-from modeling_taidpt.evaluation.score_fitting import fit_expected_shares, overall_f1
+from modeling_taidpt.evaluation.reliability_diagram import plot_reliability, reliability
+from modeling_taidpt.evaluation.score_fitting import fit_expected_shares
 
 from .bank import standardized
+from .judged import Judged
 from .published import Voc2007, halves, read_voc2007
 
 SIZES = (10, 30, 50, 100, 1000)
 DRAWS = 10
 BANK_TEMPERATURE = 16.0
-
-
-class Judged:
-    """Means over draws of what is measured on images that nothing was fitted on."""
-
-    def __init__(self) -> None:
-        self.figures: dict[str, list[float]] = {}
-
-    def add(self, probabilities: torch.Tensor, thresholds: float | list[float], scores: Voc2007, rows: np.ndarray):
-        """Measures probabilities `(rows, 20)` of some images against their labels."""
-        present, known = torch.from_numpy(scores.present[rows]), torch.from_numpy(scores.known[rows])
-        chosen = (probabilities >= torch.as_tensor(thresholds, dtype=torch.float64)) & known  # (rows, 20)
-        shows = (present > 0).any(dim=1)  # (rows,)
-        columns = [slice(column, column + 1) for column in range(present.shape[1])]
-        each = [expected_calibration_error(probabilities[:, c], present[:, c], known=known[:, c]) for c in columns]
-        figures = {
-            "error": expected_calibration_error(probabilities, present, known=known),
-            "error per label": float(np.mean(each)),
-            "F1": overall_f1(probabilities, present, thresholds, known),
-            "labels per image": float(chosen.double().sum(dim=1).mean()),
-            "untagged": 100 * float((shows & ~chosen.any(dim=1)).double().sum() / shows.double().sum()),
-        }
-        for name, value in figures.items():
-            self.figures.setdefault(name, []).append(value)
-
-    def means(self) -> dict[str, float]:
-        """Mean of each figure."""
-        return {name: float(np.mean(values)) for name, values in self.figures.items()}
 
 
 def probabilities_table(shared: Path, resamples: int) -> list[dict]:
@@ -68,7 +41,7 @@ def probabilities_table(shared: Path, resamples: int) -> list[dict]:
                     )
                     odds = scale * logits + bias  # (images, 20)
                     cuts = fit_thresholds(odds[fitted].sigmoid(), present, thresholds, known=known)
-                    judged.add(odds[others].sigmoid(), cuts, scores, others)
+                    judged.add(odds[others].sigmoid(), cuts, scores.present[others], scores.known[others])
                 names = {False: "model", True: "label"}
                 row = {"scores": kind, "labelled": size, "scale, bias": names[per_label]}
                 rows.append(row | {"thresholds": names[thresholds]} | judged.means())
@@ -85,7 +58,7 @@ def unlabelled(scores: Voc2007, logits: torch.Tensor, change: Callable[[np.ndarr
         config = SimpleNamespace()
         fit_expected_shares(config, logits[second], shares)
         odds = config.score_scale * logits[second] + torch.tensor(config.score_bias)  # (half, 20)
-        judged.add(odds.sigmoid(), config.score_thresholds, scores, second)
+        judged.add(odds.sigmoid(), config.score_thresholds, scores.present[second], scores.known[second])
     return judged
 
 
@@ -120,7 +93,7 @@ def shares_table(shared: Path, resamples: int) -> list[dict]:
             present, known = torch.from_numpy(scores.present[second]), torch.from_numpy(scores.known[second])
             odds = logits[second] - logits[second].mean()
             cut = fit_thresholds(odds.sigmoid(), present, known=known)
-            best.add(odds.sigmoid(), cut, scores, second)
+            best.add(odds.sigmoid(), cut, scores.present[second], scores.known[second])
         known_labels = {name: value for name, value in best.means().items() if "error" not in name}
         rows.append({"scores": kind, "shares": "best single threshold, with all labels"} | known_labels)
         rows += [
