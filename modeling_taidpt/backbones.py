@@ -1,6 +1,6 @@
 """The dual encoders of transformers that prompts are learned on, behind one text side and one image side.
 
-What differs between them stands here and nowhere else. Exact everywhere: pooled image features equal the model's
+What differs between them is here and nowhere else. Exact everywhere: pooled image features equal the model's
 `get_image_features`, pooled features of texts its `get_text_features`, as the model was trained (padding, mask and
 pooling are its own). Where the method leaves a choice, because the paper has CLIP only:
 
@@ -236,7 +236,7 @@ class Siglip2ImageSide(SiglipImageSide):
     """SigLIP 2's ViT of free resolution: positions always fit the grid."""
 
     def embed(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool) -> torch.Tensor:
-        """As [`ImageSide.embed`]; a side that is no multiple of the patch loses its last pixels."""
+        """As [`ImageSide.embed`]; a side that is not a multiple of the patch loses its last pixels."""
         if pixel_values.ndim != 4:
             raise ValueError(
                 f"`pixel_values` has the shape {tuple(pixel_values.shape)}, (batch, 3, height, width) is needed: use "
@@ -272,7 +272,7 @@ def image_side(clip: Any) -> ImageSide:
 
 
 def text_length(clip_config: Any) -> int:
-    """Most tokens of a text; RoBERTa's first positions stand for padding."""
+    """Most tokens of a text; RoBERTa's first positions are for padding."""
     text_config = clip_config.text_config
     reserved = text_config.pad_token_id + 1 if clip_config.model_type == "altclip" else 0
     return text_config.max_position_embeddings - reserved

@@ -11,7 +11,7 @@ and the projection:
 - `"naclip"`: W_o softmax(k k' + G) v, neither; G is a Gaussian of the distance in the grid (NACLIP, WACV 2025, 3.3).
 
 Products are scaled as the block scales them; the class token, where there is one, takes part in the attention without
-a place in the grid. A convolutional tower has an attention pool in the block's place: the same attention goes over its
+a cell in the grid. A convolutional tower has an attention pool in the block's place: the same attention goes over its
 cells with the pool's projections, without positions. The pool has neither residual nor MLP to keep.
 
 Features may be averaged over views of an image: its mirror image, and overlapping windows of a large one. Or an image
@@ -32,13 +32,13 @@ from .modeling_clip_resnet import AttentionPool, CLIPResNetModel
 from .scores import normalize
 
 TILES = "max"  # value of `multi_crop`: the score of the whole plus the largest over tiles, half each
-TILES_PER_SIDE = 3  # of half the side each, so that neighbours overlap by a half
+TILES_PER_SIDE = 3  # of half the side each, so that adjacent ones overlap by a half
 
 Encode = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 WITH_RESIDUAL = ("value_residual", "sclip")  # residual and MLP of the last block are kept
 WITHOUT_ATTENTION = ("value", "value_residual")
-NEIGHBOURHOOD_STD = 5.0  # in cells, of the Gaussian of `"naclip"`
+NEIGHBORHOOD_STD = 5.0  # in cells, of the Gaussian of `"naclip"`
 
 
 def encode_images(
@@ -195,7 +195,7 @@ def _self_attention(
     query, key, value = (_split_heads(states, num_heads) for states in (query, key, value))
     attend = nn.functional.scaled_dot_product_attention  # scales by head_dim ** -0.5, as the towers do
     if option == "naclip":
-        near = neighbourhood(grid, prefix).to(key)  # (tokens, tokens)
+        near = neighborhood(grid, prefix).to(key)  # (tokens, tokens)
         attended = attend(key, key, value, attn_mask=near)  # (batch, heads, tokens, head_dim)
     else:
         attended = attend(query, query, value)  # (batch, heads, tokens, head_dim)
@@ -204,7 +204,7 @@ def _self_attention(
     return attended.transpose(1, 2).flatten(2)  # (batch, tokens, width)
 
 
-def neighbourhood(grid: tuple[int, ...], prefix: int = 0, std: float = NEIGHBOURHOOD_STD) -> torch.Tensor:
+def neighborhood(grid: tuple[int, ...], prefix: int = 0, std: float = NEIGHBORHOOD_STD) -> torch.Tensor:
     """What `"naclip"` adds to the attention scores: `exp(-distance^2 / (2 std^2))` between cells.
 
     Args:
@@ -217,8 +217,8 @@ def neighbourhood(grid: tuple[int, ...], prefix: int = 0, std: float = NEIGHBOUR
     """
     height, width = grid
     axes = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")  # (height, width) each
-    places = torch.stack(axes, dim=-1).flatten(0, 1).float()  # (cells, 2)
-    squares = (places[:, None] - places[None]).square().sum(dim=-1)  # (cells, cells)
+    points = torch.stack(axes, dim=-1).flatten(0, 1).float()  # (cells, 2)
+    squares = (points[:, None] - points[None]).square().sum(dim=-1)  # (cells, cells)
     near = torch.exp(-squares / (2 * std**2))  # (cells, cells)
     return nn.functional.pad(near, (prefix, 0, prefix, 0))  # (prefix + cells, prefix + cells)
 
@@ -242,7 +242,7 @@ def encode_views(
         dim)`: means over the views that show a place, L2-normalised again.
 
     Raises:
-        ValueError: with a window, a side of the image is no multiple of the cell.
+        ValueError: with a window, a side of the image is not a multiple of the cell.
     """
     if flip:
         encode = _with_mirror_image(encode)
@@ -254,8 +254,8 @@ def encode_views(
             f"Windows need whole cells: the image has {height}x{width} pixels, resize it to multiples of {cell}."
         )
     pooled_sum, dense_sum, seen = None, None, None
-    places = [(top, left) for top in _starts(height, window, cell) for left in _starts(width, window, cell)]
-    for top, left in places:
+    corners = [(top, left) for top in _starts(height, window, cell) for left in _starts(width, window, cell)]
+    for top, left in corners:
         view = pixel_values[..., top : top + window, left : left + window]  # (batch, 3, <= window, <= window)
         pooled, dense = encode(view)  # (batch, dim), (batch, rows, columns, dim)
         if pooled_sum is None:
@@ -267,7 +267,7 @@ def encode_views(
         pooled_sum += pooled
         dense_sum[:, rows, columns] += dense
         seen[rows, columns] += 1
-    return normalize(pooled_sum / len(places)), normalize(dense_sum / seen)
+    return normalize(pooled_sum / len(corners)), normalize(dense_sum / seen)
 
 
 def encode_tiles(
@@ -330,4 +330,4 @@ def _starts(length: int, window: int, cell: int) -> list[int]:
     return [round(step * last / steps) * cell for step in range(steps + 1)]
 
 
-__all__ = ["TILES", "encode_images", "encode_tiles", "encode_views", "image_features", "neighbourhood"]
+__all__ = ["TILES", "encode_images", "encode_tiles", "encode_views", "image_features", "neighborhood"]

@@ -81,13 +81,13 @@ class MultiLabelLoss(nn.Module):
 
 
 class RankingLoss(MultiLabelLoss):
-    r"""Pairwise hinge loss of TaI-DPT: every positive class should stand a margin above every negative one.
+    r"""Pairwise hinge loss of TaI-DPT: every positive class should score a margin above every negative one.
 
     `R(z, y) = mean_b sum_{i: y_i = 1} sum_{j: y_j = 0} max(0, margin - z_i + z_j)`, not divided by the number of
     pairs. A sample without positives, or without negatives, adds 0.
 
     The published code builds a `(batch, classes, classes)` cube. Here each row is sorted once: the number of active
-    pairs that a class stands in is its derivative, and the loss is linear in the logits between two kinks, so
+    pairs that a class is in is its derivative, and the loss is linear in the logits between two kinks, so
     `R = mean_b (sum_c n_c z_c + margin * pairs)` is the same number with the same gradient in `O(classes log classes)`
     time and `O(classes)` memory per sample. Shapes do not depend on the labels. On a kink (a pair apart by exactly the
     margin) the pair counts as satisfied, with derivative 0.
@@ -97,7 +97,7 @@ class RankingLoss(MultiLabelLoss):
 
     Args:
         margin (`float`, *optional*, defaults to 1.0):
-            Distance in logits that a positive must stand above a negative.
+            Distance in logits that a positive must be above a negative.
     """
 
     def __init__(self, margin: float = 1.0) -> None:
@@ -125,8 +125,8 @@ class RankingLoss(MultiLabelLoss):
         with torch.no_grad():
             derivative, pairs = self._count_active_pairs(logits, positive, weights)  # (batch, classes), scalar
             # Every row of derivatives sums to 0: taking the row's mean away changes nothing but the rounding.
-            centre = logits.mean(dim=1, keepdim=True)  # (batch, 1)
-        return ((derivative * (logits - centre)).sum() + self.margin * pairs) / logits.shape[0]  # ()
+            center = logits.mean(dim=1, keepdim=True)  # (batch, 1)
+        return ((derivative * (logits - center)).sum() + self.margin * pairs) / logits.shape[0]  # ()
 
     def _count_active_pairs(self, logits: Tensor, positive: Tensor, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """Counts the pairs with a hinge above 0.

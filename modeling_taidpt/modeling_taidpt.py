@@ -46,6 +46,7 @@ from .repository import RepositoryMixin
 from .scores import branch_scores, join_tiles, normalize, probabilities
 from .standardization import CaptionBank, default_bank_temperature, score_statistics, standardize_scores
 from .stored_weights import require_plausible_size, require_same_save
+from .text_encoding import encode_templates, encode_texts
 from .variants import (
     fixed_class_embeddings,
     relabel,
@@ -57,7 +58,7 @@ from .variants import (
 
 logger = logging.get_logger(__name__)
 
-TEXT_BATCH = 256  # texts or prompts encoded at a time where no gradient is kept
+CLASS_BATCH = 256  # prompts encoded at a time where no gradient is wanted
 PAIR_LOG_SCALES = (3.91, 3.0)  # initial T and sT of DualCoOp, about 50 and 20
 
 
@@ -104,12 +105,17 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             without one a random CLIP is made from `config.clip_config`.
 
     Example:
+        >>> import torch
         >>> from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
         >>> model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
         >>> model.config.labels[:3]
         ['person', 'bicycle', 'car']
         >>> model.with_labels(["cat", "teapot"]).config.labels
         ['cat', 'teapot']
+        >>> with torch.no_grad():
+        ...     outputs = model(pixel_values=torch.zeros(2, 3, 224, 224))
+        >>> model.probabilities(outputs.logits).shape, outputs.similarity_map.shape
+        (torch.Size([2, 80]), torch.Size([2, 80, 7, 7]))
     """
 
     config_class = TaiDptConfig
@@ -283,7 +289,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             config.setdefault("base_model_revision", arguments.get("revision"))
         unknown = sorted(set(config) - {field for field in TaiDptConfig.__dataclass_fields__})
         if unknown:
-            raise ValueError(f"`{unknown[0]}` is no option of TaiDptConfig: see its documentation for the names.")
+            raise ValueError(f"`{unknown[0]}` is not an option of TaiDptConfig: see its documentation for the names.")
         hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
         found = [Origin(source, hub_arguments)] if source else []
         tokenizer = find_tokenizer(found, clip.config.text_config.vocab_size, tokenizer)
@@ -382,9 +388,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         return with_linear_head(self, train_prompts)
 
     def bake(self) -> TaiDptModel:
-        """A model for serving: the class embeddings are kept, the text tower is left out; the scores stay the same.
+        """A model for serving: the class embeddings are stored, the text tower is left out; the scores stay the same.
 
-        It scores images (and kept features) against its own labels, is saved and loaded like any other, and cannot
+        It scores images (and cached features) against its own labels, is saved and loaded like any other, and cannot
         take other labels or texts. The vision tower is shared with this model, not copied.
 
         Returns:
@@ -441,7 +447,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         if kwargs.get("use_safetensors") is False:
             raise ValueError("Weights are read from safetensors files alone: leave `use_safetensors=False` out.")
         if source is None:  # a state dict, whose keys are looked at all the same
-            model, info = super().from_pretrained(None, *model_args, config=config, output_loading_info=True, **kwargs)
+            kwargs["output_loading_info"] = True
+            loaded: Any = super().from_pretrained(None, *model_args, config=config, **kwargs)
+            model, info = loaded
             require_complete("", info)
             model._freeze()
             return (model, info) if wants_info else model
@@ -460,7 +468,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         if is_prompts_config(config) and config.prompts_only and kwargs.get("state_dict") is None:
             kwargs["state_dict"] = load_prompts_only(name, config, **kwargs)
             place, kwargs = None, {key: value for key, value in kwargs.items() if key not in HUB_ARGUMENTS}
-        model, info = super().from_pretrained(place, *model_args, config=config, output_loading_info=True, **kwargs)
+        kwargs["output_loading_info"] = True
+        loaded = super().from_pretrained(place, *model_args, config=config, **kwargs)
+        model, info = loaded
         require_complete(name, info)
         model.config.prompts_only, model.config._name_or_path = False, name
         vars(model.config).pop("base_model_sample", None)  # of the stored prompts
@@ -503,7 +513,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): taken as it is, or loaded from there.
 
         Returns:
-            [`~transformers.PreTrainedTokenizerBase`]: found once, then kept.
+            [`~transformers.PreTrainedTokenizerBase`]: found once, then cached.
         """
         if tokenizer is None and self._tokenizer is not None:
             return self._tokenizer
@@ -537,7 +547,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
     def _require_base(self) -> None:
         if self.config.prompts_only:
             raise ValueError(
-                "The prompts of this model stand on a random CLIP: load it with `TaiDptModel.from_pretrained`, which "
+                "The prompts of this model are on a random CLIP: load it with `TaiDptModel.from_pretrained`, which "
                 "fetches the CLIP that they were learned on."
             )
 
@@ -583,7 +593,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             learned = [*learner.contexts, *adapters]
             both = encode_chunks(self._encode_piece, count, learned, chunk_size, recompute)  # (2, classes, dim)
         else:
-            both = torch.cat([self._encode_piece(piece) for piece in split_classes(count, TEXT_BATCH)], dim=1)
+            both = torch.cat([self._encode_piece(piece) for piece in split_classes(count, CLASS_BATCH)], dim=1)
         return normalize(both)  # (2, classes, dim)
 
     def _encode_piece(self, classes: range) -> torch.Tensor:
@@ -610,16 +620,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: a template has no `{}`, or a text is too long.
         """
-        templates = [DEFAULT_TEMPLATE] if templates is None else list(templates)
-        wrong = [template for template in templates if "{}" not in template]
-        if wrong or not templates:
-            raise ValueError(
-                f"Template {wrong or templates} has no {{}} for the class name: write 'a photo of a {{}}.'"
-            )
-        names = [name.replace("_", " ") for name in self.config.class_names]
-        texts = [template.replace("{}", name) for name in names for template in templates]
-        features = self.encode_texts(texts, tokenizer)  # (classes * templates, dim)
-        return normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1))  # (classes, dim)
+        return encode_templates(self, [DEFAULT_TEMPLATE] if templates is None else list(templates), tokenizer)
 
     @torch.no_grad()
     def encode_texts(
@@ -638,27 +639,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             ValueError: a text is longer than the text tower's positions (it is named), or the model is baked.
         """
         self._require_text_tower()
-        tokenizer = self.get_tokenizer(tokenizer)
-        max_length = text_side(self.clip).max_length
-        features = []
-        for start in range(0, len(texts), TEXT_BATCH):
-            batch = list(texts[start : start + TEXT_BATCH])
-            tokens = tokenizer(
-                batch,
-                padding=True,
-                padding_side="right",
-                return_attention_mask=True,
-                return_tensors="pt",
-                verbose=False,
-            )
-            lengths = tokens["attention_mask"].sum(dim=1)  # (batch,)
-            if int(lengths.max()) > max_length:
-                text = batch[int(lengths.argmax())]
-                raise ValueError(
-                    f"The text {text[:60]!r} has {int(lengths.max())} tokens, the text tower takes {max_length}."
-                )
-            features.append(self.encode_captions(tokens["input_ids"], tokens["attention_mask"])[0])  # (batch, dim)
-        return torch.cat(features)  # (texts, dim)
+        return encode_texts(self, texts, self.get_tokenizer(tokenizer))
 
     def encode_captions(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None
@@ -750,7 +731,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
     ) -> TaiDptOutput | tuple:
         """Scores images or captions against all classes.
 
-        Give exactly one of `pixel_values`, `input_ids`, or features kept from [`~TaiDptModel.encode_captions`]
+        Give exactly one of `pixel_values`, `input_ids`, or cached features of [`~TaiDptModel.encode_captions`]
         (`caption_embeds` with `token_embeds`) or [`~TaiDptModel.encode_images`] (`image_embeds` with `dense_embeds`).
 
         Args:
@@ -759,8 +740,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             attention_mask (`torch.Tensor` of shape `(batch, length)`, *optional*): mask of the captions.
             labels (`torch.Tensor` of shape `(batch, classes)`, *optional*): 1 where a class is present; gives `loss`.
             interpolate_pos_encoding (`bool`, *optional*, defaults to `False`): lets images have any size.
-            caption_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): kept global caption features.
-            token_embeds (`torch.Tensor` of shape `(batch, length, dim)`, *optional*): kept token features.
+            caption_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): cached global caption features.
+            token_embeds (`torch.Tensor` of shape `(batch, length, dim)`, *optional*): cached token features.
             image_embeds (`torch.Tensor` of shape `(batch, dim)`, *optional*): cached global image features, of several
                 views `(batch, views, dim)`.
             dense_embeds (`torch.Tensor` of shape `(batch, height, width, dim)`, *optional*): cached dense features, of

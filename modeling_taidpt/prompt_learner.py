@@ -275,7 +275,7 @@ def _attend_all(attention: nn.Module, hidden: torch.Tensor, prefix: int, layout:
         attention (`CLIPAttention`): projections of the layer.
         hidden (`torch.Tensor` of shape `(2, prefix + tail, width)`): normalised hidden states.
         prefix (`int`): length of the shared prefix.
-        layout ([`PromptLayout`]): where each class's tail stands.
+        layout ([`PromptLayout`]): where each class's tail is.
 
     Returns:
         `torch.Tensor` of shape `(2, prefix + tail, width)`.
@@ -319,7 +319,7 @@ def _attend_tails(
         key (`torch.Tensor` of shape `(2, heads, prefix + tail, head_dim)`): keys of the prefix and the flat tail.
         value (`torch.Tensor` of shape `(2, heads, prefix + tail, head_dim)`): their values.
         prefix (`int`): length of the shared prefix.
-        layout ([`PromptLayout`]): where each class's tail stands.
+        layout ([`PromptLayout`]): where each class's tail is.
         mask (`torch.Tensor` that broadcasts to `(classes, queries, longest)`): true where a query sees its tail.
 
     Returns:

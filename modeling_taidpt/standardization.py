@@ -4,14 +4,14 @@ Scores of a CLIP carry a bias of the image (some images score high for every tex
 bias changes the order of images within a class, so average precision gains when it is taken off; a shift or scale of
 a class changes nothing within the class, but decides how the two branches add up.
 
-Three steps for the image: `"center"` takes off its mean over the classes, `"zscore"` divides by its deviation too,
-and `"captions"` takes off the global score that it has for captions in general, whatever its labels: the log-partition
-`1/T * log sum_k w_k exp(T <f, b_k>)` over a bank of caption features b. At the CLIP's own temperature T what remains
-is the logarithm of the contrastive posterior of the class among the captions (InfoNCE's optimum), in units of cosine.
-The local score is left as it is: taking off the same gained 0.06 more on VOC2007 (docs/accuracy.md).
+Three steps for the image: `"center"` takes off its mean over the classes, `"zscore"` also divides by their standard
+deviation, and `"captions"` takes off the global score that it has for captions in general, whatever its labels: the
+log-partition `1/T * log sum_k w_k exp(T <f, b_k>)` over a bank of caption features b. At the CLIP's own temperature T
+what remains is the logarithm of the contrastive posterior of the class among the captions (InfoNCE's optimum), in
+units of cosine. The local score is left as it is: taking off the same gained 0.06 more on VOC2007 (docs/accuracy.md).
 
 The two-step z-score is that of SPARC (Miller et al., CVPR 2025; `calibrate_data` in its published code): over the
-classes of each image, then over the images of each class, deviations with n - 1.
+classes of each image, then over the images of each class, standard deviations with n - 1.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import nn
 
 from .configuration_taidpt import TaiDptConfig
 
-MIN_DEVIATION = 1e-6  # scores that are all equal are shifted, not blown up
+MIN_STD = 1e-6  # scores that are all equal are shifted, not blown up
 HIGHEST_OWN_TEMPERATURE, BANK_TEMPERATURE = 32.0, 16.0
 BRANCH_STATISTICS = ("global_mean", "global_std", "local_mean", "local_std")
 
@@ -35,24 +35,24 @@ def center_over_classes(scores: torch.Tensor) -> torch.Tensor:
 
 def zscore_over_classes(scores: torch.Tensor) -> torch.Tensor:
     """Z-scores each image over its classes, with n - 1; `(images, classes)` to the same shape."""
-    deviation = scores.std(dim=1, keepdim=True) if scores.shape[1] > 1 else torch.ones_like(scores)  # (images, 1)
-    return center_over_classes(scores) / _usable(deviation)
+    std = scores.std(dim=1, keepdim=True) if scores.shape[1] > 1 else torch.ones_like(scores)  # (images, 1)
+    return center_over_classes(scores) / _usable(std)
 
 
-def _usable(deviation: torch.Tensor) -> torch.Tensor:
-    """Deviations of any shape; 1 where the scores are equal but for rounding."""
-    return torch.where(deviation > MIN_DEVIATION, deviation, torch.ones_like(deviation))
+def _usable(std: torch.Tensor) -> torch.Tensor:
+    """Standard deviations of any shape; 1 where the scores are equal but for rounding."""
+    return torch.where(std > MIN_STD, std, torch.ones_like(std))
 
 
 def class_statistics(scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and deviation (n - 1) of each class over images or captions.
+    """Mean and standard deviation (n - 1) of each class over images or captions.
 
     Args:
         scores (`torch.Tensor` of shape `(samples, classes)`): of one branch.
 
     Returns:
-        `tuple[torch.Tensor, torch.Tensor]`: `(classes,)` each; the deviation of a class whose scores are all equal is
-        taken as 1.
+        `tuple[torch.Tensor, torch.Tensor]`: `(classes,)` each; the standard deviation of a class whose scores are
+        all equal is taken as 1.
 
     Raises:
         ValueError: there are fewer than two samples.
@@ -75,8 +75,8 @@ def two_step_zscore(scores: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of shape `(images, classes)`.
     """
     scores = zscore_over_classes(scores)  # (images, classes)
-    mean, deviation = class_statistics(scores)
-    return (scores - mean) / deviation
+    mean, std = class_statistics(scores)  # (classes,) each
+    return (scores - mean) / std
 
 
 def default_bank_temperature(own: float) -> float:

@@ -91,7 +91,7 @@ def frame_token_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int | None, int
         ValueError: it puts more than one there.
     """
     whole, bare = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (True, False))
-    starts = [place for place in range(len(whole)) if whole[place : place + len(bare)] == bare]
+    starts = [index for index in range(len(whole)) if whole[index : index + len(bare)] == bare]
     before, after = (whole[: starts[0]], whole[starts[0] + len(bare) :]) if starts else (whole, whole)
     if len(before) > 1 or len(after) > 1:
         raise ValueError(f"The tokenizer frames 'a' as {whole}: at most one token before and after it is supported.")

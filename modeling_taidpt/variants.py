@@ -237,7 +237,7 @@ def _relabelled_config(
 
 
 def _move_values(values: Any, indices: list[int | None]) -> Any:
-    """One value per new class; a class without a fit of its own gets the average. What is no list stays as it is."""
+    """One value per new class; a class without its own fit gets the average. What is not a list stays as it is."""
     if not isinstance(values, (list, tuple)):
         return values
     mean = sum(values) / len(values)

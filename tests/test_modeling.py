@@ -126,7 +126,7 @@ def test_clear_errors_for_labels(clip, labels, message):
 
 
 def test_unknown_options_are_refused(clip):
-    with pytest.raises(ValueError, match="`num_contexts` is no option"):
+    with pytest.raises(ValueError, match="`num_contexts` is not an option"):
         TaiDptModel.from_clip(clip, labels=LABELS, num_contexts=4)
     with pytest.raises(ValueError, match=r"`class_token_position` is 'begin': choose one of 'end'"):
         TaiDptModel.from_clip(clip, labels=LABELS, class_token_position="begin")

@@ -116,7 +116,7 @@ def test_word_initialisation_takes_the_embeddings_of_the_words(clip, tokenizer):
 def test_many_classes_are_encoded_in_pieces(clip, monkeypatch):
     model = build(clip, "end", False, None)
     whole = torch.stack(model.train().encode_classes())
-    monkeypatch.setattr("modeling_taidpt.modeling_taidpt.TEXT_BATCH", 3)
+    monkeypatch.setattr("modeling_taidpt.modeling_taidpt.CLASS_BATCH", 3)
     with torch.no_grad():
         pieces = torch.stack(model.encode_classes())
     assert torch.allclose(whole, pieces, atol=1e-6)

@@ -233,7 +233,7 @@ def _quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _staged(output: str | Path, processor: Any, config: Any) -> Iterator[Path]:
-    """A place for the model; its files take the place of an earlier export once all of them are written."""
+    """A folder for the model; its files replace an earlier export once all of them are written."""
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"`output` {str(output)!r} is a file: give a folder.")

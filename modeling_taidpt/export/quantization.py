@@ -28,17 +28,17 @@ def known_classes(data: Any, labels: Sequence[str]) -> tuple[np.ndarray, list[in
         labels (`Sequence[str]`): the labels of the model, in their order.
 
     Returns:
-        `tuple[np.ndarray, list[int]]`: labels `(images, known classes)`, 0 or 1, and the place of each known class
+        `tuple[np.ndarray, list[int]]`: labels `(images, known classes)`, 0 or 1, and the index of each known class
         among the labels of the model.
 
     Raises:
         ValueError: no class of the images is a label of the model.
     """
     matches = match_labels(class_names_of(data) or [], labels)
-    kept = [place for place, label in enumerate(matches) if label is not None]
+    kept = [row for row, label in enumerate(matches) if label is not None]
     if not kept:
         raise ValueError(f"None of the classes of the images is a label of the model, as {labels[0]!r}.")
-    return image_label_matrix(data)[:, kept], [list(labels).index(str(matches[place])) for place in kept]
+    return image_label_matrix(data)[:, kept], [list(labels).index(str(matches[row])) for row in kept]
 
 
 def onnx_scorer(session: Any) -> Callable[[np.ndarray], np.ndarray]:
@@ -47,24 +47,24 @@ def onnx_scorer(session: Any) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def run_scorers(
-    scorers: Mapping[str, Callable[[np.ndarray], np.ndarray]], processor: Any, pictures: Iterable[Any]
+    scorers: Mapping[str, Callable[[np.ndarray], np.ndarray]], processor: Any, images: Iterable[Any]
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
-    """Shows the same pictures to several forms of a model, in batches of 16.
+    """Shows the same images to several forms of a model, in batches of 16.
 
     Args:
         scorers (`Mapping`): by name, functions of pixels `(batch, 3, height, width)` to probabilities
             `(batch, labels)`.
         processor: the image processor.
-        pictures (`Iterable`): decoded pictures, one at a time.
+        images (`Iterable`): decoded images, one at a time.
 
     Returns:
         `tuple[dict, dict]`: by name, the probabilities `(images, labels)` and the seconds that they took, without the
         processor.
     """
-    pictures = iter(pictures)
+    images = iter(images)
     scores: dict[str, list[np.ndarray]] = {name: [] for name in scorers}  # (batch, labels) each
     seconds = dict.fromkeys(scorers, 0.0)
-    while batch := list(itertools.islice(pictures, BATCH)):
+    while batch := list(itertools.islice(images, BATCH)):
         pixels = processor(images=batch, return_tensors="np")["pixel_values"]  # (batch, 3, height, width)
         for name, score in scorers.items():
             begin = time.perf_counter()
@@ -96,8 +96,8 @@ def measure_quantization(folder: str | Path, data: Any, labels: Sequence[str]) -
         name: onnx_scorer(onnxruntime.InferenceSession(Path(folder) / name, providers=["CPUExecutionProvider"]))
         for name in (ONNX_FILE, QUANTIZED_FILE)
     }
-    pictures = (open_image(data[row][IMAGE]) for row in range(len(data)))
-    scores, _ = run_scorers(scorers, AutoImageProcessor.from_pretrained(folder), pictures)
+    images = (open_image(data[row][IMAGE]) for row in range(len(data)))
+    scores, _ = run_scorers(scorers, AutoImageProcessor.from_pretrained(folder), images)
     full, small = (scores[name][:, columns] for name in scorers)  # (images, kept classes) each
     return {
         "images": len(data),

@@ -31,7 +31,7 @@ def spherical_clusters(features: torch.Tensor, starts: torch.Tensor, steps: int)
 def cluster_captions(
     features: torch.Tensor, size: int, seed: int = 0, steps: int = 15
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A small bank that stands for many captions; see [`spherical_clusters`].
+    """A small bank that represents many captions; see [`spherical_clusters`].
 
     Args:
         features (`torch.Tensor` of shape `(captions, dim)`): L2-normalised global caption features.
