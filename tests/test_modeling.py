@@ -285,3 +285,17 @@ def test_the_token_embedding_can_be_replaced(model):
     assert model.get_input_embeddings() is embedding
     with pytest.raises(ValueError, match="baked"):
         model.bake().set_input_embeddings(embedding)
+
+
+@torch.no_grad()
+def test_texts_of_any_length_are_encoded_alone_or_together(model, tokenizer, monkeypatch):
+    monkeypatch.setattr("modeling_taidpt.text_encoding.TEXT_BATCH", 2)
+    texts = ["a dog", "a traffic light beside a very long street with a dog", "cat"]
+    alone = torch.cat([model.encode_texts([text]) for text in texts])
+    torch.testing.assert_close(model.encode_texts(texts), alone)
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    expected = model.clip.get_text_features(**tokens).pooler_output
+    torch.testing.assert_close(alone, torch.nn.functional.normalize(expected, dim=-1))
+    assert model.get_tokenizer().backend_tokenizer.padding is None  # what threads share is as it was
+    with pytest.raises(ValueError, match=r"'dog dog.*has 92 tokens, the text tower takes 77"):
+        model.encode_texts(["a cat", "dog " * 90])

@@ -59,7 +59,10 @@ def test_classes_are_encoded_once_in_a_run_and_anew_in_the_next(model, processor
     assert abs(pipe(picture(), candidate_labels="zebra")[0]["score"] - before) > 1e-4
 
 
-def test_threads_with_labels_of_their_own_do_not_disturb_each_other(model, processor, tokenizer):
+@pytest.mark.parametrize("kind", ["learned", "templates"])
+def test_threads_with_labels_of_their_own_do_not_disturb_each_other(kind, model, processor, tokenizer):
+    if kind == "templates":
+        model = TaiDptModel.zero_shot(model.clip, labels=LABELS, tokenizer=tokenizer)
     pipe = new_pipe(model, processor, tokenizer)
     sets = [[f"thing {number}", "zebra", *LABELS[: number % 3]] for number in range(140)]
     image = picture()
