@@ -76,7 +76,19 @@ def convert(
 
 
 def export(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the exported model.", show_default=False)],
+    checkpoint: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="Checkpoint, as --model.", show_default=False)
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for the exported model.", show_default=False)
+    ] = None,
+    web: Annotated[
+        Path | None,
+        typer.Option("--web", help="Folder for a page that tags photographs in the browser.", show_default=False),
+    ] = None,
+    cdn: Annotated[
+        bool, typer.Option("--cdn", help="The page of --web loads its library from a CDN; else npm fetches it now.")
+    ] = False,
     model: ModelOption = DEFAULT_MODEL,
     export_format: Annotated[
         ExportFormat, typer.Option("--format", "-f", help="ONNX, or a program of torch.export.")
@@ -94,7 +106,7 @@ def export(
 ) -> None:
     """Export a model for use without this package: image in, probabilities out.
 
-    The class embeddings are computed once and stored; the labels and the preprocessing stand beside the model.
+    The class embeddings are computed once and stored; the labels and the preprocessing are beside the model.
 
     **Examples**
 
@@ -102,7 +114,14 @@ def export(
     - `taidpt export --model runs/pets --format torch --heatmaps --output tagger`
     - `taidpt export --quantize --eval-images photos --output tagger-onnx`
     - `taidpt export --labels "cup, spoon, newspaper" --quantize --output tagger-onnx`
+    - `taidpt export runs/pets --web page`
     """
+    if checkpoint is not None and model != DEFAULT_MODEL:
+        raise ValueError(f"The checkpoint is given twice, {checkpoint!r} and --model {model!r}: leave one away.")
+    if (output is None) == (web is None):
+        raise ValueError("Give --output for the exported model, or --web for a page: one of both.")
+    if web is not None and (quantize or heatmaps or export_format is not ExportFormat.onnx):
+        raise ValueError("--web holds an ONNX file with heatmaps: leave --format, --heatmaps and --quantize away.")
     if quantize and export_format is not ExportFormat.onnx:
         raise ValueError("--quantize is for --format onnx only.")
     if eval_images is not None and not quantize:
@@ -117,11 +136,15 @@ def export(
             from modeling_taidpt.data.loaders import load_images
 
             data = load_images(eval_images)
-        loaded = load_model(model)
+        loaded = load_model(checkpoint or model)
         loaded = loaded if names is None else loaded.with_labels(names)
         from modeling_taidpt.export.programs import export_onnx, export_torch
 
-        if export_format is ExportFormat.onnx:
+        if web is not None:
+            from modeling_taidpt.export.web import export_web
+
+            path = export_web(loaded, web, cdn=cdn)
+        elif export_format is ExportFormat.onnx:
             path = export_onnx(loaded, output, heatmaps=heatmaps, quantize=quantize)
             if data is not None:
                 from modeling_taidpt.export.quantization import measure_quantization
@@ -132,14 +155,21 @@ def export(
     if as_json:
         print_json({"model": str(path), "format": export_format.value, "labels": loaded.config.labels, **figures})
     else:
-        if figures:
-            change = figures["map_int8"] - figures["map"]
-            stdout().print(
-                f"mAP in %, {figures['images']} images, {figures['classes']} classes: {figures['map']:.2f} before, "
-                f"{figures['map_int8']:.2f} with int8 weights ({change:+.2f}); largest difference of a score "
-                f"{figures['largest_difference']:.1e}."
-            )
-        stdout().print(f"The exported model is {path}; labels and preprocessing stand beside it.")
+        _print_export(path, figures, web)
+
+
+def _print_export(path: Path, figures: dict[str, float], web: Path | None) -> None:
+    if figures:
+        change = figures["map_int8"] - figures["map"]
+        stdout().print(
+            f"mAP in %, {figures['images']} images, {figures['classes']} classes: {figures['map']:.2f} before, "
+            f"{figures['map_int8']:.2f} with int8 weights ({change:+.2f}); largest difference of a score "
+            f"{figures['largest_difference']:.1e}."
+        )
+    if web is None:
+        stdout().print(f"The exported model is {path}; labels and preprocessing are beside it.")
+    else:
+        stdout().print(f"The page is {path}. Serve it with: python -m http.server --directory {web}")
 
 
 def push(
