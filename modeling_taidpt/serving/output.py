@@ -11,7 +11,6 @@ import contextlib
 import hashlib
 import json
 import os
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,20 +76,16 @@ class TaggingOutput:
             ValueError: the other run has other settings.
         """
         path = self.folder / RECORDS / "settings.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        staged = path.with_name(f"settings.{uuid.uuid4().hex[:8]}.tmp")
-        staged.write_text(json.dumps(self.settings, indent=2) + "\n", encoding="utf-8")
-        try:
-            with contextlib.suppress(FileExistsError):
-                try:
-                    os.link(staged, path)  # exclusive: of several runs that start together one succeeds
-                except (OSError, NotImplementedError) as error:  # a file system without links
-                    if isinstance(error, FileExistsError):
-                        raise
+        text = json.dumps(self.settings, indent=2) + "\n"
+        with contextlib.suppress(FileExistsError), staged_file(path) as staged:
+            staged.write_text(text, encoding="utf-8")
+            try:
+                os.link(staged, path)  # exclusive: of several runs that start together one succeeds
+            except (OSError, NotImplementedError) as error:  # a file system without links
+                if not isinstance(error, FileExistsError):
                     with path.open("x", encoding="utf-8") as file:
-                        file.write(staged.read_text(encoding="utf-8"))
-        finally:
-            staged.unlink(missing_ok=True)
+                        file.write(text)
+            raise FileExistsError  # by now it is there, and nothing takes its place
         self.check()
         self.is_claimed = True
 
