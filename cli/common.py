@@ -21,6 +21,7 @@ if TYPE_CHECKING:  # rich takes as long to import as typer itself
 
 DEFAULT_MODEL = "taidpt-coco80"  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
+LONGEST_SENTENCE = 1000  # characters
 # C0 and C1 controls without tab and line feed, line and paragraph separators, marks and overrides of direction
 UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 VIEWS = "What the model sees (by default as the checkpoint says)"
@@ -172,9 +173,12 @@ def working(as_json: bool) -> Iterator[None]:
 def one_sentence(error: BaseException) -> str:
     """What an error says, on one line."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {str(error.filename)!r}."
-    text = " ".join(str(error).split())
-    return text or type(error).__name__
+        error = OSError(f"{error.strerror}: {str(error.filename)!r}.")
+    text = " ".join(str(error).split()) or type(error).__name__
+    # what is too long to read repeats an input; what to do about it comes last
+    if len(text) <= LONGEST_SENTENCE:
+        return text
+    return f"{text[: LONGEST_SENTENCE // 2]} … {text[-LONGEST_SENTENCE // 4 :]}"
 
 
 @contextmanager
@@ -204,7 +208,7 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
     Raises:
         ValueError: the checkpoint cannot be loaded; one sentence that names it.
     """
-    from transformers import pipeline
+    from transformers import AutoModelForImageClassification, pipeline
 
     import modeling_taidpt  # noqa: F401  (registers the pipeline)
     from modeling_taidpt.hub_errors import plain_errors
@@ -213,7 +217,15 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
     check_device(device)
     make: Any = pipeline  # its type lists the tasks that transformers knows
     with plain_errors(name), without_loading_bar():
-        return make(TASK, model=find_source(name), **({} if device is None else {"device": device}))
+        source = find_source(name)
+        try:
+            return make(TASK, model=source, **({} if device is None else {"device": device}))
+        except ValueError as error:
+            if "Traceback" in str(
+                error
+            ):  # transformers quotes those of all classes that it tried: raise the one itself
+                AutoModelForImageClassification.from_pretrained(source)
+            raise
 
 
 def load_model(name: str, device: str | None = None) -> Any:

@@ -8,6 +8,7 @@ import io
 import json
 import random
 import shutil
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,12 +90,15 @@ def test_damaged_caption_and_label_files(tmp_path, generator, count):
         "d.json": b'[{"caption": "a dog", "labels": ["dog"]}]',
         "e.yaml": b"dog: [puppy, hound]\ncat: [kitten]\n",
     }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+        assert (read_labels if name == "e.yaml" else read_captions)(str(tmp_path / name))
     for number in range(pick(60, 150)):
         name = generator.choice(list(files))
         path = tmp_path / f"{number}{name}"
         path.write_bytes(damage(files[name], generator))
         read = read_labels if name == "e.yaml" else read_captions
-        said = is_said(lambda read=read, path=path: list(read(str(path))))
+        said = is_said(lambda read=read, path=path: read(str(path)))
         count(f"damaged files of captions and labels: {'refused' if said else 'read'}")
 
 
@@ -155,8 +159,6 @@ def test_wrong_requests_to_an_endpoint(base, generator, count):
 
 
 def test_damaged_sources_of_tagging(base, tmp_path, generator, count):
-    import tarfile
-
     archive, listed = tmp_path / "images.tar", tmp_path / "list.txt"
     with tarfile.open(archive, "w") as tar:
         for number in range(3):
