@@ -7,6 +7,7 @@ bytes, pixels and labels are limited. Nothing is loaded from the network, by the
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -272,7 +273,7 @@ def read_own_labels(text: str) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: only commas, too many labels, or one that is too long; a sentence for the page.
     """
-    written = [" ".join(part.split()) for part in text.replace("\n", ",").split(",")]
+    written = [" ".join(_visible(part).split()) for part in text.replace("\n", ",").split(",")]
     written = [label for label in written if label]
     if text.strip() and not written:
         raise ValueError("There is no label between the commas: write words, as cup, spoon.")
@@ -296,7 +297,15 @@ def read_own_labels(text: str) -> tuple[list[str], list[str]]:
 
 def escape(text: str) -> str:
     """Text that Markdown and HTML show as it is written."""
-    return "".join(f"&#{ord(sign)};" if not (sign.isalnum() or sign in " ,.-·") else sign for sign in text)
+    return "".join(f"&#{ord(sign)};" if not (sign.isalnum() or sign in " ,.-·") else sign for sign in _visible(text))
+
+
+def _visible(text: str) -> str:
+    """Text without control characters and without signs that turn the direction of whatever follows."""
+    joiners = "\u200c\u200d"  # of letters and of emoji
+    return "".join(
+        " " if unicodedata.category(sign) in ("Cc", "Cf") and sign not in joiners else sign for sign in text
+    )
 
 
 def _take_uploads_only(component: Any) -> Any:

@@ -6,9 +6,11 @@ A task is a function of the prepared folder and its own one. `OUTCOMES` says wha
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -28,8 +30,14 @@ def tag(base: Path, folder: Path) -> None:
     tag_images(base / "images", folder, str(base / "model"), shard_size=2, batch_size=2, num_workers=0, progress=False)
 
 
+@functools.cache
+def frozen(base: Path) -> TaiDptModel:
+    """The model of a task that leaves it as it is."""
+    return TaiDptModel.from_pretrained(base / "model")
+
+
 def encode(base: Path, folder: Path) -> None:
-    model = TaiDptModel.from_pretrained(base / "model")
+    model = frozen(base)
     labels = np.zeros((len(CAPTIONS), len(LABELS)))
     CaptionFeatures.encode(model, CAPTIONS, labels, cache_dir=folder, shard_size=4, batch_size=4, progress=False)
 
@@ -73,10 +81,9 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 def features(base: Path, folder: Path) -> list[bytes]:
     """Caption features of the cache, read by a model that must not encode anything again."""
-    model = TaiDptModel.from_pretrained(base / "model")
-    model.encode_captions = None  # type: ignore[method-assign, assignment]
     labels = np.zeros((len(CAPTIONS), len(LABELS)))
-    kept = CaptionFeatures.encode(model, CAPTIONS, labels, cache_dir=folder, shard_size=4, progress=False)
+    with mock.patch.object(TaiDptModel, "encode_captions", None):
+        kept = CaptionFeatures.encode(frozen(base), CAPTIONS, labels, cache_dir=folder, shard_size=4, progress=False)
     return [kept[index]["caption_embeds"].numpy().tobytes() for index in range(len(kept))]
 
 

@@ -22,6 +22,7 @@ from modeling_taidpt.serving.demo import (
     MAX_UPLOAD,
     PhotographTagger,
     build_demo,
+    escape,
     example_photographs,
     launch_demo,
     read_own_labels,
@@ -103,6 +104,11 @@ def test_names_of_labels_are_no_markup(server):
     tags, said = server.tag(CAT, "<img src=x onerror=alert(1)>")
     heading = server.show(tags, 0, False)[0]
     assert "<" not in said + heading and "(" not in said + heading
+
+
+def test_labels_turn_no_text_around(server):
+    assert read_own_labels("\u202egnp.exe, \x1b[31mred, 👩\u200d🚀")[0] == ["gnp.exe", "[31mred", "👩\u200d🚀"]
+    assert "\u202e" not in escape("a\u202eb\x9b") and escape("<b>") == "&#60;b&#62;"
 
 
 def test_heatmap_of_the_chosen_label(server):
@@ -284,6 +290,33 @@ def plain(heading: str) -> str:
 def wait_for_choices(tab, labels):
     script = "wanted => [...document.querySelectorAll('#choice label')].map(x => x.innerText.trim()).join() == wanted"
     tab.wait_for_function(script, arg=",".join(labels))
+
+
+@pytest.mark.slow
+def test_labels_are_text_in_a_browser(browser_page, address, page):
+    """Neither chart, its tooltips, choices nor messages run, fetch or lay out what a label says."""
+    tab, requests = browser_page
+    url, hits = address
+    labels = [f"<img src={url} onerror=window.owned=1>", f"![x]({url})", "[x](javascript:window.owned=2)"]
+    labels += ["<script>window.owned=3</script>", "<b>bold</b>", "{{7*7}}", "\u202egnp.exe"]
+    tab.fill("#labels textarea", "\n".join(labels))
+    tab.set_input_files("#photograph input[type=file]", CAT)
+    tab.wait_for_function(f"document.querySelectorAll('#choice label').length == {len(labels)}")
+    shown = {choice.inner_text().strip() for choice in tab.query_selector_all("#choice label")}
+    assert shown == {*labels[:-1], "gnp.exe"}
+    chart = tab.wait_for_selector("#chart canvas, #chart svg.marks")
+    chart.scroll_into_view_if_needed()
+    box, tips = chart.bounding_box(), set()
+    for place in range(1, 40):  # bars from left to right
+        tab.mouse.move(box["x"] + place * box["width"] / 40, box["y"] + 0.42 * box["height"])
+        tab.wait_for_timeout(40)
+        tips.add(tab.evaluate("document.querySelector('#vg-tooltip-element')?.innerText || ''"))
+    assert len(tips) > 2
+    made = "#choice, #found, #message, #vg-tooltip-element, #chart"
+    tags = ", ".join(f":is({made}) {tag}" for tag in ("img", "a", "b", "script"))
+    assert tab.evaluate(f"document.querySelectorAll('{tags}').length") == 0
+    assert tab.evaluate("window.owned") is None and hits == []
+    assert not [url for url in requests if not url.startswith((page.local_url, "data:", "blob:"))]
 
 
 @pytest.mark.slow
