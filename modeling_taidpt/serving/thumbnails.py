@@ -16,7 +16,7 @@ from PIL import Image
 
 from ..atomic import staged_file
 from ..data.sources import ImageItem
-from ..pipelines.image_reading import ImageEntry, read_image, refused_bombs
+from ..pipelines.image_reading import ImageEntry, open_encoded, read_image, refused_bombs
 
 SIDE = 360  # pixels of the longer side
 QUALITY = 80
@@ -84,7 +84,7 @@ def _open_small(item: ImageItem) -> Image.Image:
     """
     with contextlib.suppress(Exception):  # what is wrong is said below
         source = BytesIO(item.payload) if isinstance(item.payload, bytes) else item.payload
-        with Image.open(source) as image:
+        with open_encoded(source) as image:
             image.draft("RGB", (2 * SIDE, 2 * SIDE))
             return read_image(ImageEntry(image))
     payload = {"path": item.name, "bytes": item.payload} if isinstance(item.payload, bytes) else item.payload

@@ -216,6 +216,12 @@ def test_figures_of_images_that_are_called_alike(tmp_path):
     assert len({figure.read_bytes() for figure in figures}) == 3  # the last shows the cat again
 
 
+def test_an_empty_folder_is_one_sentence(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "There are no images in" in fails("tag", tmp_path / "empty", "--output", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_mistyped_option_of_tag_spoils_no_folder(tmp_path):
     for wrong in (
         ["--threshold", "7"],
@@ -261,7 +267,7 @@ def test_label_reads_a_class_table(tmp_path):
 @pytest.mark.parametrize(
     ("captions", "options", "reason"),
     [
-        ("none.txt", ["--labels", "dog"], "The caption file 'none.txt' does not exist"),
+        ("none.txt", ["--labels", "dog"], "There is no caption file 'none.txt'"),
         ("", ["--labels", "dog"], "There is no caption"),
         ("a dog", ["--labels", "dog", "--output", "out.xlsx"], "must end in"),
         ("a dog", ["--labels", "dog", "--method", "magic"], "Unknown labelling method"),
