@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -201,7 +203,6 @@ def _train(
     if labels is not None:
         read_labels(labels)  # what is wrong with them is said before torch is loaded
     from modeling_taidpt import TaiDptTrainer
-    from modeling_taidpt.atomic import staged_folder
     from modeling_taidpt.data.recipes import load_recipe_captions, without_captions
     from modeling_taidpt.training.setup import find_recipe, set_up_training
 
@@ -227,23 +228,39 @@ def _train(
         model, arguments = set_up_training(base, names, output, recipe_found, settings)
     images = options["calibrate_images"] and read_calibration_images(options["calibrate_images"], names)
     calibration: dict[str, Any] = {}
-    trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
+    with _telling("What is encoded stays in the cache: the same command goes on from there."):
+        trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
     checkpoint = trainer.find_checkpoint() if options["resume"] else None
     if options["resume"]:
         begins = f"There is no checkpoint of this run in {output} yet: training starts from the beginning."
         say(f"Training goes on from {checkpoint}." if checkpoint else begins)
-    try:
+    with _telling(f"Checkpoints in {output} stay, as does what is encoded: go on with the same command and --resume."):
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-        if images:
+        _save(trainer, output)
+    if images:
+        with _telling(f"The trained model is in {output}: taidpt calibrate fits its scores alone.", Exception):
             calibration = fit_probabilities(trainer.model, images, trainer.training_captions)
-        with staged_folder(output) as staged, without_loading_bar():
-            trainer.save_model(str(staged))
-    except KeyboardInterrupt:
-        if any(output.glob("checkpoint-*")):
-            say(f"The checkpoints in {output} stay: go on with --resume.")
-        raise
+            _save(trainer, output)
     result = {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
     return result | ({"calibration": calibration} if calibration else {})
+
+
+def _save(trainer: Any, output: Path) -> None:
+    """Saves the model into the folder, whole or not at all."""
+    from modeling_taidpt.atomic import plain_disk_errors, staged_folder
+
+    with plain_disk_errors(output), staged_folder(output) as staged, without_loading_bar():
+        trainer.save_model(str(staged))
+
+
+@contextmanager
+def _telling(stays: str, *others: type[BaseException]) -> Iterator[None]:
+    """Says what stays when a step is interrupted, or ends in one of the other errors."""
+    try:
+        yield
+    except (KeyboardInterrupt, *others):
+        say(stays)
+        raise
 
 
 __all__ = ["train"]

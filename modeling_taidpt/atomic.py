@@ -7,6 +7,7 @@ folder's name says which process made it; one that was killed leaves it behind, 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -16,6 +17,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL_SIGNS = (
+    "The disk is full",
+    "os error 28",
+    "os error 122",
+    "os error 27",
+    "No space left",
+    "inline_container",
+    "file write failed",
+)
 LAST = "config.json"  # what makes a folder a checkpoint
 WEIGHTS = (".safetensors", ".onnx", ".pt2")  # moved first: with an older configuration they do not load
 
@@ -89,6 +100,37 @@ def _staging(path: Path) -> Iterator[tuple[Path, int]]:
         shutil.rmtree(parent, ignore_errors=True)
 
 
+@contextmanager
+def plain_disk_errors(path: str | Path, needed: int = 0) -> Iterator[None]:
+    """A block that writes; when the disk is full, it ends in one sentence that names the folder.
+
+    Args:
+        path (`str` or `Path`): the file or folder that is written; the sentence names it.
+        needed (`int`, *optional*, defaults to 0): bytes that have to be free before anything is written.
+
+    Raises:
+        OSError: If the disk is full.
+    """
+    folder = Path(path).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(
+            f"The disk is full: {str(path)!r} needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free. "
+            "Free some space and go on."
+        )
+    try:
+        yield
+    except Exception as error:  # each library has its own: torch's name its writer, those of safetensors the number
+        full = isinstance(error, OSError) and error.errno in FULL
+        if full or any(sign in str(error) for sign in FULL_SIGNS):
+            raise OSError(
+                f"The disk is full: {str(path)!r} could not be written. Free some space and go on."
+            ) from error
+        raise
+
+
 def _owner(process: int) -> str:
     host = re.sub(r"[^A-Za-z0-9]", "-", socket.gethostname())[:40]
     return f"{host}-{process}"
@@ -111,4 +153,4 @@ def _is_alive(process: int) -> bool:
     return False
 
 
-__all__ = ["require_folder", "staged_file", "staged_folder"]
+__all__ = ["plain_disk_errors", "require_folder", "staged_file", "staged_folder"]

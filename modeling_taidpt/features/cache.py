@@ -19,6 +19,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from ..atomic import plain_disk_errors
 from .shards import FeatureShards, read_shard, write_shard
 
 logger = logging.get_logger(__name__)
@@ -123,7 +124,8 @@ def write_missing(
             return shards
         total = sum(len(part) for _, part in missing)
         logger.info(f"Encoding {total} {kind}s into {folder}.")
-        with tqdm(total=total, desc=f"Encoding {kind}s", unit=kind, disable=not progress) as bar:
+        bar = tqdm(total=total, desc=f"Encoding {kind}s", unit=kind, disable=not progress)
+        with bar, plain_disk_errors(folder):
             for path, part in missing:
                 features = encoder(part, bar)
                 write_shard(path, features, encoder.columns, encoder.grid)

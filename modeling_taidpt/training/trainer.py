@@ -32,7 +32,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from ..atomic import staged_file
+from ..atomic import plain_disk_errors, staged_file
 from ..backbones import keep_scalars_whole
 from ..captions.labels import class_table, model_labeler
 from ..captions.statistics import class_counts, describe_counts
@@ -666,14 +666,22 @@ class TaiDptTrainer(Trainer):
     # ------------------------------------------------------------------ saving and loading
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        # prompts, two moments of each in fp32, and what else is written
+        needed = 12 * sum(value.numel() for value in model.parameters() if value.requires_grad) + 2**17
         self._saves_checkpoint = True
         try:
-            if self.args.should_save:  # of an earlier run: with it a checkpoint that is cut short would look whole
-                folder = Path(self._get_output_dir(trial=trial)) / f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-                (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
-            super()._save_checkpoint(model, trial)
+            with plain_disk_errors(folder, needed):
+                if self.args.should_save:  # of an earlier run: with it a checkpoint that is cut short would look whole
+                    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+                super()._save_checkpoint(model, trial)
         finally:
             self._saves_checkpoint = False
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Saves the model with tokenizer and image processor, as in [`~transformers.Trainer`]; a full disk is said."""
+        with plain_disk_errors(self.args.output_dir if output_dir is None else output_dir):
+            super().save_model(output_dir, _internal_call)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, torch.Tensor] | None = None) -> None:
         """Saves the contexts for a checkpoint of the run, else the model with its tokenizer and image processor."""

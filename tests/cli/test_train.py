@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
+from safetensors import SafetensorError
 
 from modeling_taidpt import TaiDptTrainer, TaiDptTrainingArguments
 from modeling_taidpt.training.setup import find_recipe, set_up_training, split_settings
@@ -125,3 +127,38 @@ def test_the_recipe_that_ships_writes_checkpoints(tmp_path):
     recipe = find_recipe("recommended", "taidpt-coco80")
     arguments = TaiDptTrainingArguments.from_recipe(recipe, output_dir=str(tmp_path))
     assert arguments.save_strategy == "steps" and arguments.save_steps < arguments.max_steps
+
+
+def test_the_model_is_saved_before_it_is_calibrated(command, tmp_path, monkeypatch):
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        shutil.copy(CAT, photographs / name)
+    monkeypatch.setattr("taidpt_cli.train.fit_probabilities", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        raise run(*command, "--steps", "1", "--calibrate-images", photographs).exception
+    assert json.loads(run("predict", CAT, "--model", tmp_path / "m", "--json").stdout)
+
+
+@pytest.mark.parametrize("when", ["checkpoint", "state", "model"])
+def test_a_full_disk_is_one_sentence(command, tmp_path, monkeypatch, when):
+    if when == "checkpoint":
+        usage = shutil.disk_usage(tmp_path)._replace(free=1000)
+        monkeypatch.setattr("modeling_taidpt.atomic.shutil.disk_usage", lambda path: usage)
+    elif when == "state":
+
+        def full(*args, **kwargs):
+            raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+
+        monkeypatch.setattr(TaiDptTrainer, "_save_optimizer_and_scheduler", full)
+    else:
+
+        def full_too(*args, **kwargs):
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+        monkeypatch.setattr("modeling_taidpt.modeling_taidpt.TaiDptModel.save_pretrained", full_too)
+    reason = fails(*command, "--steps", "1")
+    assert "The disk is full" in reason and str(tmp_path / "m") in reason
+    assert not (tmp_path / "m" / "config.json").exists()
+    monkeypatch.undo()
+    assert run(*command, "--steps", "1", "--resume").exit_code == 0
