@@ -88,6 +88,7 @@ def test_features_on_the_device_teach_the_same_prompts_bit_for_bit(workers, tmp_
         model = new_model()
         args = TaiDptTrainingArguments(
             str(tmp_path / "run"),
+            add_templates=False,
             num_train_epochs=2,
             per_device_train_batch_size=8,
             per_device_eval_batch_size=5,
@@ -110,7 +111,7 @@ def test_features_on_the_device_teach_the_same_prompts_bit_for_bit(workers, tmp_
         assert torch.equal(actual[name], wanted)
     for name in ("caption_map", "zero_shot_caption_map", "train_loss"):
         assert others[name] == figures[name]
-    held.data_collator = lambda items: collate_features(items)  # a collator of one's own gets the features
+    held.data_collator = lambda items: collate_features(items)  # a custom collator gets the features
     assert next(iter(held.get_train_dataloader()))["token_embeds"].dim() == 3
 
 
