@@ -26,12 +26,27 @@ class Record:
         self.wants_hidden_states, self.wants_attentions = wants_hidden_states, wants_attentions
         self.hidden_states: tuple[torch.Tensor, ...] | None = None
         self.attentions: tuple[torch.Tensor, ...] | None = None
+        self.indices: Sequence[int] | None = None
 
     @classmethod
-    def of_flags(cls, config: Any, output_hidden_states: bool | None, output_attentions: bool | None) -> Record:
-        """A record of what a call asks for, else the configuration, as in transformers."""
+    def of_flags(
+        cls, config: Any, output_hidden_states: bool | Sequence[int] | None, output_attentions: bool | None
+    ) -> Record:
+        """A record of what a call asks for, else the configuration, as in transformers; indices ask for some."""
         flags = {"output_hidden_states": output_hidden_states, "output_attentions": output_attentions}
-        return cls(*(bool(getattr(config, name, False) if flag is None else flag) for name, flag in flags.items()))
+        states, weights = (getattr(config, name, False) if flag is None else flag for name, flag in flags.items())
+        record = cls(bool(states), bool(weights))
+        record.indices = states if isinstance(states, Sequence) else None
+        return record
+
+    @property
+    def chosen_hidden_states(self) -> tuple[torch.Tensor | None, ...] | None:
+        """Hidden states, with `None` in the place of those that were not asked for."""
+        states = self.hidden_states
+        if states is None or self.indices is None:
+            return states
+        chosen = {index % len(states) for index in self.indices}
+        return tuple(state if index in chosen else None for index, state in enumerate(states))
 
     def __bool__(self) -> bool:
         return self.wants_hidden_states or self.wants_attentions

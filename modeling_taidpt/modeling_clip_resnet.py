@@ -261,14 +261,16 @@ class CLIPResNetModel(CLIPResNetPreTrainedModel):
         self.logit_scale = nn.Parameter(torch.tensor(config.logit_scale_init_value))
         self.post_init()
 
+    @can_return_tuple
     def get_text_features(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **kwargs: Any
     ) -> BaseModelOutputWithPooling:
         """Encodes texts `(batch, length)`; `pooler_output` `(batch, projection_dim)` is projected, not normalised."""
-        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, **kwargs)
+        outputs = self.text_model(input_ids=input_ids, attention_mask=attention_mask, return_dict=True, **kwargs)
         outputs.pooler_output = self.text_projection(outputs.pooler_output)  # (batch, projection_dim)
         return outputs
 
+    @can_return_tuple
     def get_image_features(
         self,
         pixel_values: torch.Tensor,
@@ -277,7 +279,7 @@ class CLIPResNetModel(CLIPResNetPreTrainedModel):
         **kwargs: Any,
     ) -> BaseModelOutputWithPooling:
         """Encodes images `(batch, 3, height, width)`; `pooler_output` `(batch, projection_dim)`, not normalised."""
-        return self.vision_model(pixel_values, with_positions, interpolate_pos_encoding, **kwargs)
+        return self.vision_model(pixel_values, with_positions, interpolate_pos_encoding, return_dict=True, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         """The token embedding of the text tower."""
@@ -310,8 +312,8 @@ class CLIPResNetModel(CLIPResNetPreTrainedModel):
         Returns:
             `CLIPOutput`: `logits_per_image` `(images, texts)` and the embeddings `(images or texts, projection_dim)`.
         """
-        image_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, **kwargs)
-        text_outputs = self.get_text_features(input_ids, attention_mask, **kwargs)
+        image_outputs = self.get_image_features(pixel_values, interpolate_pos_encoding, return_dict=True, **kwargs)
+        text_outputs = self.get_text_features(input_ids, attention_mask, return_dict=True, **kwargs)
         image_embeds = nn.functional.normalize(image_outputs.pooler_output, dim=-1)  # (images, projection_dim)
         text_embeds = nn.functional.normalize(text_outputs.pooler_output, dim=-1)  # (texts, projection_dim)
         logits_per_text = self.logit_scale.exp() * text_embeds @ image_embeds.T  # (texts, images)

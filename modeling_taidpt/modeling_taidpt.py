@@ -727,7 +727,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         prompt_chunk_size: int | None = None,
         class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None,
         output_attentions: bool | None = None,
-        output_hidden_states: bool | None = None,
+        output_hidden_states: bool | Sequence[int] | None = None,
     ) -> TaiDptOutput | tuple:
         """Scores images or captions against all classes.
 
@@ -760,7 +760,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 [`~TaiDptModel.encode_classes`] gave, global and local `(classes, dim)`; computed by default.
             output_attentions (`bool`, *optional*): returns `attentions`, of the tower that ran; as for
                 [`~transformers.CLIPModel`] they need `attn_implementation="eager"`.
-            output_hidden_states (`bool`, *optional*): returns `hidden_states`, of the tower that ran.
+            output_hidden_states (`bool` or `list[int]`, *optional*): returns `hidden_states`, of the tower that ran;
+                with indices those alone, and `None` for the others.
 
         Returns:
             [`TaiDptOutput`], or a `tuple` of what is there with `return_dict=False`, given or in the configuration.
@@ -836,7 +837,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             logits_local=logits_local,
             similarity_map=similarity_map,
             class_embeddings=(global_embeddings, local_embeddings) if return_class_embeddings else None,
-            hidden_states=record.hidden_states,
+            hidden_states=record.chosen_hidden_states,
             attentions=record.attentions,
         )
 

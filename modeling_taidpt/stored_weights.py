@@ -70,7 +70,7 @@ def digest_weights(files: Sequence[str | Path]) -> str:
     """
     digest, found = hashlib.sha256(), {}
     for file in files:
-        with safe_open(file, "pt") as weights:
+        with torch.device("cpu"), safe_open(file, "pt") as weights:  # whatever device is the default
             for name in weights.keys():  # noqa: SIM118
                 part = weights.get_slice(name)
                 shape = part.get_shape()

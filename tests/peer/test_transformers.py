@@ -88,10 +88,12 @@ class CLIPResNetTester(_Tester):
 
 # Tests that do not apply, and why.
 TAIDPT = {
+    "test_cannot_load_with_meta_device_context_manager": "refused too, as a ValueError that names the checkpoint",
     "test_keep_in_fp32_modules_exist": "modules that some configurations have: fixed classes, a head, learned scales",
     "test_keep_in_fp32_modules": "the parts in fp32 are those of a configuration, see tests/test_checkpoints.py",
     "test_model_forward_default_config_values": "token ids of class names belong to a vocabulary: a model's own",
     "test_model_weights_reload_no_missing_tied_weights": "a checkpoint without weights is refused, never made up",
+    "test_retain_grad_hidden_states_attentions": "the towers are frozen and run without a graph",
     "test_training_gradient_checkpointing": "the towers are frozen; the learned prompts have their own chunks",
     "test_training_gradient_checkpointing_use_reentrant_false": "as above",
     "test_training_gradient_checkpointing_use_reentrant_true": "as above",
@@ -101,6 +103,8 @@ CLIP_RESNET = {
     "test_get_image_features_output_1": "as above",
     "test_get_image_features_output_2": "as above",
     "test_get_image_features_hidden_states": "as above",
+    "test_hidden_states_output": "CLIP's output has none of its own; those of the towers are tested above",
+    "test_retain_grad_hidden_states_attentions": "as above",
     "test_training": "its forward pass gives no loss, as that of a CLIP without `return_loss`",
 }
 
