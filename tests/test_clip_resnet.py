@@ -114,7 +114,7 @@ def test_openai_vit_state_dict_becomes_a_clip_model(tokenizer):
     del broken["visual.ln_pre.bias"]
     with pytest.raises(ValueError, match=r"missing \['vision_model.pre_layrnorm.bias'\]"):
         convert_openai_clip(broken)
-    with pytest.raises(ValueError, match="no OpenAI CLIP"):
+    with pytest.raises(ValueError, match="not an OpenAI CLIP"):
         convert_openai_clip({"a": torch.zeros(1)})
 
 

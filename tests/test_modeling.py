@@ -299,6 +299,8 @@ def test_texts_of_any_length_are_encoded_alone_or_together(model, tokenizer, mon
     assert model.get_tokenizer().backend_tokenizer.padding is None  # what threads share is as it was
     with pytest.raises(ValueError, match=r"'dog dog.*has 92 tokens, the text tower takes 77"):
         model.encode_texts(["a cat", "dog " * 90])
+
+
 def test_hidden_states_of_some_layers_and_a_default_device(model, pixel_values, tmp_path):
     every = model(pixel_values=pixel_values, output_hidden_states=True).hidden_states
     some = model(pixel_values=pixel_values, output_hidden_states=[0, -1]).hidden_states
