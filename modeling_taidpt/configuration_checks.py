@@ -247,6 +247,8 @@ def check_towers(value: Any, where: str = "clip_config", depth: int = 0) -> None
 def _templates(templates: Any) -> list[Any]:
     """All templates of a zero-shot model, of both branches where they differ."""
     if isinstance(templates, Mapping):
+        if set(templates) != {"global", "local"}:
+            raise ValueError(f"`templates` has the keys {_short(sorted(map(str, templates)))}: give global and local.")
         return [text for name in templates for text in _sequence(f"templates[{name!r}]", templates[name])]
     return list(_sequence("templates", [] if templates is None else templates))
 

@@ -138,28 +138,74 @@ class CLIPResNetConfig(PreTrainedConfig):
 class TaiDptConfig(PreTrainedConfig):
     r"""Configuration of [`TaiDptModel`].
 
+    The fields are grouped by subject.
+
     Args:
+        > The CLIP
+
         clip_config (`CLIPConfig` or [`CLIPResNetConfig`] or `dict`, *optional*):
             Configuration of the CLIP that the prompts are learned on, or of another dual encoder (`backbones.py`).
+        base_model_name_or_path, base_model_revision (`str`, *optional*):
+            Where the CLIP came from; of a Hub repository the commit is kept.
+        recommended_recipe (`dict`, *optional*):
+            Options that suit the base: `{"model": {...}, "training": {...}}`, keyword arguments of
+            [`TaiDptModel.from_clip`] and of [`TaiDptTrainingArguments`].
+        word_counts (`str`, *optional*):
+            File beside the checkpoint with the number of times that the base saw each word, if it ships one.
+        prompts_only (`bool`, *optional*, defaults to `False`):
+            Only of a stored configuration: the checkpoint holds everything but the CLIP.
+
+        > Labels
+
+        class_names (`list[str]`, *optional*):
+            What the prompt says for each label; the labels by default.
+        class_input_ids (`list[list[int]]`, *optional*):
+            Token ids of the class names, without special tokens.
+        label_origin (`dict[str, str]`, *optional*):
+            For each label `"learned"`, `"shared"` (a context learned on other labels), `"template"` or `"hypernym"`
+            (the mean of other labels, see `with_hypernyms`). A label that no caption named in training is a template.
+        class_table (`dict`, *optional*):
+            How labels were looked for in the captions of the training, where a custom table was given:
+            `synonyms`, a list of texts for each label, and `ignored_forms`.
+
+        > Prompts
+
         num_context_tokens (`int`, *optional*, defaults to 16):
             Number M of context vectors in each prompt (paper, section 3.3).
         class_specific_context (`bool`, *optional*, defaults to `False`):
             Whether every class owns its context vectors; otherwise all classes share one set.
-        context_init (`str`, *optional*):
-            Words whose token embeddings start the context vectors, as `"a photo of a"`; `num_context_tokens`
-            becomes their number of tokens. Without words the vectors start from N(0, 0.02^2).
+        shared_context (`bool`, *optional*, defaults to `False`):
+            Whether a class-specific model also holds one learned context for labels that it does not know.
         class_token_position (`str`, *optional*, defaults to `"end"`):
-            Where the class name stands: `"end"` (after the context), `"middle"` (after its first M // 2 vectors)
+            Where the class name is: `"end"` (after the context), `"middle"` (after its first M // 2 vectors)
             or `"front"` (before it).
-        logit_scale (`float`, *optional*, defaults to 4.0):
-            Fixed factor on every cosine.
-        text_spatial_scale (`float`, *optional*, defaults to 50.0):
-            Sharpness of the softmax over the tokens of a caption in the local score.
-        image_spatial_scale (`float`, *optional*, defaults to 40.0):
-            Sharpness of the softmax over the cells of an image in the local score (the paper: 40 for VOC and COCO,
-            4 for NUS-WIDE).
-        local_weight (`float`, *optional*, defaults to 0.5):
-            Weight of the local score in the merged one; the global score has `1 - local_weight`.
+        context_lengths (`list[int]`, *optional*):
+            Context vectors used by each class of a class-specific model; all `num_context_tokens` by default.
+            Shorter ones come from [`TaiDptModel.with_labels`], which gives template words to new labels.
+        context_positions (`list[str]`, *optional*):
+            `class_token_position` of each class of a class-specific model, where they differ.
+        prompt_pair (`str`, *optional*, defaults to `"global_local"`):
+            What the two prompts of a class are for: `"global_local"`, the whole image and its parts (TaI-DPT); or
+            `"positive_negative"`, the class being present and absent, with learned scales (DualCoOp), as for learning
+            from images with partial labels.
+        bos_token_id, eos_token_id, period_token_id (`int`, *optional*):
+            Ids of the start and end of text and of the full stop in the vocabulary of the CLIP; `None` where its
+            texts have none.
+        pad_token_id (`int`, *optional*):
+            Id that texts are padded with, where the text tower sees the padding (SigLIP).
+
+        > Class embeddings that are stored instead
+
+        class_embedding_source (`str`, *optional*, defaults to `"learned"`):
+            `"learned"`: class embeddings come from context vectors; `"fixed"`: they are stored.
+        baked (`bool`, *optional*, defaults to `False`):
+            Whether the text tower is left out; the class embeddings are fixed then. See [`TaiDptModel.bake`].
+        templates (`list[str]` or `dict[str, list[str]]`, *optional*):
+            Templates of the class embeddings of a zero-shot model, for labels added later; `{"global": [...],
+            "local": [...]}` where the two branches have different ones.
+
+        > Images
+
         dense_features (`str`, *optional*, defaults to `"value"`):
             What is done to the last block of a ViT for the dense features: `"value"`, `"value_residual"`, `"sclip"`,
             `"clearclip"` or `"naclip"` (see `image_encoding.py` for what each computes and where it is from).
@@ -173,48 +219,24 @@ class TaiDptConfig(PreTrainedConfig):
         pool_with_positions (`bool`, *optional*, defaults to `False`):
             Whether the attention pool of a convolutional tower adds its positional embedding. TaI-DPT leaves it out;
             the plain zero-shot baseline keeps it.
-        class_names (`list[str]`, *optional*):
-            What the prompt says for each label; the labels by default.
-        class_input_ids (`list[list[int]]`, *optional*):
-            Token ids of the class names, without special tokens.
-        bos_token_id, eos_token_id, period_token_id (`int`, *optional*):
-            Ids of the start and end of text and of the full stop in the vocabulary of the CLIP; `None` where its
-            texts have none.
-        pad_token_id (`int`, *optional*):
-            Id that texts are padded with, where the text tower sees the padding (SigLIP).
-        context_lengths (`list[int]`, *optional*):
-            Context vectors used by each class of a class-specific model; all `num_context_tokens` by default.
-            Shorter ones come from [`TaiDptModel.with_labels`], which gives template words to new labels.
-        context_positions (`list[str]`, *optional*):
-            `class_token_position` of each class of a class-specific model, where they differ.
-        shared_context (`bool`, *optional*, defaults to `False`):
-            Whether a class-specific model also holds one learned context for labels that it does not know.
-        class_embedding_source (`str`, *optional*, defaults to `"learned"`):
-            `"learned"`: class embeddings come from context vectors; `"fixed"`: they are stored.
-        baked (`bool`, *optional*, defaults to `False`):
-            Whether the text tower is left out; the class embeddings are fixed then. See [`TaiDptModel.bake`].
-        prompt_pair (`str`, *optional*, defaults to `"global_local"`):
-            What the two prompts of a class are for: `"global_local"`, the whole image and its parts (TaI-DPT); or
-            `"positive_negative"`, the class being present and absent, with learned scales (DualCoOp), as for learning
-            from images with partial labels.
+
+        > Scores
+
+        logit_scale (`float`, *optional*, defaults to 4.0):
+            Fixed factor on every cosine.
+        text_spatial_scale (`float`, *optional*, defaults to 50.0):
+            Inverse temperature of the softmax over the tokens of a caption in the local score.
+        image_spatial_scale (`float`, *optional*, defaults to 40.0):
+            Inverse temperature of the softmax over the cells of an image in the local score (the paper: 40 for VOC
+            and COCO, 4 for NUS-WIDE).
+        local_weight (`float`, *optional*, defaults to 0.5):
+            Weight of the local score in the merged one; the global score has `1 - local_weight`.
         linear_head (`bool`, *optional*, defaults to `False`):
             Whether a linear layer over the class scores and the image feature gives the logits; see
             [`TaiDptModel.with_linear_head`].
-        templates, local_templates (`list[str]`, *optional*):
-            Templates of the global and of the local class embeddings of a zero-shot model, for labels added later.
-        label_origin (`dict[str, str]`, *optional*):
-            For each label `"learned"`, `"shared"` (a context learned on other labels), `"template"` or `"hypernym"`
-            (the mean of other labels, see `with_hypernyms`). A label that no caption named in training is a template.
-        class_table (`dict`, *optional*):
-            How labels were looked for in the captions of the training, where a table of one's own was given:
-            `synonyms`, a list of texts for each label, and `ignored_forms`.
-        score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
-            The probability of a label is `sigmoid(score_scale * logit + score_bias)`; one value, or one per class.
-        score_thresholds (`float` or `list[float]`, *optional*):
-            Least probability at which a label counts as present, one value or one per class: `threshold="auto"` of the
-            pipeline.
-        score_calibration (`str`, *optional*):
-            What scale, bias and thresholds were fitted on, in words.
+
+        > Standardized scores
+
         image_standardization (`str`, *optional*):
             What is taken off the scores of each image: `"center"`, `"zscore"` or `"captions"`; see `standardization`.
         caption_bank_size (`int`, *optional*, defaults to 0):
@@ -222,17 +244,18 @@ class TaiDptConfig(PreTrainedConfig):
         caption_bank_temperature (`float`, *optional*, defaults to 100.0):
             Factor on their cosines: that of the CLIP's contrastive loss up to 32, else 16, unless told otherwise.
         score_statistics (`dict`, *optional*):
-            Mean and deviation of each class and branch, by which classes are z-scored: `global_mean`, `global_std`,
-            `local_mean`, `local_std`, a list each, and `source`.
-        base_model_name_or_path, base_model_revision (`str`, *optional*):
-            Where the CLIP came from; of a Hub repository the commit is kept.
-        recommended_recipe (`dict`, *optional*):
-            Options that suit the base: `{"model": {...}, "training": {...}}`, keyword arguments of
-            [`TaiDptModel.from_clip`] and of [`TaiDptTrainingArguments`].
-        word_counts (`str`, *optional*):
-            File beside the checkpoint with the number of times that the base saw each word, if it ships one.
-        prompts_only (`bool`, *optional*, defaults to `False`):
-            Set in checkpoints that hold everything but the CLIP.
+            Mean and standard deviation of each class and branch, by which classes are z-scored: `global_mean`,
+            `global_std`, `local_mean`, `local_std`, a list each, and `source`.
+
+        > Probabilities
+
+        score_scale, score_bias (`float` or `list[float]`, *optional*, defaults to 1.0 and 0.0):
+            The probability of a label is `sigmoid(score_scale * logit + score_bias)`; one value, or one per class.
+        score_thresholds (`float` or `list[float]`, *optional*):
+            Least probability at which a label counts as present, one value or one per class: `threshold="auto"` of the
+            pipeline.
+        score_calibration (`str`, *optional*):
+            What scale, bias and thresholds were fitted on, in words.
     """
 
     model_type = "taidpt"
@@ -240,52 +263,58 @@ class TaiDptConfig(PreTrainedConfig):
         "clip_config": SubConfigSpec(AutoConfig, model_type="clip")
     }
 
-    # `None` only until `__post_init__` has filled it in.
+    # `None` of `Any` only until `__post_init__` has filled it in.
+    # The CLIP
     clip_config: Any = None
-    num_context_tokens: int = 16
-    class_specific_context: bool = False
-    context_init: str | None = None
-    class_token_position: str = "end"
-    logit_scale: float = 4.0
-    text_spatial_scale: float = 50.0
-    image_spatial_scale: float = 40.0
-    local_weight: float = 0.5
-    dense_features: str = "value"
-    flip: bool = False
-    multi_crop: bool | str = False
-    pool_with_positions: bool = False
-    class_names: Any = None
-    class_input_ids: list[list[int]] | None = None
-    bos_token_id: int | None = 49406
-    eos_token_id: int | None = 49407
-    period_token_id: int | None = 269
-    pad_token_id: int | None = None
-    context_lengths: list[int] | None = None
-    context_positions: list[str] | None = None
-    shared_context: bool = False
-    class_embedding_source: str = "learned"
-    baked: bool = False
-    prompt_pair: str = "global_local"
-    linear_head: bool = False
-    templates: list[str] | None = None
-    local_templates: list[str] | None = None
-    label_origin: Any = None
-    class_table: dict | None = None
-    score_scale: float | list[float] = 1.0
-    score_bias: float | list[float] = 0.0
-    score_thresholds: float | list[float] | None = None
-    score_calibration: str | None = None
-    image_standardization: str | None = None
-    caption_bank_size: int = 0
-    caption_bank_temperature: float = 100.0
-    score_statistics: Any = None
     base_model_name_or_path: str | None = None
     base_model_revision: str | None = None
     recommended_recipe: dict | None = None
     word_counts: str | None = None
-    prompts_only: bool = False
+    # Labels
+    class_names: Any = None
+    class_input_ids: list[list[int]] | None = None
+    label_origin: Any = None
+    class_table: dict | None = None
+    # Prompts
+    num_context_tokens: int = 16
+    class_specific_context: bool = False
+    shared_context: bool = False
+    class_token_position: str = "end"
+    context_lengths: list[int] | None = None
+    context_positions: list[str] | None = None
+    prompt_pair: str = "global_local"
+    bos_token_id: int | None = 49406
+    eos_token_id: int | None = 49407
+    period_token_id: int | None = 269
+    pad_token_id: int | None = None
+    # Class embeddings that are stored instead
+    class_embedding_source: str = "learned"
+    baked: bool = False
+    templates: list[str] | dict[str, list[str]] | None = None
+    # Images
+    dense_features: str = "value"
+    flip: bool = False
+    multi_crop: bool | str = False
+    pool_with_positions: bool = False
+    # Scores
+    logit_scale: float = 4.0
+    text_spatial_scale: float = 50.0
+    image_spatial_scale: float = 40.0
+    local_weight: float = 0.5
+    linear_head: bool = False
+    # Standardized scores
+    image_standardization: str | None = None
+    caption_bank_size: int = 0
+    caption_bank_temperature: float = 100.0
+    score_statistics: Any = None
+    # Probabilities
+    score_scale: float | list[float] = 1.0
+    score_bias: float | list[float] = 0.0
+    score_thresholds: float | list[float] | None = None
+    score_calibration: str | None = None
+    # Of transformers
     problem_type: str | None = "multi_label_classification"
-    initializer_range: float = 0.02
+    prompts_only: ClassVar[bool] = False  # an attribute of stored configurations, not a field
 
     def __post_init__(self, **kwargs: Any) -> None:
         count = kwargs.get("num_labels")
@@ -473,8 +502,8 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def context_token_ids(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]) -> list[int]:
-    """Token ids of the words in `context_init`; sets `num_context_tokens` to their number."""
-    words = config.get("context_init")
+    """Token ids of the words in `context_init`, which is taken out; sets `num_context_tokens` to their number."""
+    words = config.pop("context_init", None)
     if words is None:
         return []
     ids = tokenize_names(tokenizer, [words])[0]

@@ -59,6 +59,7 @@ from .variants import (
 logger = logging.get_logger(__name__)
 
 CLASS_BATCH = 256  # prompts encoded at a time where no gradient is wanted
+INITIAL_STD = 0.02  # of context vectors that do not start as words (paper, section 4.1)
 PAIR_LOG_SCALES = (3.91, 3.0)  # initial T and sT of DualCoOp, about 50 and 20
 
 
@@ -176,7 +177,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, PromptLearner):
             for parameter in module.parameters():
-                init.normal_(parameter, mean=0.0, std=self.config.initializer_range)
+                init.normal_(parameter, mean=0.0, std=INITIAL_STD)
         elif isinstance(module, CaptionBank):
             init.zeros_(module.features)
             init.zeros_(module.log_weights)
@@ -270,8 +271,10 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 is used as it is (not copied) and frozen.
             labels (`Sequence[str]`): the labels, in the order of the logits.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the base's own by default, else CLIP's BPE.
-            **config: fields of [`TaiDptConfig`], and for a Hub repository `revision`, `token`, `cache_dir`,
-                `local_files_only`, `dtype`. With `prompt_pair="positive_negative"` `local_weight` is 1 by default.
+            **config: fields of [`TaiDptConfig`]; `context_init`, words whose token embeddings start the context
+                vectors, as `"a photo of a"` (without them they start from N(0, 0.02^2)); and for a Hub repository
+                `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype`. With
+                `prompt_pair="positive_negative"` `local_weight` is 1 by default.
 
         Returns:
             [`TaiDptModel`]: in eval mode; only its context vectors are trainable.
@@ -287,7 +290,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 source, arguments = settle(str(clip_id_or_model), arguments)
                 clip = load_clip(source, **arguments)
             config.setdefault("base_model_revision", arguments.get("revision"))
-        unknown = sorted(set(config) - {field for field in TaiDptConfig.__dataclass_fields__})
+        unknown = sorted(set(config) - set(TaiDptConfig.__dataclass_fields__) - {"context_init"})
         if unknown:
             raise ValueError(f"`{unknown[0]}` is not an option of TaiDptConfig: see its documentation for the names.")
         hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
@@ -345,7 +348,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """
         both = [load_templates(names) if isinstance(names, str) else names for names in (templates, local_templates)]
         config = {"pool_with_positions": True} | config | {"class_embedding_source": "fixed"}
-        config["templates"], config["local_templates"] = (None if names is None else list(names) for names in both)
+        first, second = (None if names is None else list(names) for names in both)
+        config["templates"] = first if second is None else {"global": first or [DEFAULT_TEMPLATE], "local": second}
         model = cls.from_clip(clip_id_or_model, labels, tokenizer, **config)
         for branch, embeddings in zip(("global", "local"), template_embeddings(model), strict=True):
             getattr(model, f"class_embeddings_{branch}").copy_(embeddings)  # (classes, dim)

@@ -252,11 +252,16 @@ def store_calibration(folder: Path, config: TaiDptConfig) -> None:
         folder (`Path`): holds the model.
         config ([`TaiDptConfig`]): the fitted one.
     """
-    path = folder / CONFIG_NAME
-    stored = json.loads(path.read_text(encoding="utf-8")) | {name: getattr(config, name) for name in CALIBRATION}
-    with staged_file(path) as staged:
-        staged.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    rewrite_config(folder, {name: getattr(config, name) for name in CALIBRATION})
     refresh_card(folder)
+
+
+def rewrite_config(folder: Path, changes: dict[str, Any]) -> None:
+    """Replaces entries of a stored configuration; the others and their order stay as they are."""
+    path = folder / CONFIG_NAME
+    stored = json.loads(path.read_text(encoding="utf-8")) | changes
+    with staged_file(path) as staged:
+        staged.write_text(json.dumps(dict(sorted(stored.items())), indent=2) + "\n", encoding="utf-8")
 
 
 def _set(config: TaiDptConfig, values: dict[str, Any]) -> None:
@@ -298,17 +303,14 @@ def copy_code(folder: Path, origin: Origin | None = None) -> bool:
 
 def _forget_base(folder: Path) -> None:
     """Takes the folder of the base out of a stored configuration; the card keeps its name."""
-    path = folder / CONFIG_NAME
-    stored = json.loads(path.read_text(encoding="utf-8")) | {"base_model_name_or_path": None}
-    path.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    rewrite_config(folder, {"base_model_name_or_path": None})
 
 
 def _note_digest(folder: Path) -> None:
     """Lets a stored configuration know the weights that are stored beside it."""
-    path, files = folder / CONFIG_NAME, sorted(folder.glob("*.safetensors"))
-    if files and path.is_file():
-        stored = json.loads(path.read_text(encoding="utf-8")) | {"weights_digest": digest_weights(files)}
-        path.write_text(json.dumps(stored, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    files = sorted(folder.glob("*.safetensors"))
+    if files and (folder / CONFIG_NAME).is_file():
+        rewrite_config(folder, {"weights_digest": digest_weights(files)})
 
 
 def _stored_word_counts(folder: Path) -> set[str]:

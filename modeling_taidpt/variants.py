@@ -170,10 +170,11 @@ def with_linear_head(model: PreTrainedModel, train_prompts: bool = False) -> Any
 def template_embeddings(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:
     """Global and local class embeddings `(classes, dim)` of the templates that a zero-shot model was made with."""
     with exact():
-        embeddings = model.encode_templates(model.config.templates)  # (classes, dim)
-        if model.config.local_templates is None:
-            return embeddings, embeddings
-        return embeddings, model.encode_templates(model.config.local_templates)
+        templates = model.config.templates
+        if isinstance(templates, dict):
+            return model.encode_templates(templates["global"]), model.encode_templates(templates["local"])
+        embeddings = model.encode_templates(templates)  # (classes, dim)
+        return embeddings, embeddings
 
 
 def _check_trained_labels(config: TaiDptConfig, labels: list[str], indices: list[int | None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 
 import pytest
 from transformers import AutoConfig, PreTrainedConfig
@@ -14,7 +15,7 @@ from modeling_taidpt.configuration_checks import FLAGS, NUMBERS, SCORES
 LABELS = ["dog", "traffic light", "cat"]
 INHERITED = {field.name for field in dataclasses.fields(PreTrainedConfig)}
 OWN = {field.name: str(field.type) for field in dataclasses.fields(TaiDptConfig) if field.name not in INHERITED}
-FREE_TEXTS = ("score_calibration", "context_init")  # words for people or the tokenizer
+FREE_TEXTS = ("score_calibration",)  # words for people
 PATHS = ("../x", "../../.bashrc", "/etc/passwd", "..", "~/x", "http://example.org/x", "file:///x", "\x1b[31m", "a\nb")
 NOT_NUMBERS = (float("nan"), float("inf"), -1e9, 1e12, "7", [None], {"a": 1}, True)
 
@@ -160,3 +161,17 @@ def test_what_holds_for_this_process_is_not_stored(stored):
     config._hub_arguments = {"token": "hf_secret"}
     assert "hf_secret" not in str(config.to_dict()) + config.to_json_string() + repr(config)
     assert "_is_complete" not in config.to_dict()
+
+
+def test_fields_are_few_and_documented():
+    assert len(OWN) <= 40
+    documented = TaiDptConfig.__doc__.split("Args:")[1]
+    for name in OWN:
+        assert re.search(rf"^        (\w+, )*{name}(, \w+)* \(`", documented, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("templates", [["a {}"], {"global": ["a {}"], "local": ["b {}", "c {}"]}, None])
+def test_templates_of_both_branches_are_one_field(tmp_path, stored, templates):
+    assert load(tmp_path, stored, templates=templates).templates == templates
+    assert_refused(tmp_path, stored, "templates", templates={"global": ["a {}"]})
+    assert_refused(tmp_path, stored, "templates", templates={"global": ["a {}"], "local": ["b"]})

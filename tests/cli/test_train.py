@@ -109,7 +109,7 @@ def test_settings_win_over_the_recipe(place, tmp_path):
     assert isinstance(arguments, TaiDptTrainingArguments) and arguments.recipe == "mine"
     assert (arguments.learning_rate, arguments.weight_decay) == (0.01, 0.25)
     assert (arguments.max_steps, arguments.num_train_epochs) == (-1, 2)  # epochs replace the steps of the recipe
-    assert (model.config.num_context_tokens, model.config.context_init) == (3, None)
+    assert model.config.num_context_tokens == 3
     assert model.config.class_specific_context
     assert find_recipe("recommended", str(place / "base"))["name"] == "paper"
     assert find_recipe("recommended", "taidpt-coco80")["training"]["max_steps"] == 400
