@@ -86,7 +86,7 @@ def read_classes(classes: Any) -> list[NamedClass]:
     for index, entry in enumerate(table):
         first = names.setdefault(normalize(entry.name), index)
         if first != index:
-            raise ValueError(f"Class name {entry.name!r} is there twice, at {first} and at {index}: keep one.")
+            raise ValueError(f"Class name {entry.name!r} is duplicated, at {first} and at {index}: keep one.")
     for entry in table:
         for synonym in entry.synonyms:
             other = owner.setdefault(name_tokens(synonym), entry.name)

@@ -43,7 +43,7 @@ def as_lists(values: Iterable[Any], names: Sequence[str] = ()) -> list[list[Any]
 
 
 def _as_list(value: Any) -> Any:
-    """A list of labels; or the text that stands for one, not parted yet."""
+    """A list of labels; or the text of one, not parted yet."""
     if isinstance(value, str):
         text = value.strip()
         return _written_entries(text) if _WRITTEN_LIST.fullmatch(text) else text
@@ -222,7 +222,7 @@ def check_labels_matrix(labels: Any, source: str = "the labels") -> np.ndarray:
         `np.ndarray` of shape `(images, classes)`: int8.
 
     Raises:
-        ValueError: If it is no matrix, is empty, or holds another value; the first one is named.
+        ValueError: If it is not a matrix, is empty, or holds another value; the first one is named.
     """
     matrix = np.asarray(labels.cpu() if hasattr(labels, "cpu") else labels)  # (images, classes)
     if matrix.ndim != 2 or matrix.size == 0:

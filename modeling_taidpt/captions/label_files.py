@@ -26,7 +26,7 @@ def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], C
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If there is no label, or one stands twice, or a file cannot be read; the message names it.
+        ValueError: If there is no label, or one is duplicated, or a file cannot be read; the message names it.
     """
     text = str(source)
     if text in PRESETS:

@@ -37,7 +37,7 @@ _COMPLETE = -1  # key in the trie of compounds where one is complete; no word ha
 class CaptionLabeler:
     r"""Finds the classes that captions name, as a multi-hot matrix.
 
-    A class is present when one of its synonyms stands in the caption, in any case, singular or plural. Compounds are
+    A class is present when one of its synonyms is in the caption, in any case, singular or plural. Compounds are
     matched before single words, longer ones first, and matched text is consumed: "hot dog" is no dog. A compound is
     also matched when it is written as one word ("hotdog"). Words end at spaces and punctuation; a hyphen joins
     ("man-made" names no man).
@@ -49,7 +49,7 @@ class CaptionLabeler:
             class is a kind of; captions do not look at it, hierarchical keywords do.
         method (`str`, *optional*, defaults to `"forms"`):
             `"forms"`: the inflected forms of all synonyms are written out once and looked up in the text; fast,
-            nothing to download. `"wordnet"`: the published procedure, NLTK's tokeniser, tagger and WordNet
+            nothing to download. `"wordnet"`: the published procedure, NLTK's tokenizer, tagger and WordNet
             lemmatiser; needs `nltk` and its data.
         ignored_forms (`Iterable[str]`, *optional*, defaults to `()`):
             Inflected forms that count for no class. A synonym given literally always counts.
@@ -59,7 +59,7 @@ class CaptionLabeler:
         method (`str`): The method.
 
     Raises:
-        ValueError: If there is no class, a class name is there twice, a synonym is empty or claimed by two classes,
+        ValueError: If there is no class, a class name is duplicated, a synonym is empty or claimed by two classes,
             or the method is unknown.
         TypeError: If a class is neither a name nor a mapping with a name, or a synonym is not a string.
 
@@ -125,7 +125,7 @@ class CaptionLabeler:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file is no class table; the message names the file and the entry.
+            ValueError: If the file is not a class table; the message names the file and the entry.
             ImportError: If a YAML file is given and PyYAML is not installed.
         """
         table = read_table_file(Path(path))
@@ -305,7 +305,7 @@ def _any_label(labels: list[Sequence[int]]) -> list[bool]:
 
 
 def _check_captions(captions: Sequence[Any], error: Exception) -> None:
-    """Raise the error that names the first caption that is no string, else the error that was met."""
+    """Raise the error that names the first caption that is not a string, else the error that was met."""
     for index, caption in enumerate(captions):
         if not isinstance(caption, str):
             kind = type(caption).__name__

@@ -133,7 +133,7 @@ def match_columns(names: Sequence[str], labels: Sequence[str], owner: str = "the
         owner (`str`, *optional*, defaults to `"the labeler"`): whose names they are, for the error.
 
     Returns:
-        `list[int]`: for each label its place among `names`.
+        `list[int]`: for each label its index among `names`.
 
     Raises:
         ValueError: If a label is missing; it is named.

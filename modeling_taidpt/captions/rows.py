@@ -9,7 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 # How other libraries give their columns or values, tried in order: pandas, Arrow, polars.
-_FRAME_METHODS = (("to_dict", {"orient": "list"}), ("to_pydict", {}), ("to_dict", {"as_series": False}))
+_FRAME_METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("to_dict", {"orient": "list"}),
+    ("to_pydict", {}),
+    ("to_dict", {"as_series": False}),
+)
 _SERIES_METHODS = ("to_pylist", "to_list")
 
 

@@ -40,7 +40,7 @@ def select_by_rarest_class(labels: np.ndarray, max_per_class: int | None, seed: 
         seed (`int`, *optional*): draws them; the first ones by default, as the paper does.
 
     Returns:
-        `np.ndarray`: places of the kept captions, rising.
+        `np.ndarray`: indices of the chosen captions, rising.
     """
     present = np.asarray(labels) != 0  # (captions, classes)
     counts = np.where(present, class_counts(present), np.iinfo(np.int64).max)  # (captions, classes)

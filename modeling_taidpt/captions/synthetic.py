@@ -76,7 +76,7 @@ def make_captions(
 
     Raises:
         ValueError: If labels are empty or repeated, a number is out of range, the co-occurrence does not fit the
-            labels, or the generator gives another number of texts or something that is no text.
+            labels, or the generator gives another number of texts or something that is not a text.
 
     Example:
         >>> from modeling_taidpt import make_captions
@@ -180,7 +180,7 @@ def _generate(sets: list[list[str]], text_generator: TextGenerator) -> list[str]
             )
         for text in texts:
             if not isinstance(text, str):
-                raise ValueError(f"The text generator gave {text!r:.60}, which is no text: give a list of strings.")
+                raise ValueError(f"The text generator gave {text!r:.60}, which is not a text: give a list of strings.")
         captions += [" ".join(text.split()) for text in texts]
     return captions
 

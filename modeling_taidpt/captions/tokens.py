@@ -6,7 +6,7 @@ import unicodedata
 
 SEPARATOR = "\0"
 # Bytes of the lower-cased UTF-8 text: control characters become spaces, punctuation becomes a comma (a token of its
-# own, so that "hot, dog" is no hot dog), hyphens and underscores stay inside words as in NLTK's tokeniser.
+# own, so that "hot, dog" is no hot dog), hyphens and underscores stay inside words as in NLTK's tokenizer.
 _BYTE_TABLE = bytes(
     code
     if code == 0 or code > 126 or chr(code).isalnum() or chr(code) in "-_ "
@@ -16,7 +16,7 @@ _BYTE_TABLE = bytes(
     for code in range(256)
 )
 _APOSTROPHES = "\u02b9\u02bb\u02bc"  # letters to Unicode, apostrophes to people
-_TYPOGRAPHIC = "\u2018\u2019\u201a\u201c\u201d\u201e\u2026\u2013\u2014\u00ab\u00bb"  # what NLTK's tokeniser knows
+_TYPOGRAPHIC = "\u2018\u2019\u201a\u201c\u201d\u201e\u2026\u2013\u2014\u00ab\u00bb"  # what NLTK's tokenizer knows
 
 
 class _Signs(dict):
@@ -67,7 +67,7 @@ def name_tokens(name: str) -> tuple[bytes, ...]:
 
 
 def separate_signs(caption: str) -> str:
-    """A caption whose words end at signs that NLTK's tokeniser takes for letters, as emoji; ASCII stays as it is."""
+    """A caption whose words end at signs that NLTK's tokenizer takes for letters, as emoji; ASCII stays as it is."""
     return caption if caption.isascii() else caption.translate(_SEPARATED_SIGNS)
 
 

@@ -89,7 +89,7 @@ IRREGULAR_ENDINGS: dict[str, str] = {
 }
 REGULAR_MAN = frozenset({"caiman", "german", "human", "ottoman", "roman", "shaman", "talisman", "norman", "brahman"})
 
-# Words in -s that are no plural, or whose singular is another thing ("glasses", "news"): never cut to a singular.
+# Words in -s that are not plurals, or whose singular is another thing ("glasses", "news"): never cut to a singular.
 # fmt: off
 NO_SINGULAR = frozenset(
     {
@@ -179,7 +179,7 @@ def singulars(word: str) -> tuple[str, ...]:
 
     Returns:
         `tuple[str, ...]`: The singular ("cloud"), both where the spelling leaves two ("movy", "movie"); empty if the
-        word is no plural, as "bus", "glass" and "scissors".
+        word is not a plural, as "bus", "glass" and "scissors".
     """
     for singular, forms in IRREGULAR_PLURALS.items():
         if word in forms:

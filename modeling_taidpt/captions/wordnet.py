@@ -18,7 +18,7 @@ _PARTS_OF_SPEECH = {"J": "a", "V": "v", "N": "n", "R": "r"}
 
 
 class MissingNltkDataError(LookupError, FileNotFoundError):
-    """NLTK's tokeniser, tagger or WordNet is not on this machine."""
+    """NLTK's tokenizer, tagger or WordNet is not on this machine."""
 
 
 @contextmanager

@@ -26,10 +26,8 @@ from .dataset import IMAGE_ID, LABELS, load_split, require_file
 logger = logging.get_logger(__name__)
 
 CAPTION = "caption"
-_WORD = re.compile(r"\w+(?:[-']\w+)*|[^\w\s]")  # a punctuation mark counts as a word, as in NLTK's tokeniser
-_NARRATIVES_WHERE = (
-    "it is had at https://storage.googleapis.com/localized-narratives/annotations/open_images_train_v6_captions.jsonl"
-)
+_WORD = re.compile(r"\w+(?:[-']\w+)*|[^\w\s]")  # a punctuation mark counts as a word, as in NLTK's tokenizer
+_NARRATIVES_WHERE = "it is available at https://storage.googleapis.com/localized-narratives/annotations/open_images_train_v6_captions.jsonl"
 _CHUNK = 4096  # captions labelled at a time
 
 
@@ -265,7 +263,9 @@ def _narratives(files: str | Path | Iterable[str | Path], excluded: set[Any]) ->
         file = require_file(Path(path), "The file of localized narratives", _NARRATIVES_WHERE)
         for number, row in enumerate(read_rows(file, "file of localized narratives")):
             if not isinstance(row, Mapping) or not isinstance(row.get(CAPTION), str) or IMAGE_ID not in row:
-                raise ValueError(f"Row {number} of {str(file)!r} is no narrative: it needs 'image_id' and 'caption'.")
+                raise ValueError(
+                    f"Row {number} of {str(file)!r} is not a narrative: it needs 'image_id' and 'caption'."
+                )
             if row[IMAGE_ID] not in excluded:
                 yield str(row[IMAGE_ID]), row[CAPTION]
 

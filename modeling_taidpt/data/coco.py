@@ -16,7 +16,7 @@ from datasets import Dataset
 from .dataset import build_image_dataset, require_file
 
 COCO = "coco"
-COCO_WHERE = "it is part of annotations_trainval2014.zip, had at https://cocodataset.org/#download"
+COCO_WHERE = "it is part of annotations_trainval2014.zip, available at https://cocodataset.org/#download"
 
 
 def load_coco(
@@ -85,7 +85,7 @@ def read_coco_json(path: Path, *parts: str) -> dict[str, Any]:
         *parts (`str`): keys that it must have.
 
     Raises:
-        ValueError: If the file is no JSON or lacks a part.
+        ValueError: If the file is not JSON or lacks a part.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))

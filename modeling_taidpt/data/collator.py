@@ -41,12 +41,12 @@ class ImageCollator:
         return {"pixel_values": pixels, "labels": labels}
 
 
-def open_image(picture: Any) -> Image.Image:
-    """Opens a picture, its bytes, its path, or what `datasets` stores of it: RGB, turned as its EXIF data say.
+def open_image(image: Any) -> Image.Image:
+    """Opens an image, its bytes, its path, or what `datasets` stores of it: RGB, turned as its EXIF data say.
 
     As the pipeline does; a `ValueError` says what cannot be read, and why.
     """
-    return read_image(ImageEntry(picture))
+    return read_image(ImageEntry(image))
 
 
 __all__ = ["ImageCollator", "clip_image_processor", "find_image_processor", "open_image"]

@@ -1,4 +1,4 @@
-"""Images of one's own: a folder with a CSV, JSON or JSON lines file of labels, or a data set with a label column."""
+"""Custom images: a folder with a CSV, JSON or JSON lines file of labels, or a data set with a label column."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def load_image_folder(
 
     Raises:
         FileNotFoundError: If the label file or an image is missing.
-        ValueError: If a row has no file name or labels, a label is no class, or there is no row; the row is named.
+        ValueError: If a row has no file name or labels, a label is not a class, or there is no row; the row is named.
     """
     folder = Path(folder)
     path = _find_label_file(folder) if label_file is None else Path(label_file)
@@ -177,7 +177,7 @@ def load_image_dataset(
 
     Raises:
         TypeError: If it is a dictionary of splits, or a stream.
-        ValueError: If a column is missing, the classes are unknown, a label is no class, or there is no row.
+        ValueError: If a column is missing, the classes are unknown, a label is not a class, or there is no row.
     """
     source = repr(data) if isinstance(data, str) else "the data set"
     dataset = load_split(data, **arguments) if isinstance(data, str) else data

@@ -41,7 +41,7 @@ def load_images(data: Any, loader: str | None = None, **options: Any) -> Dataset
     """Reads labelled images.
 
     Args:
-        data (`str`, `Path` or `Dataset`): a folder of VOC, COCO, NUS-WIDE or images of one's own, told by what it
+        data (`str`, `Path` or `Dataset`): a folder of VOC, COCO, NUS-WIDE or custom images, told by what it
             holds; a data set; or else a Hub repository.
         loader (`str`, *optional*): `"voc"`, `"coco"`, `"nuswide"`, `"folder"` or `"hub"`, where it is known.
         **options: of that loader, as `split="test"`.

@@ -12,7 +12,7 @@ from datasets import Dataset
 from .dataset import build_image_dataset, read_lines, require_file
 
 _WHERE = (
-    "it is part of Groundtruth.zip, ConceptsList.zip or ImageList.zip, had at "
+    "it is part of Groundtruth.zip, ConceptsList.zip or ImageList.zip, available at "
     "https://lms.comp.nus.edu.sg/wp-content/uploads/2019/research/nuswide/NUS-WIDE.html"
 )
 

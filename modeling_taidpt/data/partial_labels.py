@@ -27,7 +27,7 @@ def drop_labels(labels: Any, known: float, seed: int = 0) -> np.ndarray:
         `np.ndarray` of shape `(images, classes)`: partial labels, int8.
 
     Raises:
-        ValueError: If `known` is no share, or a label is not -1, 0 or 1.
+        ValueError: If `known` is not a share, or a label is not -1, 0 or 1.
     """
     if not 0 < known <= 1:
         raise ValueError(f"The share of known labels is {known}: give one above 0 and at most 1, as 0.1.")

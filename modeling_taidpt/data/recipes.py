@@ -46,7 +46,7 @@ def read_recipe(path_or_name: str | Path, protocol: str = "clean") -> dict[str, 
 
     Raises:
         FileNotFoundError: If there is no such recipe.
-        ValueError: If the file is no recipe, or there is no such protocol.
+        ValueError: If the file is not a recipe, or there is no such protocol.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"`protocol` is {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")

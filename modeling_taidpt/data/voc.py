@@ -15,7 +15,7 @@ from .dataset import build_image_dataset, read_lines, require_file
 
 VOC_DIFFICULT = ("negative", "unknown")
 _WHERE = (
-    "it is part of VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar, had at "
+    "it is part of VOCtrainval_06-Nov-2007.tar and VOCtest_06-Nov-2007.tar, available at "
     "http://host.robots.ox.ac.uk/pascal/VOC/voc2007/"
 )
 

@@ -71,12 +71,12 @@ def fit_caption_bank(
     """
     if captions is None:
         captions = background_sentences()
-    if len(captions) < FEW_CAPTIONS:
+    features = _caption_features(model, captions)
+    if len(features) < FEW_CAPTIONS:
         logger.warning(
-            f"A bank of {len(captions)} captions takes off what tells labels apart: give some thousand captions, or "
+            f"A bank of {len(features)} captions takes off what tells labels apart: give some thousand captions, or "
             "none for those of everyday things."
         )
-    features = _caption_features(model, captions)
     pooled = [features[index]["caption_embeds"].float() for index in range(len(features))]  # (dim,) each
     model.set_caption_bank(*cluster_captions(torch.stack(pooled), size), caption_bank_temperature)
 

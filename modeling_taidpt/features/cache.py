@@ -1,8 +1,8 @@
-"""What kept features of captions and of images share: a data set on memory-mapped files, written once.
+"""What cached features of captions and of images share: a data set on memory-mapped files, written once.
 
 The cache is a folder per corpus, named by a fingerprint of everything that the features depend on. Each of its files
 is written under another name and renamed when it is whole, so an encoding that was killed goes on after its last whole
-file. Labels are not kept: they may change without the features changing.
+file. Labels are not cached: they may change without the features changing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Kept = TypeVar("Kept", bound="KeptFeatures")
 
 
 def feature_cache_dir(kind: str) -> Path:
-    """Where features of `"caption"` or `"image"` are kept unless told otherwise: beside the data sets in `HF_HOME`."""
+    """Where features of `"caption"` or `"image"` are cached by default: beside the data sets in `HF_HOME`."""
     return Path(datasets.config.HF_DATASETS_CACHE) / f"taidpt_{kind}_features"
 
 

@@ -1,6 +1,6 @@
-"""Frozen caption features: encoded once, kept in Arrow files, memory-mapped.
+"""Frozen caption features: encoded once, cached in Arrow files, memory-mapped.
 
-They depend on the text side of the CLIP, the tokenizer, the captions and the precision; see `feature_cache.py`.
+They depend on the text side of the CLIP, the tokenizer, the captions and the precision; see `cache.py`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHARD_SIZE = 8192  # captions per file; at 15 tokens of 512 dimensions, 250 MB i
 
 
 def default_cache_dir() -> Path:
-    """Where features are kept unless told otherwise: beside the data sets, under `HF_HOME`."""
+    """Where features are cached unless told otherwise: beside the data sets, under `HF_HOME`."""
     return feature_cache_dir("caption")
 
 
@@ -82,7 +82,7 @@ class CaptionFeatures(KeptFeatures):
         shard_size: int = SHARD_SIZE,
         progress: bool = True,
     ) -> CaptionFeatures:
-        """Encodes captions with the text side of a model, or opens what an earlier call has kept.
+        """Encodes captions with the text side of a model, or opens what an earlier call has cached.
 
         Args:
             model ([`TaiDptModel`]): its frozen CLIP encodes; equal captions are encoded once.

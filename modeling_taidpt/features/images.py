@@ -1,4 +1,4 @@
-"""Frozen image features: encoded once, kept in Arrow files, memory-mapped; see `feature_cache.py`.
+"""Frozen image features: encoded once, cached in Arrow files, memory-mapped; see `cache.py`.
 
 They serve where no augmentation is used: every epoch then sees the same features.
 """
@@ -62,14 +62,14 @@ class ImageFeatures(KeptFeatures):
         shard_size: int = SHARD_SIZE,
         progress: bool = True,
     ) -> ImageFeatures:
-        """Encodes images with the image side of a model, or opens what an earlier call has kept.
+        """Encodes images with the image side of a model, or opens what an earlier call has cached.
 
         Args:
             model ([`TaiDptModel`]): its frozen CLIP encodes.
             dataset (`Dataset` or what [`read_images`] reads): rows of `image` (an image, its bytes, or a path) or
                 `pixel_values`, and `labels`.
             image_processor (*optional*): an image processor of transformers; the model's own by default.
-            image_column (`str`, *optional*, defaults to `"image"`): column of the pictures.
+            image_column (`str`, *optional*, defaults to `"image"`): column of the images.
             label_column (`str`, *optional*, defaults to `"labels"`): column of the labels: multi-hot rows, indices or
                 names, or rows of -1, 0 and 1; `None` where there are none (all labels are then 0). With a column
                 `unknown` beside it, labels are partial; see [`partial_label_matrix`].
@@ -129,7 +129,7 @@ def collate_images(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.
 
 
 class _ImageEncoder(Encoder):
-    """Encodes pictures with a frozen CLIP."""
+    """Encodes images with a frozen CLIP."""
 
     columns = IMAGE_COLUMNS
 
@@ -138,7 +138,7 @@ class _ImageEncoder(Encoder):
         self.dtype, self.batch_size, self.bf16 = getattr(torch, dtype), batch_size, bf16
 
     def __call__(self, items: list[int], bar: tqdm) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Pooled `(dim,)` and dense `(cells, dim)` features of each picture, in the cache's precision."""
+        """Pooled `(dim,)` and dense `(cells, dim)` features of each image, in the cache's precision."""
         features: list[tuple[torch.Tensor, torch.Tensor]] = []
         for start in range(0, len(items), self.batch_size):
             members = items[start : start + self.batch_size]

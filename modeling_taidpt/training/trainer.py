@@ -156,6 +156,9 @@ class TaiDptTrainer(Trainer):
         self.image_eval_dataset = image_eval_dataset
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
         self._set_up(reader.to(args.device), args, processing_class, labeler)
+        if image_eval_dataset is not None:  # what is wrong with it is said before hours of training
+            self.image_eval_dataset = read_images(image_eval_dataset, args.image_column)
+            self.image_eval_dataset.labels(self.labels)
         if is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column):
             self._data = TrainingImages(reader, args, self.image_processor, image_transform)
             self.image_processor = self._data.processor

@@ -393,7 +393,7 @@ def test_from_file(tmp_path, name, content):
         ("none.json", "[]", "none.json': The list of classes is empty"),
         ("norway.yaml", "- 'yes'\n- no\n", "norway.yaml': The name of class 1 is False, .*put it in quotes"),
         ("keys.json", '[{"label": "dog"}]', "keys.json': Class 0 is .* keys must be 'name', 'synonyms' and 'parent'"),
-        ("twice.yaml", "- dog\n- DOG\n", "twice.yaml': Class name 'DOG' is there twice, at 0 and at 1"),
+        ("twice.yaml", "- dog\n- DOG\n", "twice.yaml': Class name 'DOG' is duplicated, at 0 and at 1"),
         ("table.txt", "dog", r"table.txt' must end in \.json, \.yaml or \.yml"),
     ],
 )
@@ -426,7 +426,7 @@ def test_yaml_without_pyyaml_says_what_to_install(tmp_path, monkeypatch):
     [
         ([], ValueError, "The list of classes is empty"),
         ({}, ValueError, "The list of classes is empty"),
-        (["dog", "cat", "Dog"], ValueError, "Class name 'Dog' is there twice, at 0 and at 2"),
+        (["dog", "cat", "Dog"], ValueError, "Class name 'Dog' is duplicated, at 0 and at 2"),
         ({"dog": ["pet"], "cat": ["Pet"]}, ValueError, "Synonym 'pet' is claimed by two classes, 'dog' and 'cat'"),
         ({"dog": ["cat"], "cat": []}, ValueError, "Synonym 'cat' is claimed by two classes, 'dog' and 'cat'"),
         ({"hot dog": [], "wurst": ["hot  DOG"]}, ValueError, "Synonym 'hot dog' is claimed by two classes"),

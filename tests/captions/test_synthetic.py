@@ -44,7 +44,7 @@ def test_a_text_generator_writes_the_captions():
     data = make_captions(["dog", "hot_dog"], 70, text_generator=generate)
     assert len(asked) == 70
     assert set(data["caption"]) == {f"Here is {' plus '.join(names)}." for names in asked}
-    for wrong, words in ((lambda sets: ["x"], "gave 1 texts for 32"), (lambda sets: [None] * len(sets), "no text")):
+    for wrong, words in ((lambda sets: ["x"], "gave 1 texts for 32"), (lambda sets: [None] * len(sets), "not a text")):
         with pytest.raises(ValueError, match=words):
             make_captions(["dog", "hot_dog"], 70, text_generator=wrong)
 

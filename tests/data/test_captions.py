@@ -150,12 +150,12 @@ def test_localized_narratives_of_the_81_concepts(tmp_path):
 
 
 def test_localized_narratives_say_what_is_wrong(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"narratives .*absent\.jsonl' does not exist: it is had at https"):
+    with pytest.raises(FileNotFoundError, match=r"narratives .*absent\.jsonl' does not exist: it is available"):
         load_localized_narratives(tmp_path / "absent.jsonl")
     with pytest.raises(ValueError, match="No narrative names one of the 81 classes"):
         load_localized_narratives(write_narratives(tmp_path / "n.jsonl", ["nothing at all"]))
     (tmp_path / "n.jsonl").write_text('{"caption": "a dog"}')
-    with pytest.raises(ValueError, match=r"Row 0 of .*n\.jsonl' is no narrative: it needs 'image_id' and 'caption'"):
+    with pytest.raises(ValueError, match=r"Row 0 of .*n\.jsonl' is not a narrative: it needs 'image_id'"):
         load_localized_narratives(tmp_path / "n.jsonl")
     (tmp_path / "n.jsonl").write_text("{")
     with pytest.raises(

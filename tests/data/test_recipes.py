@@ -129,7 +129,9 @@ def test_protocols_read_the_captions_they_should(tmp_path, caplog):
     assert len(load_recipe_captions(read_recipe("voc2007"), tmp_path, captions_per_image=None)) == 16
     images = load_recipe_images(read_recipe("coco2014"), tmp_path)
     assert images["image_id"][:] == [1, 2] and images["labels"][:] == [[0], []]
-    with pytest.raises(FileNotFoundError, match=r"open_images_train_v6_captions\.jsonl' does not exist: it is had at"):
+    with pytest.raises(
+        FileNotFoundError, match=r"open_images_train_v6_captions\.jsonl' does not exist: it is available"
+    ):
         load_recipe_captions(read_recipe("nuswide"), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"VOC list .*test\.txt' does not exist"):
         load_recipe_images(read_recipe("voc2007"), tmp_path)

@@ -249,3 +249,26 @@ def test_the_trainer_learns_from_images_of_any_kind(model, images, tmp_path, kin
     assert trainer.train_dataset.labels.tolist() == MATRIX
     assert trainer.eval_dataset.labels.tolist() == MATRIX
     assert 0 <= trainer.evaluate_images()["image_map"] <= 100
+
+
+def test_one_class_label_a_row_trains_and_measures_as_lists_do(model, images, tmp_path):
+    """The first class is number 0, which is no truth value of labels."""
+    names = ["car", "cat", "dog"]  # another order than the model's
+    captions = ["A car.", "A cat.", "A dog."] * 4
+    numbers = datasets.Features({"caption": datasets.Value("string"), "label": datasets.ClassLabel(names=names)})
+    table = datasets.Dataset.from_dict({"caption": captions, "label": [0, 1, 2] * 4}, features=numbers)
+    pictures = datasets.Dataset.from_dict({"image": images["paths"], "labels": [0, 1, 2]})
+    pictures = pictures.cast_column("labels", datasets.ClassLabel(names=names))
+    options = {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "feature_cache_dir": str(tmp_path)}
+    options |= {"eval_strategy": "no", "load_best_model_at_end": False, "validation_size": 0, "add_templates": False}
+    arguments = TaiDptTrainingArguments(str(tmp_path / "run"), label_column="label", **options)
+    lists = [{"image": path, "labels": [name]} for path, name in zip(images["paths"], names, strict=True)]
+    for given in (table, table.to_iterable_dataset()):
+        trainer = TaiDptTrainer(
+            model, arguments, train_dataset=given, image_eval_dataset=pictures, image_processor=PROCESSOR
+        )
+        assert trainer._data.describe()["per_class"] == {"dog": 4, "cat": 4, "car": 4}
+        assert trainer._data.train_captions.labels[0].tolist() == [0, 0, 1]
+    assert trainer.evaluate_images() == trainer.evaluate_images(lists)
+    with pytest.raises(ValueError, match="The images have no column 'labels'"):
+        TaiDptTrainer(model, arguments, train_dataset=table, image_eval_dataset=images["pictures"])
