@@ -90,7 +90,7 @@ def tag(
     - `taidpt tag photos --output tags --engine ray`
     """
     from modeling_taidpt.captions.label_files import read_labels
-    from modeling_taidpt.serving.summary import LEAST_SCORE, TaggingSummary, summarize_results
+    from modeling_taidpt.serving.summary import TaggingSummary, summarize_results
     from modeling_taidpt.serving.tagging import tag_images
 
     options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
@@ -121,7 +121,7 @@ def tag(
             pipeline_kwargs={"device": device} if device is not None and engine == "ray" else None,
             **options,
         )
-    least = LEAST_SCORE if options["threshold"] is None else 0.0
+    least = 0.0 if options["threshold"] is not None else _thresholds(tagger if labels is None else None)
     summary = summarize_results(report.output_dir, least) if report.images + report.skipped else TaggingSummary()
     found, sidecars, page = bool(summary.images), None, None
     with working(as_json):
@@ -143,27 +143,47 @@ def tag(
         say(f"Open the gallery in a browser: {page}")
 
 
-def _write_sidecars(results: str, least: float, parents: dict[str, str] | None, replace_suffix: bool) -> Any:
+def _thresholds(tagger: Any) -> float | dict[str, float]:
+    """What counts as found where all labels were kept: the thresholds of the checkpoint's own labels, else 0.5."""
+    from modeling_taidpt.serving.summary import LEAST_SCORE
+
+    config = getattr(getattr(tagger, "model", None), "config", None)
+    thresholds = getattr(config, "score_thresholds", None)
+    if thresholds is None:
+        return LEAST_SCORE
+    several = thresholds if isinstance(thresholds, (list, tuple)) else [thresholds] * len(config.labels)
+    return dict(zip(config.labels, several, strict=True))
+
+
+def _write_sidecars(
+    results: str, least: float | dict[str, float], parents: dict[str, str] | None, replace_suffix: bool
+) -> Any:
     from modeling_taidpt.serving.sidecars import write_sidecars
 
     return write_sidecars(results, threshold=least, parents=parents, replace_suffix=replace_suffix)
 
 
-def _write_gallery(results: str, sources: list[str], least: float, image_column: str) -> str:
+def _write_gallery(results: str, sources: list[str], least: float | dict[str, float], image_column: str) -> str:
+    """Writes the gallery; where each label has its threshold, the slider begins in their middle."""
+    from statistics import median
+
     from modeling_taidpt.serving.gallery import write_gallery
 
+    least = round(median(least.values()), 2) if isinstance(least, dict) else least
     return write_gallery(results, images=sources, threshold=least, image_column=image_column).index
 
 
 def _print_summary(report: Any, summary: Any) -> None:
     """Says what a run did, what its results hold and how to open them."""
     from modeling_taidpt.serving.formats import result_files
+    from modeling_taidpt.serving.summary import LEAST_SCORE
 
     earlier = f", {report.skipped} were there" if report.skipped else ""
     rate = f", {report.images / report.seconds:.1f} images a second" if report.images else ""
     say(f"{report.images} images tagged into {report.output_dir}, {report.errors} could not be read{earlier}{rate}.")
     if summary.images:
-        least = f" with a score of at least {summary.threshold:g}" if summary.threshold else ""
+        least = f" with a score of at least {summary.threshold:g}" if summary.threshold == LEAST_SCORE else ""
+        least = " by the thresholds of the checkpoint" if isinstance(summary.threshold, dict) else least
         say(f"{summary.labels} labels found{least}, in {summary.images_with_labels} of {summary.images} images.")
     if summary.counts:
         frequent = ", ".join(f"{label} {count}" for label, count in summary.counts.most_common(MOST_LABELS))

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from ..atomic import staged_file
 from ..captions.hierarchy import LabelHierarchy
 from .formats import read_results
-from .summary import LEAST_SCORE
+from .summary import LEAST_SCORE, found_labels
 
 logger = logging.get_logger(__name__)
 
@@ -62,7 +62,7 @@ class SidecarReport:
 def write_sidecars(
     results: str | Path,
     *,
-    threshold: float = LEAST_SCORE,
+    threshold: float | Mapping[str, float] = LEAST_SCORE,
     parents: Mapping[str, str] | None = None,
     replace_suffix: bool = False,
 ) -> SidecarReport:
@@ -70,8 +70,8 @@ def write_sidecars(
 
     Args:
         results (`str` or `Path`): folder or file that [`tag_images`] wrote.
-        threshold (`float`, *optional*, defaults to 0.5): least score of a label that becomes a keyword; 0 for results
-            that hold only labels that were found.
+        threshold (`float` or `Mapping[str, float]`, *optional*, defaults to 0.5): least score of a label that becomes
+            a keyword, one for all or one for each; 0 for results that hold only labels that were found.
         parents (`Mapping[str, str]`, *optional*): what labels are kinds of; see [`LabelHierarchy`].
         replace_suffix (`bool`, *optional*, defaults to `False`): `photo.xmp`, as Adobe's tools name sidecars, instead
             of `photo.jpg.xmp`, as darktable and digiKam do.
@@ -85,7 +85,7 @@ def write_sidecars(
     """
     report, hierarchy = SidecarReport(), LabelHierarchy(parents)
     for row in read_results(results):
-        labels = [label for label, score in zip(row.labels, row.scores, strict=True) if score >= threshold]
+        labels = found_labels(row, threshold)
         if row.error is not None:
             continue
         image = Path(row.path)

@@ -340,3 +340,17 @@ def test_summary_says_what_was_found_and_how_to_open_it(folder, tmp_path):
     table = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "tags.csv")])
     assert "pandas" not in table.stderr
     assert [row.labels for row in read_results(tmp_path / "tags.csv")][1] == []
+
+
+def test_what_is_found_follows_the_thresholds_of_the_checkpoint(folder, tmp_path):
+    for name in ("c.png", "d.png", "z.png", "sub/e.png", "sub/f.png"):
+        (folder / name).unlink()
+    arguments = ["tag", str(folder), "-o", str(tmp_path / "out"), "--num-workers", "0", "--json"]
+    summary = json.loads(CliRunner().invoke(app, [*arguments, "--xmp", "--gallery"]).stdout)["summary"]
+    (row,) = [row for row in rows(tmp_path / "out") if row["error"] is None]
+    scores = dict(zip(row["labels"], row["scores"], strict=True))
+    assert len(summary["threshold"]) == len(scores) == 80
+    found = {label for label, score in scores.items() if score >= summary["threshold"][label]}
+    assert set(summary["counts"]) == found
+    assert (folder / "a.png.xmp").exists() is bool(found)
+    assert (tmp_path / "out_gallery" / "index.html").is_file()
