@@ -124,6 +124,14 @@ def print_json(value: Any) -> None:
     typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON's own escape of the same sign
 
 
+def read_views(
+    image_size: int | None, center_crop: bool | None, flip: bool | None, multi_crop: bool | None, tiles: bool
+) -> dict[str, Any]:
+    """How an image is shown to the model, as options of the pipeline and of `tag_images`, from those of a command."""
+    views = {"image_size": image_size, "center_crop": center_crop, "flip": flip}
+    return views | {"multi_crop": "max" if tiles else multi_crop}
+
+
 def read_threshold(threshold: str | None) -> float | str | None:
     """A number where it is one; the pipeline says what is wrong with other words than `auto`."""
     try:
@@ -318,6 +326,7 @@ __all__ = [
     "printable",
     "read_settings",
     "read_threshold",
+    "read_views",
     "say",
     "stdout",
     "without_loading_bar",

@@ -30,6 +30,7 @@ from .common import (
     one_sentence,
     print_json,
     read_threshold,
+    read_views,
     say,
     stdout,
     working,
@@ -74,13 +75,8 @@ def predict(
     """
     from modeling_taidpt.captions.label_files import read_labels
 
-    options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
-    options |= {
-        "image_size": image_size,
-        "center_crop": center_crop,
-        "flip": flip,
-        "multi_crop": "max" if tiles else multi_crop,
-    }
+    options = read_views(image_size, center_crop, flip, multi_crop, tiles)
+    options |= {"top_k": top_k or None, "threshold": read_threshold(threshold)}
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json), _warnings(labels is not None):

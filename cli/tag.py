@@ -24,6 +24,7 @@ from .common import (
     load_tagger,
     print_json,
     read_threshold,
+    read_views,
     say,
     working,
 )
@@ -93,13 +94,8 @@ def tag(
     from modeling_taidpt.serving.summary import TaggingSummary, summarize_results
     from modeling_taidpt.serving.tagging import tag_images
 
-    options: dict[str, Any] = {"top_k": top_k or None, "threshold": read_threshold(threshold)}
-    options |= {
-        "image_size": image_size,
-        "center_crop": center_crop,
-        "flip": flip,
-        "multi_crop": "max" if tiles else multi_crop,
-    }
+    options = read_views(image_size, center_crop, flip, multi_crop, tiles)
+    options |= {"top_k": top_k or None, "threshold": read_threshold(threshold)}
     labeler = None
     if labels is not None:
         options["candidate_labels"], labeler = read_labels(labels)
