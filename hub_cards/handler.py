@@ -51,6 +51,10 @@ class EndpointHandler:
         self.pipeline = pipeline(
             TASK, model=path or None, device=device, trust_remote_code=None if installed else True
         )
+        # Nothing changes the model of an endpoint: its own labels are encoded once, on the same vision tower.
+        self.own_labels = type(self.pipeline)(
+            self.pipeline.model.bake(), image_processor=self.pipeline.image_processor, device=device
+        )
         # The sibling of the pipeline's module, in the package or beside the checkpoint, reads the images.
         package = type(self.pipeline).__module__.rpartition(".")[0]
         self.reading: Any = importlib.import_module(f"{package}.image_reading")
@@ -102,7 +106,8 @@ class EndpointHandler:
             drawn = min(len(labels), top_k) if isinstance(top_k, int) else len(labels)
             _check_room(drawn * decoded.width * decoded.height, room)  # before they are drawn
         options = parameters | {"return_heatmaps": True if kind == "pixels" else kind and "cells"}
-        result = self.pipeline(decoded, **options)
+        tagger = self.pipeline if parameters.get("candidate_labels") else self.own_labels
+        result = tagger(decoded, **options)
         numbers = sum(entry["heatmap"].size for entry in result if "heatmap" in entry)
         _check_room(numbers, room)
         return [_plain(entry) for entry in result], room - numbers
