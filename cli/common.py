@@ -118,7 +118,7 @@ def make_table(*columns: str, title: str | None = None) -> Table:
 
 def print_json(value: Any) -> None:
     """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
-    from modeling_taidpt.evaluation.json_values import json_value
+    from modeling_taidpt.evaluation.report import json_value
 
     text = json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False)
     typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON's own escape of the same sign

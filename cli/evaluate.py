@@ -200,7 +200,7 @@ def _print_figures(figures: dict[str, Any]) -> None:
     runs = figures["runs"]
     if runs["count"] > 1:
         mean, deviation = runs["mean"]["merged"], runs["deviation"]["merged"]
-        stdout().print(f"{runs['count']} runs: merged {mean:.1f}, deviation {deviation:.1f}")
+        stdout().print(f"{runs['count']} runs: merged {mean:.1f}, standard deviation {deviation:.1f}")
     for entry in figures["differences"]:
         interval = f" [{entry['low']:+.1f}, {entry['high']:+.1f}]" if "low" in entry else ""
         stdout().print(f"{entry['model']} - {entry['other']}: {entry['difference']:+.1f}{interval}")

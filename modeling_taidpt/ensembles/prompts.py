@@ -1,6 +1,6 @@
 """Labels made of others without training: hypernyms, negative prompts, ensembles of prompts and templates.
 
-All of them mix L2-normalised class embeddings, branch by branch, and normalise the result. The models that come out
+All of them mix L2-normalized class embeddings, branch by branch, and normalize the result. The models that come out
 have fixed class embeddings on the same CLIP; they are saved, loaded, baked and given other labels like any other.
 """
 
@@ -18,7 +18,7 @@ from ..variants import fixed_class_embeddings
 
 
 def with_hypernyms(model: TaiDptModel, hypernyms: Mapping[str, Sequence[str]] | Sequence[str]) -> TaiDptModel:
-    """Adds labels that stand for several of the model's, as "animal" for "dog", "cat" and "cow".
+    """Adds labels that cover several of the model's, as "animal" for "dog", "cat" and "cow".
 
     The class embedding of a hypernym is the mean of its members'. Its score is then the mean of their cosines up to a
     factor, for the global branch; the local branch looks for the cells that fit the mean best.
@@ -26,14 +26,14 @@ def with_hypernyms(model: TaiDptModel, hypernyms: Mapping[str, Sequence[str]] | 
     Args:
         model ([`TaiDptModel`]): the model whose labels are the members; it is not changed.
         hypernyms (`Mapping[str, Sequence[str]]` or `Sequence[str]`): the members of each new label; or new labels
-            alone, whose members are those labels of the model that stand below them in WordNet (the most frequent
+            alone, whose members are those labels of the model that are below them in WordNet (the most frequent
             sense of each as a noun; needs NLTK's data, which is never downloaded).
 
     Returns:
         [`TaiDptModel`]: with the model's labels, then the new ones; `config.label_origin` of these is `"hypernym"`.
 
     Raises:
-        ValueError: a new label is one of the model's, has no member, or a member is no label of the model.
+        ValueError: a new label is one of the model's, has no member, or a member is not a label of the model.
         LookupError: WordNet is needed and is not there.
     """
     if isinstance(hypernyms, str) or not hypernyms:
@@ -49,7 +49,7 @@ def with_hypernyms(model: TaiDptModel, hypernyms: Mapping[str, Sequence[str]] | 
             raise ValueError(f"{label!r} is a label of the model: give the hypernym another name.")
         if unknown or not members:
             reason = (
-                f"{unknown[0]!r} is no label of the model" if unknown else "none of the model's labels is below it"
+                f"{unknown[0]!r} is not a label of the model" if unknown else "none of the model's labels is below it"
             )
             raise ValueError(f"The hypernym {label!r} cannot be made: {reason}.")
     rows = [[indices[member] for member in members] for members in hypernyms.values()]
@@ -72,7 +72,7 @@ def with_negative_prompts(
     """Takes off a label's class embedding what written texts say that it is not.
 
     The class embedding becomes `normalize(class embedding - weight * text embedding)` in both branches; the embedding
-    of several texts is their normalised mean. So `{"mouse": "a photo of an animal."}` keeps to the computer's mouse.
+    of several texts is their normalized mean. So `{"mouse": "a photo of an animal."}` keeps to the computer's mouse.
 
     Args:
         model ([`TaiDptModel`]): the model; it is not changed.
@@ -93,7 +93,7 @@ def with_negative_prompts(
     for label, texts in negatives.items():
         texts = [texts] if isinstance(texts, str) else list(texts)
         if label not in indices or not texts:
-            reason = "has no negative text" if label in indices else "is no label of the model"
+            reason = "has no negative text" if label in indices else "is not a label of the model"
             raise ValueError(f"{label!r} {reason}.")
         away = normalize(model.encode_texts(texts, tokenizer).mean(dim=0))  # (dim,)
         for embeddings in branches:

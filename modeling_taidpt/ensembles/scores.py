@@ -99,11 +99,12 @@ class ScoreEnsemble:
 
 
 def normalize_scores(scores: Any, normalization: str = "min-max") -> np.ndarray:
-    """Normalises a matrix of scores as a whole.
+    """Normalizes a matrix of scores as a whole.
 
     Args:
         scores (array of shape `(images, classes)`): scores.
-        normalization (`str`, *optional*, defaults to `"min-max"`): to 0 .. 1, or `"z-score"`: to mean 0, deviation 1.
+        normalization (`str`, *optional*, defaults to `"min-max"`): to 0 .. 1, or `"z-score"`: to mean 0, standard
+            deviation 1.
 
     Returns:
         `np.ndarray` of shape `(images, classes)`: float64.
@@ -114,7 +115,7 @@ def normalize_scores(scores: Any, normalization: str = "min-max") -> np.ndarray:
     scores = np.asarray(scores, dtype=np.float64)  # (images, classes)
     low, spread = scores.min(), scores.max() - scores.min()
     if spread == 0:
-        raise ValueError(f"All scores are {low:g}: they rank nothing and cannot be normalised.")
+        raise ValueError(f"All scores are {low:g}: they rank nothing and cannot be normalized.")
     if normalization == "z-score":
         return (scores - scores.mean()) / scores.std()  # (images, classes)
     return (scores - low) / spread  # (images, classes)

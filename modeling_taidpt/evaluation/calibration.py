@@ -4,7 +4,7 @@
   the model or per class. Classes with few positives are held to the model's fit: a Gaussian prior around it. Scales
   stay finite where the scores tell all labels apart, and positive, so that no fit turns the order of labels around.
 - Without labels: a bias that makes the mean probability of unlabelled images what the classes' shares should be.
-- Thresholds that maximise F1, for the model or per class, shrunk towards the model's in the same way.
+- Thresholds that maximize F1, for the model or per class, shrunk towards the model's in the same way.
 
 Everything here works on tensors; [`calibrate`] and its relatives do it for a model.
 """
@@ -17,7 +17,7 @@ from transformers.utils import logging
 logger = logging.get_logger(__name__)
 
 RIDGE = 0.01  # weight, in pairs, of the squared factor: without it a fit to separable labels has no end
-MIN_SLOPE = 0.01  # per deviation of the scores
+MIN_SLOPE = 0.01  # per standard deviation of the scores
 BISECTIONS = 60  # halvings of [-50, 50]: exact in fp64
 MAX_LOGIT = 50.0
 
@@ -87,7 +87,7 @@ def _fit_logistic(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 def _fit_classes(
     scores: torch.Tensor, labels: torch.Tensor, known: torch.Tensor, shared: torch.Tensor, strength: float
 ) -> torch.Tensor:
-    """Factors and offsets `(2, classes)`: Newton's method on each class's penalised likelihood."""
+    """Factors and offsets `(2, classes)`: Newton's method on each class's penalized likelihood."""
     design = torch.stack([scores, torch.ones_like(scores)], dim=-1)  # (samples, classes, 2)
     weights = known.double()  # (samples, classes)
     prior = strength * torch.eye(2, dtype=torch.float64)  # (2, 2)
@@ -166,10 +166,10 @@ def fit_thresholds(
     prior_strength: float = 5.0,
     known: torch.Tensor | None = None,
 ) -> float | list[float]:
-    """Thresholds that maximise F1 on labelled samples.
+    """Thresholds that maximize F1 on labelled samples.
 
-    The model's threshold maximises F1 over all (sample, class) pairs. A class's own maximises its F1; between the two
-    stands the mean of their logits, weighed by the class's positives and by `prior_strength`.
+    The model's threshold maximizes F1 over all (sample, class) pairs. A class's own maximizes its F1; what is used
+    is the mean of their logits, weighted by the class's positives and by `prior_strength`.
 
     Args:
         probabilities (`torch.Tensor` of shape `(samples, classes)`): in [0, 1].

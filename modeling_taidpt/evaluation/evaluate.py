@@ -62,14 +62,14 @@ def score_images(
     cache_dir: str | None = None,
     progress: bool = True,
 ) -> Any:
-    """Scores images with models on the same CLIP; the images are encoded once for each way to pool, and kept on disk.
+    """Scores images with models on the same CLIP; images are encoded once for each kind of views, and cached.
 
     Args:
         models ([`TaiDptModel`] or `Mapping`): one, or several by name, with the same CLIP.
         dataset (`Dataset`): rows of `image`; see [`ImageFeatures.encode`].
         image_processor (*optional*): the model's own by default.
         batch_size (`int`, *optional*, defaults to 32): images encoded at a time.
-        cache_dir (`str`, *optional*): where the features are kept.
+        cache_dir (`str`, *optional*): where the features are cached.
         progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
 
     Returns:
@@ -127,7 +127,7 @@ def baseline_models(
         `dict[str, TaiDptModel]`: by name, in the order of `names`.
 
     Raises:
-        ValueError: there is no such baseline, or there are no captions for prototypes.
+        ValueError: unknown baseline, or there are no captions for prototypes.
     """
     models = {}
     for name in names:
@@ -141,7 +141,7 @@ def baseline_models(
         elif name == "prototypes":
             models[name] = model.with_class_embeddings(_prototypes(model, captions, max_captions, seed))
         else:
-            raise ValueError(f"There is no baseline {name!r}: choose of {', '.join(BASELINES)}.")
+            raise ValueError(f"Unknown baseline {name!r}: choose of {', '.join(BASELINES)}.")
         if name != "prototypes" and getattr(model.clip.config.vision_config, "use_positions", False):
             models[name].config.pool_with_positions = True
     return models
@@ -183,8 +183,8 @@ def evaluate_scores(
     Returns:
         `dict`: `images`, `classes`, `classes_without_positives`; `models`, for each its mAP in percent by branch
         (`map`), a 95 % `interval` of the merged one, `CF1_top3` and `OF1_top3`, and `per_class`; `runs`, mean and
-        deviation over several; `differences`, for each run and other model the difference of merged mAP with a 95 %
-        interval (paired bootstrap).
+        standard deviation over several; `differences`, for each run and other model the difference of merged mAP with
+        a 95 % interval (paired bootstrap).
 
     Raises:
         ValueError: shapes differ, or no label is 1.
@@ -240,7 +240,7 @@ def rank_unknown_last(scores: Scores, unknown: np.ndarray | None) -> dict[str, n
 
 
 def _over_runs(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and sample deviation of mAP over runs; the deviation of one run is unknown."""
+    """Mean and sample standard deviation of mAP over runs; that of one run is unknown."""
     maps = {branch: [model["map"][branch] for model in models] for branch in BRANCHES}
     return {
         "count": len(models),

@@ -382,7 +382,7 @@ def _resampled_precision(ranking: _Ranking, weights: np.ndarray) -> tuple[np.nda
 def _resampled_maps(scores: list[np.ndarray], labels: np.ndarray, num_resamples: int, seed: int) -> list[np.ndarray]:
     """Computes mAP of several score matrices on the same resamples of the images.
 
-    Beside the blocks, the rankings of all classes are kept: 8 bytes per score and some 40 per positive.
+    Beside the blocks, the rankings of all classes are held: 8 bytes per score and some 40 per positive.
 
     Args:
         scores: Score matrices, each `(images, classes)`.

@@ -19,7 +19,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _short(name: str) -> str:
-    """The end of a path, where runs differ; text as it stands, for matplotlib would read `$` as mathematics."""
+    """The end of a path, where runs differ; text as it is, for matplotlib would read `$` as mathematics."""
     name = name.replace("$", r"\$")
     return name if len(name) <= LONGEST_NAME else "…" + name[-LONGEST_NAME:]
 

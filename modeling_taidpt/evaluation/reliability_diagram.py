@@ -26,7 +26,7 @@ def reliability(
         `dict[str, torch.Tensor]`: `count`, `probability` and `positives` `(bins,)`, the last two 0 in empty bins.
 
     Raises:
-        ValueError: the shapes differ, or a value is no probability.
+        ValueError: the shapes differ, or a value is not a probability.
     """
     probabilities, labels = torch.as_tensor(probabilities).double(), torch.as_tensor(labels).double()
     if probabilities.shape != labels.shape:

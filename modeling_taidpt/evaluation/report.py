@@ -14,7 +14,6 @@ import numpy as np
 from ..atomic import staged_folder
 from .csv_cells import harmless_cell
 from .evaluate import Scores, rank_unknown_last
-from .json_values import json_value
 
 METRICS_FILE, CLASSES_FILE = "metrics.json", "per_class.csv"
 PLOT_FILES = ("per_class_ap.png", "precision_recall.png", "score_histograms.png")
@@ -76,4 +75,15 @@ def _write_classes(path: Path, classes: Sequence[str], positives: Sequence[int],
             )
 
 
-__all__ = ["CLASSES_FILE", "METRICS_FILE", "PLOT_FILES", "write_report"]
+def json_value(value: Any) -> Any:
+    """The same value for `json.dumps`: arrays and tuples as lists, NaN and infinities, which JSON lacks, as null."""
+    if isinstance(value, Mapping):
+        return {str(key): json_value(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(entry) for entry in value]
+    if hasattr(value, "tolist"):  # numpy and torch
+        return json_value(value.tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+__all__ = ["CLASSES_FILE", "METRICS_FILE", "PLOT_FILES", "json_value", "write_report"]

@@ -1,4 +1,4 @@
-"""Fits the scores of a model to captions or images at hand: standardisation, probabilities, thresholds.
+"""Fits the scores of a model to captions or images at hand: standardization, probabilities, thresholds.
 
 Each function changes the configuration (or the caption bank) of the model that it is given; `save_pretrained` keeps
 it. In this order, since each step works on the scores that the one before it left: [`fit_caption_bank`],
@@ -84,7 +84,7 @@ def fit_caption_bank(
 def fit_score_statistics(
     model: TaiDptModel, images: Any = None, captions: Sequence[str] | CaptionFeatures | None = None
 ) -> None:
-    """Z-scores each class and branch by its mean and deviation over unlabelled images, or over captions alone.
+    """Z-scores each class and branch by its mean and standard deviation over unlabelled images, or over captions.
 
     Args:
         model ([`TaiDptModel`]): gets `config.score_statistics`.
@@ -119,7 +119,7 @@ def calibrate(
 
     Args:
         model ([`TaiDptModel`]): gets `score_scale`, `score_bias`, `score_thresholds` and `score_calibration`.
-        images (`Dataset`, [`ImageFeatures`] or `list`): rows of `image` and `labels`, or pictures or paths with
+        images (`Dataset`, [`ImageFeatures`] or `list`): rows of `image` and `labels`, or images or paths with
             `labels` beside them.
         labels (*optional*): with a list of images: for each one the names of its labels, or a multi-hot row, or a row
             of 1 (present), -1 (absent) and 0 (not known).

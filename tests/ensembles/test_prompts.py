@@ -46,7 +46,7 @@ def test_a_hypernym_is_the_mean_of_its_members(model, tmp_path):
     ("hypernyms", "message"),
     [
         ({"dog": ["cat"]}, "'dog' is a label of the model"),
-        ({"animal": ["cow"]}, "'cow' is no label of the model"),
+        ({"animal": ["cow"]}, "'cow' is not a label of the model"),
         ({"animal": []}, "none of the model's labels is below it"),
         ("animal", "give {'animal'"),
         ({}, "give {'animal'"),
@@ -78,7 +78,7 @@ def test_negative_prompts_are_taken_off(model):
         torch.testing.assert_close(new[3], unit(old[3] - 0.4 * ship))
     assert mixed.config.label_origin == model.config.label_origin
     for negatives, weight in (({"lamp": "a lamp."}, 0.3), ({"dog": []}, 0.3), ({"dog": "a cat."}, 1.0)):
-        with pytest.raises(ValueError, match=r"'lamp' is no label|'dog' has no negative text|`weight` is 1\.0"):
+        with pytest.raises(ValueError, match=r"'lamp' is not a label|'dog' has no negative text|`weight` is 1\.0"):
             with_negative_prompts(model, negatives, weight)
 
 

@@ -25,8 +25,8 @@ from modeling_taidpt import (
     with_classes,
     write_report,
 )
-from modeling_taidpt.evaluation.json_values import json_value
 from modeling_taidpt.evaluation.plots import class_mean_precision, precision_recall
+from modeling_taidpt.evaluation.report import json_value
 from modeling_taidpt.model_card import MARK
 
 from ..cli.test_app import IMAGES, fails, run
@@ -168,7 +168,7 @@ def test_evaluate_compares_runs_and_names_new_labels(photographs, tmp_path):
     options = ["--model", "taidpt-coco80", "--model", str(other), "--resamples", "0"]
     result = run("evaluate", photographs, *options)
     assert result.exit_code == 0, result.stderr
-    assert "2 runs: merged 100.0, deviation 0.0" in result.stdout
+    assert "2 runs: merged 100.0, standard deviation 0.0" in result.stdout
     assert "no label for 1 of 4 classes: 'saucer'" in fails("evaluate", photographs, "--strict")
 
 
@@ -178,7 +178,7 @@ def test_evaluate_compares_runs_and_names_new_labels(photographs, tmp_path):
         (["./nothing"], "does not exist"),
         ([str(IMAGES)], "label file"),
         (["PHOTOGRAPHS", "--model", "./nothing"], "neither a folder nor the name of a repository"),
-        (["PHOTOGRAPHS", "--baseline", "magic"], "There is no baseline 'magic'"),
+        (["PHOTOGRAPHS", "--baseline", "magic"], "Unknown baseline 'magic'"),
         (["PHOTOGRAPHS", "--baseline", "prototypes"], "give a corpus"),
         (["PHOTOGRAPHS", "--data", "split"], "is no NAME=VALUE"),
         (["PHOTOGRAPHS", "--data", "split=val"], "split"),
