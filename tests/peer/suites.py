@@ -43,8 +43,9 @@ def fetch() -> Path:
         subprocess.run([sys.executable, "-m", "pip", "download", *options, wanted], check=True)
         archive = folder.parent / f"{folder.name}.tar.gz"
         with tarfile.open(archive) as tar:
+            tar.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 and 3.10.12 has none
             tests = [member for member in tar if member.name.startswith(f"{folder.name}/tests/")]
-            tar.extractall(folder.parent, members=tests, filter="data")
+            tar.extractall(folder.parent, members=tests)
         archive.unlink()
     return folder
 
