@@ -215,7 +215,7 @@ def _holds_same_model(origin: Origin, model: PreTrainedModel) -> bool:
     if config is None or not files or TaiDptConfig.from_json_file(config).labels != model.config.labels:
         return False
     ours = {key: value for key, value in model.state_dict().items() if not key.startswith("clip.")}
-    theirs = {}
+    theirs: dict[str, Any] = {}
     for path in files:
         with safe_open(path, "pt") as file:
             theirs |= {key: file.get_tensor(key) for key in file.keys() if not key.startswith("clip.")}  # noqa: SIM118
