@@ -37,7 +37,7 @@ ModelOption = Annotated[
 ]
 OwnLabelsOption = Annotated[
     str | None,
-    typer.Option("--labels", "-l", help="Own labels: words with commas between, or a file with one a line."),
+    typer.Option("--labels", "-l", help="Custom labels: words with commas between, or a file with one a line."),
 ]
 TopKOption = Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")]
 ImageSizeOption = Annotated[
@@ -152,13 +152,13 @@ def read_settings(settings: list[str], option: str, example: str) -> dict[str, s
         `dict[str, str]`: values by name; the last of equal names counts.
 
     Raises:
-        ValueError: If one is no NAME=VALUE.
+        ValueError: If one is not NAME=VALUE.
     """
     values = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or not name.strip():
-            raise ValueError(f"{option} {setting!r} is no NAME=VALUE: write {option} {example}.")
+            raise ValueError(f"{option} {setting!r} is not NAME=VALUE: write {option} {example}.")
         values[name.strip().replace("-", "_")] = value.strip()
     return values
 

@@ -56,7 +56,7 @@ def processor_for(
         [`ProcessorView`].
 
     Raises:
-        ValueError: the processor has no size of its own, and none is given.
+        ValueError: the processor has no size, and none is given.
     """
     crops, size = bool(getattr(processor, "do_center_crop", False)), dict(processor.size or {})
     squeezes = bool(getattr(processor, "do_resize", False)) and not crops and {"height", "width"} <= set(size)
@@ -157,12 +157,12 @@ def _axis_weights(axis: Axis, cells: int) -> tuple[slice, np.ndarray]:
     first, last = (-((axis.resized - edge) // (2 * axis.resized)) for edge in edges)  # rounded up
     first, last = max(first, 0), min(last, axis.original)
     centres = (np.arange(first, last) + 0.5) * axis.resized / axis.original - axis.offset  # (inside,)
-    places = np.clip(centres * cells / axis.crop - 0.5, 0, cells - 1)  # (inside,), in cells
-    low = np.floor(places).astype(int)  # (inside,)
+    positions = np.clip(centres * cells / axis.crop - 0.5, 0, cells - 1)  # (inside,), in cells
+    low = np.floor(positions).astype(int)  # (inside,)
     high = np.minimum(low + 1, cells - 1)  # (inside,)
-    weights = np.zeros((len(places), cells))  # (inside, cells)
-    np.add.at(weights, (np.arange(len(places)), low), 1 - (places - low))
-    np.add.at(weights, (np.arange(len(places)), high), places - low)
+    weights = np.zeros((len(positions), cells))  # (inside, cells)
+    np.add.at(weights, (np.arange(len(positions)), low), 1 - (positions - low))
+    np.add.at(weights, (np.arange(len(positions)), high), positions - low)
     return slice(first, last), weights
 
 

@@ -33,7 +33,7 @@ IMAGE_KINDS = "a path, a URL, base64 text, bytes, a PIL image, or a uint8 or uin
 
 @dataclass(frozen=True)
 class ImageEntry:
-    """One image of the input, and its place there; `error` is what its dataset raised instead of an image."""
+    """One image of the input, and its index there; `error` is what its dataset raised instead of an image."""
 
     source: Any
     index: int | None = None
@@ -41,7 +41,7 @@ class ImageEntry:
 
     @property
     def name(self) -> str:
-        """What an error message calls it: its path or URL, else its place and kind."""
+        """What an error message calls it: its path or URL, else its index and kind."""
         source = self.source
         if isinstance(source, dict) and source.get("path"):
             source = source["path"]
@@ -207,7 +207,7 @@ def _decode(entry: ImageEntry, source: str | BytesIO | Image.Image, max_pixels: 
 def refused_bombs() -> Iterator[None]:
     """Makes an error of Pillow's warning of an image with too many pixels.
 
-    The filters of warnings belong to all threads: where several read, an outer one of these must stand around them, so
+    The filters of warnings belong to all threads: where several read, an outer one of these must be around them, so
     that whatever they restore in whatever order refuses such images too.
     """
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A page in the browser that tags photographs: upload, own labels, scores, heatmaps (Gradio, `taidpt[demo]`).
+"""A page in the browser that tags photographs: upload, custom labels, scores, heatmaps (Gradio, `taidpt[demo]`).
 
 The server reads uploads and example photographs only: an address or a server path in a request is refused. Number of
 bytes, pixels and labels are limited. Nothing is loaded from the network, by the server or by the page.
@@ -184,7 +184,7 @@ class PhotographTagger:
 
         Args:
             photograph (`str`, *optional*): file of the upload.
-            text (`str`, *optional*): own labels with commas or line breaks between.
+            text (`str`, *optional*): custom labels with commas or line breaks between.
 
         Returns:
             `tuple[list[Tag], str]`: labels by falling score, none where something is wrong; and a message.
@@ -249,7 +249,7 @@ class PhotographTagger:
             raise ValueError(f"This file cannot be read: {str(error).partition(': ')[2]}") from error
 
     def _notes(self, labels: Sequence[str]) -> list[str]:
-        """What is to be said about own labels."""
+        """What is to be said about custom labels."""
         model, notes = self.tagger.model, []
         unlearned = [label for label in labels if label not in model.config.label_indices]
         if unlearned:
@@ -309,7 +309,7 @@ def _visible(text: str) -> str:
 
 
 def _take_uploads_only(component: Any) -> Any:
-    """Makes an image component refuse what is no upload: Gradio's server would fetch what an address names.
+    """Makes an image component refuse what is not an upload: Gradio's server would fetch what an address names.
 
     Methods of this one component are replaced; a subclass would make Gradio write a stub file into the package.
     """
@@ -321,7 +321,7 @@ def _take_uploads_only(component: Any) -> Any:
         return await keep_in_cache(path)
 
     def preprocess(payload: Any) -> str | None:
-        """The file of the upload, not opened: whether it is a picture is checked where messages are written."""
+        """The file of the upload, not opened: whether it is an image is checked where messages are written."""
         if payload is None:
             return None
         # Gradio itself checks only what says that it is a file: {"path": ...} alone would pass.

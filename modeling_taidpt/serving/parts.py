@@ -114,14 +114,14 @@ class PartTagger:
         if good:
             inputs = {name: [features[name] for features in good] for name in good[0]}
             outputs = self.pipe.forward(inputs, **forward_options)
-        place = 0
+        index = 0
         for _, error in batch:
             if error is not None:
                 yield [], error
                 continue
-            single = {name: values[place : place + 1] for name, values in outputs.items()}
+            single = {name: values[index : index + 1] for name, values in outputs.items()}
             yield self.pipe.postprocess(single, **postprocess_options), None
-            place += 1
+            index += 1
         self.advance(len(batch))
 
 
@@ -154,7 +154,7 @@ class _Decoded(torch.utils.data.Dataset):
 
 
 def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Adds what `pipeline` cannot find by itself for a model that is no name."""
+    """Adds what `pipeline` cannot find by itself for a model that is not a name."""
     if model is None or isinstance(model, (str, Path)) or "image_processor" in arguments:
         return arguments
     return arguments | {"image_processor": find_image_processor(model.config)}

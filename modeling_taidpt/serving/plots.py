@@ -1,4 +1,4 @@
-"""Pictures of what a model found: the photograph, a bar for each score, and where each label is.
+"""Figures of what a model found: the photograph, a bar for each score, and where each label is.
 
 Everything takes the results of `pipeline("multi-label-image-classification")` for one image.
 """
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 COLORMAP = "inferno"
 BAR_COLOR = "#d1495b"
-STRENGTH = 0.8  # how much of the photograph the strongest place of a heatmap covers
+STRENGTH = 0.8  # how much of the photograph the strongest point of a heatmap covers
 OUTSIDE = 0.35  # brightness of what the image processor crops away
-PANEL = 3.2  # height of a picture in inches
+PANEL = 3.2  # height of an image in inches
 FIGURE_SUFFIXES = (".jpg", ".jpeg", ".pdf", ".png", ".svg", ".webp")
 
 
 def overlay_heatmap(image: Any, heatmap: np.ndarray) -> Image.Image:
-    """Lays a heatmap on its photograph, which turns grey: the lowest place shows it, the highest is covered most.
+    """Lays a heatmap on its photograph, which turns grey: its lowest point shows it, its highest covers most.
 
     Each map has its own scale, so that colours say where a label is rather than whether it is there. What the image
     processor crops away (NaN) is dark.
@@ -89,9 +89,9 @@ def draw_results(
     figure = Figure(figsize=(sum(widths) + 0.25 * len(widths), PANEL + 0.5), layout="constrained")
     engine: Any = figure.get_layout_engine()
     engine.set(w_pad=0.08, h_pad=0.08)  # inches
-    picture, bars, *panels = figure.subplots(1, len(widths), width_ratios=widths)
-    picture.imshow(photograph)
-    picture.set_axis_off()
+    image_panel, bars, *panels = figure.subplots(1, len(widths), width_ratios=widths)
+    image_panel.imshow(photograph)
+    image_panel.set_axis_off()
     _draw_bars(bars, results[:max_labels])
     for panel, result in zip(panels, maps, strict=True):
         panel.imshow(overlay_heatmap(photograph, result["heatmap"]))
@@ -123,7 +123,7 @@ def save_figure(
         `Path`: the file.
 
     Raises:
-        ValueError: the suffix is no such format, or as [`draw_results`].
+        ValueError: the suffix is not such a format, or as [`draw_results`].
         ImportError: matplotlib is not installed.
     """
     output = Path(output)

@@ -86,7 +86,7 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
         (["--base", "org/none"], "cannot be reached"),
         (["--recipe", "none.yaml"], "taidpt: There is no recipe 'none.yaml'"),
         (["--set", "lerning_rate=1"], "do you mean 'learning_rate'"),
-        (["--set", "learning_rate"], "is no NAME=VALUE"),
+        (["--set", "learning_rate"], "is not NAME=VALUE"),
         (["--set", "learning_rate=fast"], "invalid float value: 'fast'"),
         (["--loss", "magic"], "`loss` is 'magic'"),
         (["--batch-size", "512"], "do not fill one batch"),

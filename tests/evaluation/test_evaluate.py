@@ -180,7 +180,7 @@ def test_evaluate_compares_runs_and_names_new_labels(photographs, tmp_path):
         (["PHOTOGRAPHS", "--model", "./nothing"], "neither a folder nor the name of a repository"),
         (["PHOTOGRAPHS", "--baseline", "magic"], "Unknown baseline 'magic'"),
         (["PHOTOGRAPHS", "--baseline", "prototypes"], "give a corpus"),
-        (["PHOTOGRAPHS", "--data", "split"], "is no NAME=VALUE"),
+        (["PHOTOGRAPHS", "--data", "split"], "is not NAME=VALUE"),
         (["PHOTOGRAPHS", "--data", "split=val"], "split"),
         (["PHOTOGRAPHS", "--dataset", "imagenet"], "There is no loader 'imagenet'"),
         (["PHOTOGRAPHS", "--model", "a", "--model", "a"], "named twice"),
