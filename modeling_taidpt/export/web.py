@@ -121,10 +121,10 @@ def _fetch(package: str, wanted: dict[str, str], folder: Path) -> None:
             "A page for offline use holds transformers.js, which npm fetches, and npm is not installed: install "
             "Node.js, or let the page load the library from a CDN (`--cdn`)."
         )
-    with tempfile.TemporaryDirectory() as place:
-        command = [npm, "pack", package, "--ignore-scripts", "--silent", "--pack-destination", place]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_SECONDS, cwd=place)
-        archives = list(Path(place).glob("*.tgz"))
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [npm, "pack", package, "--ignore-scripts", "--silent", "--pack-destination", scratch]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_SECONDS, cwd=scratch)
+        archives = list(Path(scratch).glob("*.tgz"))
         if done.returncode or len(archives) != 1:
             reason = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}"
             raise OSError(f"npm could not fetch {package} ({reason}): try again, or use a CDN (`--cdn`).")

@@ -1,7 +1,7 @@
 """A gallery of tagging results: one folder of static files that opens from a disk, without a server or a network.
 
-The rows are scripts of 1,000 images each, as browsers load scripts from a disk and no JSON. A new gallery takes the
-place of an earlier one at once, when its `index.html` does; thumbnails that are there already are kept.
+The rows are scripts of 1,000 images each, as browsers load scripts from a disk and no JSON. A new gallery replaces an
+earlier one at once, when its `index.html` does; thumbnails that are there already are used again.
 """
 
 from __future__ import annotations

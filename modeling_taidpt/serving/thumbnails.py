@@ -51,7 +51,7 @@ def _write(item: ImageItem, folder: Path) -> tuple[str, str | None]:
         if not (folder / name).exists():
             with _open_small(item) as image, staged_file(folder / name) as staged:
                 image.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
-                image.save(staged, "JPEG", quality=QUALITY)  # without EXIF: no place or camera travels with it
+                image.save(staged, "JPEG", quality=QUALITY)  # without EXIF: no location or camera travels with it
         return name, None
     except ValueError as error:
         return "", str(error)

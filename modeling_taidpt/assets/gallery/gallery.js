@@ -64,13 +64,13 @@ function update(whole = rows.length === meta.total) {
     while (found < row.scores.length && row.scores[found] >= least) counts[row.labels[found++]]++;
     row.found = found;
     for (const [name, , test] of groups) sizes[name] += test(row);
-    if (inGroup(row) && state.chosen.every(label => { const place = row.labels.indexOf(label); return place >= 0 && place < found; })) view.push(index);
+    if (inGroup(row) && state.chosen.every(label => { const position = row.labels.indexOf(label); return position >= 0 && position < found; })) view.push(index);
   });
   if (state.sort !== "") {
     const keys = new Int32Array(rows.length).fill(-1), label = Number(state.sort);
     for (const index of view) {
-      const place = rows[index].labels.indexOf(label);
-      if (place >= 0) keys[index] = rows[index].scores[place];
+      const position = rows[index].labels.indexOf(label);
+      if (position >= 0) keys[index] = rows[index].scores[position];
     }
     view.sort((a, b) => keys[b] - keys[a] || a - b);
   }
@@ -126,7 +126,7 @@ function showPage() {
   const pages = Math.max(1, Math.ceil(view.length / PAGE));
   state.page = Math.min(Math.max(state.page, 0), pages - 1);
   const start = state.page * PAGE;
-  at("grid").replaceChildren(...view.slice(start, start + PAGE).map((index, place) => tile(rows[index], start + place)));
+  at("grid").replaceChildren(...view.slice(start, start + PAGE).map((index, position) => tile(rows[index], start + position)));
   at("empty").hidden = view.length > 0 || rows.length < meta.total;
   at("pages").hidden = pages < 2;
   at("page").value = state.page + 1;
@@ -136,13 +136,13 @@ function showPage() {
   at("next-page").disabled = state.page === pages - 1;
 }
 
-function chip(row, place, tag = "span") {
-  const made = element(tag, { className: `chip${place < row.found ? "" : " below"}` }, meta.labels[row.labels[place]]);
-  made.append(element("b", { textContent: shown(row.scores[place]) }));
+function chip(row, position, tag = "span") {
+  const made = element(tag, { className: `chip${position < row.found ? "" : " below"}` }, meta.labels[row.labels[position]]);
+  made.append(element("b", { textContent: shown(row.scores[position]) }));
   return made;
 }
 
-function tile(row, place) {
+function tile(row, position) {
   const text = element("span", { className: "text" });
   for (let label = 0; label < Math.min(row.found, MOST_CHIPS); label++) text.append(chip(row, label));
   if (row.found > MOST_CHIPS) text.append(element("span", { className: "chip more", textContent: `+${row.found - MOST_CHIPS}` }));
@@ -152,15 +152,15 @@ function tile(row, place) {
     ? element("img", { loading: "lazy", decoding: "async", alt: "", src: row.thumb })
     : element("span", { className: "none", textContent: "No image" });
   const button = element("button", { type: "button" }, image, text);
-  button.dataset.place = place;
-  button.onclick = () => enlarge(place);
+  button.dataset.position = position;
+  button.onclick = () => enlarge(position);
   return element("li", {}, button);
 }
 
 // ---------------------------------------------------------------- large view
 
-function enlarge(place) {
-  open = Math.min(Math.max(place, 0), view.length - 1);
+function enlarge(position) {
+  open = Math.min(Math.max(position, 0), view.length - 1);
   const row = rows[view[open]];
   const photo = at("photo");
   photo.hidden = !row.thumb;
@@ -201,11 +201,11 @@ at("frame").addEventListener("touchend", event => {
 
 // ---------------------------------------------------------------- keys and controls
 
-function focusTile(place) {
-  const page = Math.floor(place / PAGE);
-  if (place < 0 || place >= view.length) return;
+function focusTile(position) {
+  const page = Math.floor(position / PAGE);
+  if (position < 0 || position >= view.length) return;
   if (page !== state.page) { state.page = page; showPage(); }
-  document.querySelector(`#grid [data-place="${place}"]`)?.focus();
+  document.querySelector(`#grid [data-position="${position}"]`)?.focus();
 }
 
 document.addEventListener("keydown", event => {
@@ -215,11 +215,11 @@ document.addEventListener("keydown", event => {
     if (step) { event.preventDefault(); enlarge(open + step); }
     return;
   }
-  const place = document.activeElement?.dataset?.place;
-  if (place !== undefined) {
+  const position = document.activeElement?.dataset?.position;
+  if (position !== undefined) {
     const columns = getComputedStyle(at("grid")).gridTemplateColumns.split(" ").length;
     const move = step || { ArrowUp: -columns, ArrowDown: columns }[event.key];
-    if (move) { event.preventDefault(); focusTile(Number(place) + move); }
+    if (move) { event.preventDefault(); focusTile(Number(position) + move); }
   } else if (event.key === "/" && document.activeElement?.tagName !== "INPUT") {
     event.preventDefault();
     at("side").open = true;

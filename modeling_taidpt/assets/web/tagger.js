@@ -47,8 +47,8 @@ function resizeAxis(source, rows, columns, after, resample, turned) {
   weights(columns, after, resample).forEach(([first, values], column) => {
     for (let row = 0; row < rows; row++) {
       for (let channel = 0; channel < channels; channel++) {
-        let sum = 0, place = row * from[0] + first * from[1] + channel;
-        for (let step = 0; step < values.length; step++, place += from[1]) sum += values[step] * source[place];
+        let sum = 0, offset = row * from[0] + first * from[1] + channel;
+        for (let step = 0; step < values.length; step++, offset += from[1]) sum += values[step] * source[offset];
         target[row * to[0] + column * to[1] + channel] = Math.floor(sum + 0.5);  // clamped to a byte, as between Pillow's passes
       }
     }
@@ -94,7 +94,7 @@ function tensorOf({ pixels, width, height }, { Tensor, settings }) {
   const factor = settings.do_rescale === false ? 1 : settings.rescale_factor;
   for (let channel = 0; channel < 3; channel++) {
     const [mean, std] = settings.do_normalize === false ? [0, 1] : [settings.image_mean[channel], settings.image_std[channel]];
-    for (let place = 0; place < area; place++) values[channel * area + place] = (pixels[place * 3 + channel] * factor - mean) / std;
+    for (let offset = 0; offset < area; offset++) values[channel * area + offset] = (pixels[offset * 3 + channel] * factor - mean) / std;
   }
   return new Tensor("float32", values, [1, 3, height, width]);
 }
@@ -121,15 +121,15 @@ function element(name, options = {}, ...children) {
 
 function draw(canvas, { pixels, width, height }, map, label) {
   const context = canvas.getContext("2d"), image = context.createImageData(width, height);
-  for (let place = 0; place < width * height; place++) {
-    for (let channel = 0; channel < 3; channel++) image.data[place * 4 + channel] = pixels[place * 3 + channel];
-    image.data[place * 4 + 3] = 255;
+  for (let offset = 0; offset < width * height; offset++) {
+    for (let channel = 0; channel < 3; channel++) image.data[offset * 4 + channel] = pixels[offset * 3 + channel];
+    image.data[offset * 4 + 3] = 255;
   }
   context.putImageData(image, 0, 0);
   const [, , rows, columns] = map.dims, cells = map.data.subarray(label * rows * columns, (label + 1) * rows * columns);
   const least = Math.min(...cells), range = Math.max(...cells) - least || 1;
   const small = new OffscreenCanvas(columns, rows), heat = new ImageData(columns, rows);
-  cells.forEach((cell, place) => heat.data.set([255, 30, 110, 190 * ((cell - least) / range) ** 2], place * 4));
+  cells.forEach((cell, offset) => heat.data.set([255, 30, 110, 190 * ((cell - least) / range) ** 2], offset * 4));
   small.getContext("2d").putImageData(heat, 0, 0);
   context.imageSmoothingQuality = "high";
   context.drawImage(small, 0, 0, width, height);
