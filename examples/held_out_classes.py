@@ -14,7 +14,7 @@ PARTS = 4
 
 
 def learn(base: TaiDptModel, labels: list[str], table: datasets.Dataset, seed: int, steps: int, folder: Path):
-    """A shared context learned on captions that name some labels; kept in `folder`."""
+    """A shared context learned on captions that mention some labels; saved in `folder`."""
     if (folder / "config.json").is_file():
         return TaiDptModel.from_pretrained(folder)
     recipe = dict(base.config.recommended_recipe["training"], max_steps=steps)
@@ -44,7 +44,7 @@ def learned_without(base: TaiDptModel, table: datasets.Dataset, seed: int, steps
         table: captions and the labels that they name.
         seed: of the deal into four parts and of the trainings.
         steps: of each training.
-        folder: where the learned contexts are kept.
+        folder: where the learned contexts are saved.
     """
     labels = base.config.labels
     order = np.random.default_rng(seed).permutation(len(labels))  # (classes,)

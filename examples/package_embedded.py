@@ -7,7 +7,7 @@
 It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`.
 Scale and bias of the probabilities are fitted on the selection part (file names with CRC32 mod 5 = 0) of the first
 folder of photographs, where all labels are known; the thresholds on that of all folders. No folder that results are
-reported on may stand there.
+reported on may be among them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Arguments:
     photographs: str = field(metadata={"help": "Folder with labels.json and images/ that knows all labels."})
     output: str = field(metadata={"help": "Folder of the checkpoint that ships."})
     recipe: str | None = field(default=None, metadata={"help": "JSON file; the checkpoint's own recipe by default."})
-    spatial_scale: float = field(default=5.0, metadata={"help": "Sharpness of the local score over an image's cells."})
+    spatial_scale: float = field(
+        default=5.0, metadata={"help": "Inverse temperature of the local score over an image's cells."}
+    )
     max_captions: int = field(default=6000, metadata={"help": "Captions drawn for the bank."})
     bank: int = field(default=256, metadata={"help": "Clusters of the bank."})
     cache: str | None = field(default=None, metadata={"help": "Folder for image features."})

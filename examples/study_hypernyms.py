@@ -23,7 +23,7 @@ from modeling_taidpt import (
     with_hypernyms,
 )
 
-FIRST_MEMBERS = {  # the 80 labels stand by supercategory: each begins at its first member
+FIRST_MEMBERS = {  # the 80 labels are ordered by supercategory: each begins at its first member
     "person": "person",
     "vehicle": "bicycle",
     "street furniture": "traffic light",

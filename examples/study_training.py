@@ -58,11 +58,11 @@ def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     logging.set_verbosity_error()
     if arguments.table not in TABLES:
-        raise SystemExit(f"There is no table {arguments.table!r}: choose of {', '.join(TABLES)}.")
+        raise SystemExit(f"Unknown table {arguments.table!r}: choose one of {', '.join(TABLES)}.")
     table = TABLES[arguments.table]
     unknown = [name for name in arguments.rows or [] if name not in table]
     if unknown:
-        raise SystemExit(f"There is no row {unknown[0]!r} in this table: choose of {', '.join(table)}.")
+        raise SystemExit(f"Unknown row {unknown[0]!r} in this table: choose one of {', '.join(table)}.")
     table = {name: row for name, row in table.items() if name in (arguments.rows or table)}
     base = TaiDptModel.from_pretrained(arguments.model)
     recipe = json.loads(Path(arguments.recipe).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""Learn prompts for labels of your own from captions.
+"""Learn prompts for custom labels from captions.
 
     python examples/train.py --captions captions.jsonl --labels dog,cat,bicycle --output_dir runs/pets \
         --clip openai/clip-vit-base-patch16
@@ -41,7 +41,7 @@ class DataArguments:
         metadata={"help": "`recommended`: the base's own recipe if it has one; `paper`; or a JSON or YAML file."},
     )
     num_context_tokens: int | None = field(default=None, metadata={"help": "Context vectors in a prompt."})
-    class_specific_context: bool | None = field(default=None, metadata={"help": "Contexts of its own for each class."})
+    class_specific_context: bool | None = field(default=None, metadata={"help": "Separate contexts for each class."})
     eval_captions: str | None = field(default=None, metadata={"help": "Held-out captions, instead of a share."})
     resume: bool = field(default=False, metadata={"help": "Go on from the last checkpoint in the output folder."})
 

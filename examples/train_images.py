@@ -53,9 +53,7 @@ class DataArguments:
 def parse(command: list[str]) -> tuple[DataArguments, TaiDptTrainingArguments]:
     data = HfArgumentParser(DataArguments).parse_args_into_dataclasses(command, return_remaining_strings=True)[0]
     if data.use_recipe not in IMAGE_RECIPES:
-        raise SystemExit(
-            f"There is no recipe {data.use_recipe!r} for images: choose one of {', '.join(IMAGE_RECIPES)}."
-        )
+        raise SystemExit(f"Unknown recipe {data.use_recipe!r} for images: choose one of {', '.join(IMAGE_RECIPES)}.")
     recipe = IMAGE_RECIPES[data.use_recipe]
     quiet = {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False}
     parser = HfArgumentParser((DataArguments, TaiDptTrainingArguments))

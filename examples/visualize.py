@@ -2,7 +2,7 @@
 
     python examples/visualize.py [--images FILE ...] [--labels "cup, spoon"] [--output FOLDER]
 
-The pictures in docs/images were made by
+The images in docs/images were made by
 
     python examples/visualize.py --image_size 448 --center_crop false --output docs/images
     python examples/visualize.py --image_size 448 --center_crop false --output docs/images --name own-labels- \
@@ -31,12 +31,12 @@ class Arguments:
     )
     labels: str | None = field(default=None, metadata={"help": "Own labels with commas between; the model's without."})
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint: folder or Hub name."})
-    output: str = field(default="outputs/figures", metadata={"help": "Folder for the pictures."})
+    output: str = field(default="outputs/figures", metadata={"help": "Folder for the images."})
     name: str = field(default="", metadata={"help": "Start of each file's name."})
     image_size: int | None = field(default=None, metadata={"help": "Pixels of the short side; the model's without."})
     center_crop: bool | None = field(default=None, metadata={"help": "false shows the model the whole photograph."})
-    max_labels: int = field(default=8, metadata={"help": "Bars in a picture."})
-    max_heatmaps: int = field(default=3, metadata={"help": "Heatmaps in a picture."})
+    max_labels: int = field(default=8, metadata={"help": "Bars in an image."})
+    max_heatmaps: int = field(default=3, metadata={"help": "Heatmaps in an image."})
 
 
 def main() -> None:

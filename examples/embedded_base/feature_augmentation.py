@@ -2,7 +2,7 @@
 
 Sources: Gaussian noise on text features bridges the gap between the two modalities (CapDec, Nukrai et al., EMNLP 2022,
 arXiv 2211.00575, equation 1; used for multi-label recognition by CoMC, Liu et al., ICML 2024). Two captions joined
-stand for a photograph that shows what both name, as mixed inputs of mixup do (Zhang et al., ICLR 2018, arXiv
+are like a photograph that shows what both mention, as mixed inputs of mixup do (Zhang et al., ICLR 2018, arXiv
 1710.09412), but with the labels united, for a photograph shows both things at once.
 """
 

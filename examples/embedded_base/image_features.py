@@ -1,4 +1,4 @@
-"""Labelled photographs, seen once through the frozen trunk: the grid of every view is kept, the pixels are not."""
+"""Labelled photographs, seen once through the frozen trunk: the grid of every view is cached, the pixels are not."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def read_photographs(folder: str | Path, selection: bool) -> Photographs:
 
 
 def random_view(image: Image.Image, generator: np.random.Generator) -> Image.Image:
-    """Cuts a square of 15 to 90 % of the short side's square area at a random place, mirrored half of the time."""
+    """Cuts a square of 15 to 90 % of the short side's square area at a random position, mirrored half of the time."""
     side = round(min(image.size) * generator.uniform(0.15, 0.9) ** 0.5)
     left, top = (int(generator.integers(0, length - side + 1)) for length in image.size)
     view = image.crop((left, top, left + side, top + side))
@@ -116,7 +116,7 @@ def relabel(photographs: Photographs, concepts: list[Concept], num_labels: int) 
         num_labels (`int`): how many of the concepts are labels.
 
     Raises:
-        ValueError: a category is no label; it is named.
+        ValueError: a category is not a label; it is named.
     """
     found = find_mentions(photographs.categories, concepts[:num_labels])
     labels = torch.zeros(len(photographs.names), num_labels)  # (photographs, num_labels)
@@ -131,14 +131,14 @@ def relabel(photographs: Photographs, concepts: list[Concept], num_labels: int) 
 def load_cells(
     photographs: Photographs, trunk: PreTrainedModel, random_views: int | None, seed: int, folder: str | None
 ) -> None:
-    """Encodes photographs, or reads what an earlier run kept in `folder`.
+    """Encodes photographs, or reads what an earlier run cached in `folder`.
 
     Args:
         photographs ([`Photographs`]): `cells` is set.
         trunk (`PreTrainedModel`): as in [`encode_photographs`].
         random_views (`int`, *optional*): as there; by default more for a small folder, 4 to 16.
         seed (`int`): as there.
-        folder (`str`, *optional*): where cells are kept; nothing is kept by default.
+        folder (`str`, *optional*): where cells are cached; nothing is by default.
     """
     if random_views is None:
         random_views = min(16, max(4, 10_000 // len(photographs.names)))

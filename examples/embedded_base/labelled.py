@@ -38,18 +38,20 @@ def read_labelled(folder: str | Path, labels: Sequence[str], selection: bool | N
     """
     table = json.loads((Path(folder) / "labels.json").read_text(encoding="utf-8"))
     names = {label: column for column, label in enumerate(labels)}
-    places = [names.get(VOC_NAMES.get(category, category), -1) for category in table["categories"]]
-    if -1 in places:
-        raise ValueError(f"{folder}: the category {table['categories'][places.index(-1)]!r} is no label of the model.")
+    columns = [names.get(VOC_NAMES.get(category, category), -1) for category in table["categories"]]
+    if -1 in columns:
+        raise ValueError(
+            f"{folder}: the category {table['categories'][columns.index(-1)]!r} is not a label of the model."
+        )
     rows = []
     for image in table["images"]:
         if selection is not None and is_selection(image["file_name"]) != selection:
             continue
         values = [0] * len(labels)
-        for place in places:
-            values[place] = -1
+        for column in columns:
+            values[column] = -1
         for category in image["labels"]:
-            values[places[category]] = 1
+            values[columns[category]] = 1
         rows.append({"image": str(Path(folder) / "images" / image["file_name"]), "labels": values})
     if not rows:
         raise ValueError(f"{folder} holds no such photograph: file names decide the part.")
@@ -59,7 +61,7 @@ def read_labelled(folder: str | Path, labels: Sequence[str], selection: bool | N
 def encode_labelled(
     model: TaiDptModel, folder: str | Path, selection: bool | None = None, cache_dir: str | None = None
 ) -> ImageFeatures:
-    """Features and partial labels of [`read_labelled`], encoded once and kept."""
+    """Features and partial labels of [`read_labelled`], encoded once and cached."""
     rows = read_labelled(folder, model.config.labels, selection)
     return ImageFeatures.encode(model, rows, cache_dir=cache_dir, dtype="float16")
 

@@ -27,7 +27,7 @@ class PairOptions:
         shrinkage (`float`): share of the identity in the covariance that turns classifier rows into class means.
         photo_share (`float`): how often a prototype is a photograph's feature, where both kinds exist.
         frequency_power (`float`): captions are drawn by their rarest concept, with weight count ** (power - 1).
-        candidates (`int`): captions looked at for a photograph without captions of its own.
+        candidates (`int`): captions looked at for a photograph without own captions.
     """
 
     mixing: float = 2.0

@@ -20,9 +20,9 @@ def figures(scores: dict[Any, np.ndarray], labels: np.ndarray, seeds: int) -> di
         seeds (`int`): number of seeds.
 
     Returns:
-        `dict`: mAP of the text prompts; for every setting mean and deviation over the seeds alone and merged, the
-        gain of the merged scores over the better part with its mean over seeds, how many seeds gain, and the interval
-        of a paired bootstrap over images, whose ends are means over the seeds.
+        `dict`: mAP of the text prompts; for every setting mean and standard deviation over the seeds alone and merged,
+        the gain of the merged scores over the better part with its mean over seeds, how many seeds gain, and the
+        interval of a paired bootstrap over images, whose ends are means over the seeds.
     """
     text = scores["text"]
     text_map = mean_average_precision(text, labels)["map"]

@@ -12,7 +12,7 @@ import numpy as np
 
 
 def class_counts(labels: np.ndarray) -> np.ndarray:
-    """Captions that name each class.
+    """Captions that mention each class.
 
     Args:
         labels (`np.ndarray` of shape `(captions, classes)`): multi-hot labels.
@@ -32,7 +32,7 @@ def describe_counts(labels: Sequence[str], counts: np.ndarray) -> str:
 
 
 def select_by_rarest_class(labels: np.ndarray, max_per_class: int | None, seed: int | None = None) -> np.ndarray:
-    """Gives each caption to the rarest class that it names, and keeps at most so many per class.
+    """Gives each caption to the rarest class that it mentions, and keeps at most so many per class.
 
     Args:
         labels (`np.ndarray` of shape `(captions, classes)`): multi-hot labels.

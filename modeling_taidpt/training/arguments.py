@@ -59,7 +59,7 @@ class TaiDptTrainingArguments(TrainingArguments):
         caption_prototype_weight (`float`, *optional*, defaults to 0.0):
             Weight of the caption-prototype term (not in the paper): the mean over classes of `1 - cos(G_c, p_c)` plus
             that of `1 - cos(H_c, p_c)`, where `p_c` is the normalised mean of the global features of the training
-            captions that name class c. Classes that no caption names are left out; templates do not count.
+            captions that mention class c. Classes that no caption mentions are left out; templates do not count.
         caption_prototype_centering (`list[float]`, *optional*, defaults to `[0.0, 0.0]`):
             How much of the normalised mean of all captions is taken off the prototypes of the global and of the local
             branch; see [`CaptionFeatures.class_prototypes`].
@@ -72,7 +72,7 @@ class TaiDptTrainingArguments(TrainingArguments):
             indices or names. Lists of 0 and 1 as long as there are classes are read as multi-hot. For images
             `"labels"` by default; rows of -1, 0 and 1 are partial labels.
         image_column (`str`, *optional*, defaults to `"image"`):
-            Column of data sets of images that holds the pictures.
+            Column of data sets of images that holds the images.
         shots (`int`, *optional*):
             Images per class to learn from, drawn with the seed (see [`sample_few_shot`]); all by default.
         known_labels (`float`, *optional*):
@@ -83,18 +83,18 @@ class TaiDptTrainingArguments(TrainingArguments):
             How captions are labelled, `"forms"` or `"wordnet"`; see [`CaptionLabeler`].
         max_captions (`int`, *optional*):
             Captions read from the training data, the first ones; all by default. A stream without `max_captions` is
-            read to its end or, with `max_steps`, until it has given one caption for every place in a batch.
+            read to its end or, with `max_steps`, until it has given one caption for every item of every batch.
         validation_size (`float`, *optional*, defaults to 0.05):
             Captions held out of training to choose the checkpoint when the trainer gets no `eval_dataset`: a share
             below 1, or a number of distinct captions. Equal captions stay on one side. 0 trains on all captions, as
             the paper does, and keeps the last checkpoint.
         feature_cache_dir (`str`, *optional*):
-            Where caption features are kept; `taidpt_caption_features` in the cache of `datasets` by default. The cache
-            is never emptied.
+            Where caption features are cached; `taidpt_caption_features` in the cache of `datasets` by default. It is
+            never emptied.
         feature_dtype (`str`, *optional*, defaults to `"float32"`):
-            Precision of the kept features: `"float32"`, `"float16"` or `"bfloat16"`.
+            Precision of the cached features: `"float32"`, `"float16"` or `"bfloat16"`.
         features_on_device (`bool`, *optional*):
-            Whether the kept caption features are held in the device's memory while learning, so that a step gathers
+            Whether the cached caption features are held in the device's memory while learning, so that a step gathers
             them there. By default on a GPU where they take at most half of its free memory.
         pad_to_multiple_of (`int`, *optional*):
             Pads the captions of a batch to a multiple of this length. Batches then have few shapes, which
@@ -121,7 +121,7 @@ class TaiDptTrainingArguments(TrainingArguments):
         default=EPOCH_COSINE, metadata={"help": "`epoch_cosine` (the paper's) or a schedule of transformers."}
     )
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out the last incomplete batch."})
-    # Defaults that suit training from kept features.
+    # Defaults that suit training from cached features.
     eval_strategy: str = field(default="epoch", metadata={"help": "When to score the held-out captions."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save the context vectors."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
@@ -130,7 +130,7 @@ class TaiDptTrainingArguments(TrainingArguments):
         default="caption_map", metadata={"help": "Figure of held-out captions that chooses the checkpoint."}
     )
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "Wait for every loss and look at it."})
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Kept features have no unused column."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "Cached features have no unused column."})
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "All contexts get gradients."})
     # Options of TaI-DPT.
     warmup_learning_rate: float = field(default=1e-5, metadata={"help": "Constant rate of the warm-up epochs."})
@@ -146,16 +146,16 @@ class TaiDptTrainingArguments(TrainingArguments):
     add_templates: bool = field(default=True, metadata={"help": "Mix template sentences among the captions."})
     caption_column: str = field(default="caption", metadata={"help": "Column with the captions."})
     label_column: str | None = field(default=None, metadata={"help": "Column with labels, instead of labelling."})
-    image_column: str = field(default="image", metadata={"help": "Column with the pictures."})
+    image_column: str = field(default="image", metadata={"help": "Column with the images."})
     shots: int | None = field(default=None, metadata={"help": "Images per class to learn from."})
     known_labels: float | None = field(default=None, metadata={"help": "Share of the labels that stays known."})
     partial_label_file: str | None = field(default=None, metadata={"help": "File of labels -1, 0 or 1."})
     labeling_method: str = field(default="forms", metadata={"help": f"One of {', '.join(METHODS)}."})
     max_captions: int | None = field(default=None, metadata={"help": "Captions read from the training data."})
     validation_size: float = field(default=0.05, metadata={"help": "Share or number of captions held out."})
-    feature_cache_dir: str | None = field(default=None, metadata={"help": "Where caption features are kept."})
+    feature_cache_dir: str | None = field(default=None, metadata={"help": "Where caption features are cached."})
     feature_dtype: str = field(default="float32", metadata={"help": f"One of {', '.join(FEATURE_DTYPES)}."})
-    features_on_device: bool | None = field(default=None, metadata={"help": "Hold kept features on the device."})
+    features_on_device: bool | None = field(default=None, metadata={"help": "Hold cached features on the device."})
     pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Caption lengths are multiples of it."})
     prompt_chunk_size: int | None = field(default=None, metadata={"help": "Classes encoded at a time, twice."})
     save_prompts_only: bool = field(default=False, metadata={"help": "Leave the CLIP out of the saved model."})
@@ -255,7 +255,7 @@ class TaiDptTrainingArguments(TrainingArguments):
         known = {entry.name for entry in fields(cls) if entry.init}
         unknown = sorted(set(arguments) - known)
         if unknown:
-            raise ValueError(f"{unknown[0]!r} in the recipe is no training argument: see TaiDptTrainingArguments.")
+            raise ValueError(f"{unknown[0]!r} in the recipe is not a training argument: see TaiDptTrainingArguments.")
         arguments.setdefault("recipe", str(recipe.get("name", "recommended")))
         return cls(**arguments)
 

@@ -54,7 +54,7 @@ class TrainingCaptions(TrainingData):
         self.sources: list[str] = []
 
     def collate(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Makes a batch of kept features, or of their rows where the device holds them."""
+        """Makes a batch of cached features, or of their rows where the device holds them."""
         held = self.on_device
         if held is not None and isinstance(items, FeatureRows) and held.holds(items.features.shards):
             return held.batch(items, self.args.pad_to_multiple_of)
@@ -139,18 +139,18 @@ class TrainingCaptions(TrainingData):
             labels = label_captions(self.labeler, table.captions, self.labels)  # (captions, classes)
         else:
             labels = multi_hot(table.labels, self.labels, table.source, table.class_names)  # (captions, classes)
-        kept = np.flatnonzero(labels.any(axis=1))  # (kept captions,)
-        if len(kept) < len(table.captions):
+        labelled = np.flatnonzero(labels.any(axis=1))  # (labelled captions,)
+        if len(labelled) < len(table.captions):
             logger.warning(
-                f"{len(kept)} of {len(table.captions)} captions of {table.source} mention a class; "
-                f"{len(table.captions) - len(kept)} are dropped."
+                f"{len(labelled)} of {len(table.captions)} captions of {table.source} mention a class; "
+                f"{len(table.captions) - len(labelled)} are dropped."
             )
-        if not len(kept):
+        if not len(labelled):
             raise ValueError(
                 f"None of the {len(table.captions)} captions of {table.source} mentions one of the {len(self.labels)} "
                 f"classes ({', '.join(self.labels[:3])} ...): give the labeler synonyms, or other captions."
             )
-        return [table.captions[index] for index in kept], labels[kept]
+        return [table.captions[index] for index in labelled], labels[labelled]
 
     def _limit(self, data: Any) -> int | None:
         """How many captions are read; a stream may have no end."""

@@ -115,7 +115,7 @@ class TrainingImages(TrainingData):
         return features.with_labels((features.labels == 1).astype(np.int8))
 
     def collate(self, items: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """Makes a batch of kept features, or of pictures that are transformed."""
+        """Makes a batch of cached features, or of images that are transformed."""
         if "image_embeds" in items[0]:
             return collate_images(items)  # type: ignore[arg-type]
         return ImageCollator(self.processor, self.transform)(items)

@@ -78,7 +78,7 @@ def set_up_training(
 def find_recipe(
     recipe: str | Mapping[str, Any], base: str, protocol: str = "clean", **hub_arguments: Any
 ) -> dict[str, Any]:
-    """The recipe that a name, a file or a base stands for.
+    """The recipe of a name, a file or a base.
 
     Args:
         recipe (`str` or `Mapping`): as for [`set_up_training`].
@@ -92,7 +92,7 @@ def find_recipe(
     Raises:
         FileNotFoundError: If there is no such file or name.
         OSError: If the base cannot be read.
-        ValueError: If the file is no recipe.
+        ValueError: If the file is not a recipe.
     """
     if isinstance(recipe, Mapping):
         return dict(recipe)
@@ -125,7 +125,7 @@ def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)
             hint = f": do you mean {close[0]!r}?" if close else "."
-            raise ValueError(f"{name!r} is no field of TaiDptTrainingArguments or TaiDptConfig{hint}")
+            raise ValueError(f"{name!r} is not a field of TaiDptTrainingArguments or TaiDptConfig{hint}")
     training = {name: value for name, value in settings.items() if name in arguments}
     texts = {name: value for name, value in training.items() if isinstance(value, str)}
     training |= _parse_arguments(texts) if texts else {}
@@ -142,6 +142,20 @@ def _parse_arguments(texts: Mapping[str, str]) -> dict[str, Any]:
         command += [f"--{name}", *text.split(",")] if is_list else [f"--{name}={text}"]
     namespace = _Parser(TaiDptTrainingArguments).parse_args(command)
     return {name: getattr(namespace, name) for name in texts}
+
+
+def default_arguments(model: Any, output_dir: str = "tmp_trainer") -> TaiDptTrainingArguments:
+    """The training arguments that a model's base recommends, else the paper's.
+
+    Args:
+        model ([`TaiDptModel`]): the model to train.
+        output_dir (`str`, *optional*, defaults to `"tmp_trainer"`): folder of the run.
+
+    Returns:
+        [`TaiDptTrainingArguments`].
+    """
+    recipe = model.config.recommended_recipe if isinstance(model, TaiDptModel) else None
+    return TaiDptTrainingArguments.from_recipe(recipe or {"name": PAPER_RECIPE, "training": {}}, output_dir=output_dir)
 
 
 def checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
@@ -164,4 +178,4 @@ def checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
     return model
 
 
-__all__ = ["checked_model", "find_recipe", "set_up_training", "split_settings"]
+__all__ = ["checked_model", "default_arguments", "find_recipe", "set_up_training", "split_settings"]

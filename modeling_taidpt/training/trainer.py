@@ -64,7 +64,7 @@ from .resume import (
     whole_checkpoint,
 )
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
-from .setup import checked_model
+from .setup import checked_model, default_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -75,7 +75,7 @@ class TaiDptTrainer(Trainer):
     r"""Learns the context vectors of a [`TaiDptModel`] from captions.
 
     Captions are labelled with the classes they name, those that name none are dropped, the others are encoded once
-    and kept on disk (see [`CaptionFeatures`]). The checkpoint is chosen on held-out captions, never on images.
+    and cached on disk (see [`CaptionFeatures`]). The checkpoint is chosen on held-out captions, never on images.
     Checkpoints during training hold the context vectors alone, and training goes on from one bit for bit.
 
     After training, the metrics of [`~TaiDptTrainer.train`], the log, `all_results.json` and `trainer_state.json` in
@@ -89,7 +89,8 @@ class TaiDptTrainer(Trainer):
 
     Args:
         model ([`TaiDptModel`]): made by [`TaiDptModel.from_clip`].
-        args ([`TaiDptTrainingArguments`], *optional*): the paper's recipe by default.
+        args ([`TaiDptTrainingArguments`], *optional*): the recipe that the model's base recommends by default, else
+            the paper's, as with `taidpt train`.
         data_collator (`Callable`, *optional*): makes batches of features; pads them by default.
         train_dataset (`Dataset`, `IterableDataset`, `str` or `Path`): captions to learn from: a data set with a
             caption column, or a text, CSV, JSON, JSON lines or Parquet file; see [`read_captions`]. A stream is read
@@ -103,8 +104,8 @@ class TaiDptTrainer(Trainer):
         image_eval_dataset (`Dataset`, *optional*): rows of `image` or `pixel_values`, and `labels` (multi-hot, indices
             or names), measured once after training.
         image_processor (*optional*): makes pixels of them; the base's by default.
-        image_transform (`Callable`, *optional*): augments each training picture, a PIL image, anew in every epoch; no
-            features are kept then.
+        image_transform (`Callable`, *optional*): augments each training image, a PIL image, anew in every epoch; no
+            features are cached then.
 
     Raises:
         TypeError: If `args` or the captions are of the wrong kind.
@@ -150,9 +151,10 @@ class TaiDptTrainer(Trainer):
         image_transform: Callable[[Any], Any] | None = None,
     ) -> None:
         """Label, split and encode the captions, or encode the images, then set up the trainer."""
-        args = TaiDptTrainingArguments("tmp_trainer") if args is None else checked_arguments(args)
         self.model_init = model_init
-        reader = checked_model(model if model is not None or model_init is None else self.call_model_init(), args)
+        reader = model if model is not None or model_init is None else self.call_model_init()
+        args = default_arguments(reader) if args is None else checked_arguments(args)
+        reader = checked_model(reader, args)
         self.image_eval_dataset = image_eval_dataset
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
         self._set_up(reader.to(args.device), args, processing_class, labeler)
@@ -198,7 +200,7 @@ class TaiDptTrainer(Trainer):
             self._zero_shot_model()  # while the CLIP is whole
         self.loss_is_scaled_for_ga = compute_loss_func is not None  # otherwise the loss is a mean over its batch
         self.loss_function = get_loss(args.loss)
-        # The labels of kept captions were looked at when they were made: no step waits to look again.
+        # The labels of cached captions were looked at when they were made: no step waits to look again.
         self.loss_function.check_labels = not self._makes_batches_of_captions()
         # First, so that the report reaches TensorBoard and others before they close.
         self.callback_handler.callbacks.insert(0, _Report(self))
@@ -577,7 +579,7 @@ class TaiDptTrainer(Trainer):
 
     @torch.no_grad()
     def _score_zero_shot(self, features: KeptFeatures) -> float:
-        """Percent mAP of the template on captions; it does not change with training and is kept."""
+        """Percent mAP of the template on captions; it does not change with training and is computed once."""
         zero_shot = self._zero_shot_model()
         kept = self._zero_shot_maps.get(id(features))
         if kept is None:
@@ -607,7 +609,7 @@ class TaiDptTrainer(Trainer):
             `dict[str, float]`: `image_map` and `zero_shot_image_map` in percent.
 
         Raises:
-            ValueError: If there are no images, or a row lacks a picture or labels.
+            ValueError: If there are no images, or a row lacks an image or labels.
         """
         dataset = self.image_eval_dataset if image_eval_dataset is None else image_eval_dataset
         if dataset is None:

@@ -205,3 +205,14 @@ def datasets_of_one_label() -> Dataset:
 
     rows = {"caption": [f"picture {n}" for n in range(12)], "label": [n % 3 for n in range(12)]}
     return Dataset.from_dict(rows, Features({"caption": Value("string"), "label": ClassLabel(names=LABELS)}))
+
+
+def test_the_base_s_recipe_is_the_default(new_model, tmp_path, monkeypatch, cache):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", cache)
+    model = new_model()
+    assert TaiDptTrainer(model, train_dataset=CAPTIONS).args.recipe == "paper"
+    training = {"learning_rate": 0.25, "max_steps": 3}
+    model.config.recommended_recipe = {"name": "of the base", "training": training}
+    args = TaiDptTrainer(model, train_dataset=CAPTIONS).args
+    assert (args.recipe, args.learning_rate, args.max_steps) == ("of the base", 0.25, 3)
