@@ -124,8 +124,8 @@ def train(
 
     Captions are labelled with the labels that they mention, encoded once and cached on disk. The base's recommended
     recipe is used where it has one, else the paper's. The report compares the learned prompts with "a photo of a {}."
-    on captions that were held out. Checkpoints are written on the way: the same command with `--resume` goes on after an
-    interruption.
+    on captions that were held out. Checkpoints are written on the way: the same command with `--resume` goes on after
+    an interruption.
 
     **Examples**
 
