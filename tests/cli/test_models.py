@@ -157,6 +157,14 @@ def test_offline_mode_is_named(checkpoint):
     assert "while HF_HUB_OFFLINE is set" in fails("predict", CAT, "--model", "org/none")
 
 
+def test_tiles_are_an_option_of_predict(checkpoint, tmp_path):
+    options = ["--model", checkpoint, "--json"]
+    rows = json.loads(run("predict", CAT, "--tiles", *options).stdout)
+    scores = {entry["label"]: entry["score"] for entry in rows[0]["labels"]}
+    seen = pipeline(TASK, model=str(checkpoint))(CAT, multi_crop="max")
+    assert scores == pytest.approx({entry["label"]: entry["score"] for entry in seen}, abs=1e-6)
+
+
 def test_predict_and_tag_see_the_same_views(checkpoint, tmp_path):
     views = ["--image-size", "40", "--no-center-crop", "--flip", "--multi-crop"]
     options = ["--model", checkpoint, "--json"]

@@ -65,6 +65,27 @@ def test_examples_are_short_and_public(script):
     assert not re.search(r"\b(?:model|trainer|pipe|tagger)\._\w+", source)
 
 
+@pytest.mark.shared
+def test_study_of_published_scores_prints_tables_from_files_alone(shared, tmp_path):
+    tables = ("examples/study_real_scores.py", "--shared", str(shared), "--tables", "tiles", "ensembles")
+    output = run(*tables, "--resamples", "0", folder=tmp_path)
+    assert re.search(r"\| tiles 0\.5 \| 89\.76 \|", output)
+    assert re.search(r"\| min-max \| 94\.99 \|", output)
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_study_of_custom_labels_beats_one_threshold(shared, tmp_path):
+    data = ["--captions", str(shared / "data" / "captions" / "coco_captions.jsonl")]
+    data += ["--photographs", str(shared / "data" / "coco_val_dev")]
+    output = run("examples/study_own_labels.py", *data, folder=tmp_path)
+    rows = {row.split("|")[1].strip(): row.split("|")[2:] for row in output.splitlines() if row.startswith("| ")}
+    best = float(rows["best single threshold, with all labels"][0])
+    f1, labels, untagged = map(float, rows["no label, 2.19 expected (default)"][:3])
+    assert f1 > best  # though that threshold knows the truth
+    assert 3.61 / 1.5 < labels < 3.61 * 1.5 and untagged < 10  # a photograph; percent
+
+
 @pytest.mark.slow
 @pytest.mark.shared
 def test_study_of_views_prints_gains(shared, tmp_path):
