@@ -48,7 +48,7 @@ def convert(
 ) -> None:
     """Convert a published file: OpenAI's CLIP, or prompts that the published TaI-DPT code learned.
 
-    Prompts need --clip and --labels. Nothing that stands in the file is run.
+    Prompts need --clip and --labels. Nothing in the file is run.
 
     **Examples**
 

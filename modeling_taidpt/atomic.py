@@ -1,6 +1,6 @@
 """Files and folders that are written whole or not at all.
 
-What is being written lies in a hidden folder beside its final place, so that no pattern of file names finds it. The
+What is being written is in a hidden folder beside its final place, so that no pattern of file names finds it. The
 folder's name says which process made it; one that was killed leaves it behind, and the next writer removes it.
 """
 

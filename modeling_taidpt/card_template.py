@@ -71,9 +71,9 @@ Nothing is known of a training: this checkpoint was saved without a report.
 
 ## Scores
 
-{% if config.score_calibration %}Probabilities were fitted on {{ text(config.score_calibration) }}.{% if config.score_thresholds is not none %} `threshold="auto"` uses the stored thresholds.{% endif %}{% else %}Scores are no probabilities: they only rank labels until `taidpt calibrate` has fitted them on a few images, with labels or without.{% endif %}
+{% if config.score_calibration %}Probabilities were fitted on {{ text(config.score_calibration) }}.{% if config.score_thresholds is not none %} `threshold="auto"` uses the stored thresholds.{% endif %}{% else %}Scores are not probabilities: they only rank labels until `taidpt calibrate` has fitted them on a few images, with labels or without.{% endif %}
 {% if config.image_standardization == "captions" %}From each image's global score is taken what it scores for captions in general ({{ config.caption_bank_size }} clusters).
-{% elif config.image_standardization %}Scores of each image are standardised over the classes (`{{ config.image_standardization }}`).
+{% elif config.image_standardization %}Scores of each image are standardized over the classes (`{{ config.image_standardization }}`).
 {% endif %}{% if config.score_statistics %}Classes are z-scored with the statistics of {{ text(config.score_statistics.source or "given scores") }}.
 {% endif %}
 ## Figures
@@ -91,13 +91,13 @@ before you rely on it.
 
 ## Limits
 
-The model knows an object from the CLIP that it stands on and from words alone: labels that the CLIP hardly knows, small
-objects and what lies outside the centre crop are missed. It carries the biases of the CLIP and of the captions. Rank by
+The model knows an object from its CLIP and from words alone: labels that the CLIP hardly knows, small
+objects and what is outside the center crop are missed. It carries the biases of the CLIP and of the captions. Rank by
 the scores, or choose a threshold on images of your own. Not for decisions about people.
 
 ## Licence and citation
 
-{% if report.license %}Licence of the checkpoint: {{ text(report.license) }}. {% endif %}The CLIP has the licence of its source{% if base %}, `{{ code(base) }}`{% endif %}; the code that stands beside the weights is Apache-2.0 (see
+{% if report.license %}Licence of the checkpoint: {{ text(report.license) }}. {% endif %}The CLIP has the licence of its source{% if base %}, `{{ code(base) }}`{% endif %}; the code beside the weights is Apache-2.0 (see
 the taidpt package).
 
 ```bibtex

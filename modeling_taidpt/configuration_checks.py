@@ -96,7 +96,7 @@ def check_numbers(config: Any) -> None:
     for name, values in _mapping("score_statistics", config.score_statistics).items():
         if name != "source":
             for index, value in enumerate(_sequence(f"score_statistics[{name!r}]", values)):
-                # the deviation of a class divides its scores
+                # the standard deviation of a class divides its scores
                 least = 1e-9 if name.endswith("_std") else -1e6
                 _check_number(f"score_statistics[{name!r}][{index}]", value, float, least, 1e6)
 

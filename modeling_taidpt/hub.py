@@ -41,7 +41,7 @@ def clip_class(config: Any) -> Any:
     if config.model_type in MODEL_CLASSES:
         return MODEL_CLASSES[config.model_type]
     raise ValueError(
-        f"A `{config.model_type}` model is no CLIP: give a checkpoint of {', '.join(MODEL_CLASSES)}, as "
+        f"A `{config.model_type}` model is not a CLIP: give a checkpoint of {', '.join(MODEL_CLASSES)}, as "
         "openai/clip-vit-base-patch16."
     )
 
@@ -152,7 +152,7 @@ def load_clip(name_or_path: str, **arguments: Any) -> DualEncoder:
         [`~transformers.CLIPModel`], [`CLIPResNetModel`] or another dual encoder, in eval mode.
 
     Raises:
-        ValueError: the checkpoint is no CLIP, or lacks weights.
+        ValueError: the checkpoint is not a CLIP, or lacks weights.
         OSError: the folder or repository cannot be read.
     """
     hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
@@ -317,7 +317,7 @@ def find_image_processor(config: TaiDptConfig) -> Any:
 
 
 def clip_image_processor(size: int) -> Any:
-    """CLIP's image processor: short side to `size` pixels, bicubic, centre crop, CLIP's mean and deviation."""
+    """CLIP's image processor: short side to `size` pixels, bicubic, center crop, CLIP's mean and std."""
     from transformers import CLIPImageProcessor  # says at import that it would rather have torchvision
 
     return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
@@ -365,7 +365,7 @@ def find_tokenizer(
 
 
 def _load_tokenizer(source: Origin) -> PreTrainedTokenizerBase:
-    """The tokenizer in a folder or repository; where only a model lies, transformers makes one without a word."""
+    """The tokenizer in a folder or repository; where there is only a model, transformers makes one silently."""
     tokenizer = source.load(AutoTokenizer)
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         raise ValueError(f"{source.name!r} has no tokenizer files: every word would be unknown.")

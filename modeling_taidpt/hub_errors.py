@@ -97,7 +97,7 @@ def _explain_status(name: str, status: int, causes: list[BaseException], writing
     if status == 429:
         return f"{constants.ENDPOINT} takes no more requests from here for now ({meaning}): wait some minutes."
     if status >= 500:
-        return f"{constants.ENDPOINT} answers, but with an error of its own ({meaning}): try again later."
+        return f"{constants.ENDPOINT} answers, but with an internal error ({meaning}): try again later."
     said = next((_one_line(cause) for cause in causes if isinstance(cause, HfHubHTTPError)), "")
     return f"{constants.ENDPOINT} does not do this for {name!r} ({meaning}): {said}."
 
@@ -118,7 +118,7 @@ def prefer_cache(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answers() -> bool:
-    """Whether the Hub answers within some seconds, and not with an error of its own."""
+    """Whether the Hub answers within some seconds, and not with an internal error."""
     try:
         return get_session().head(constants.ENDPOINT, timeout=ANSWER_TIMEOUT).status_code < 500
     except (HTTPError, OSError):
@@ -137,7 +137,7 @@ def require_answer(name: str) -> None:
     try:
         validate_repo_id(name)
     except HFValidationError:
-        return  # no repository; reading it says what it is
+        return  # not a repository; reading it says what it is
     if os.path.exists(name) or (not constants.is_offline_mode() and answers()):
         return
     if not isinstance(try_to_load_from_cache(name, CONFIG_NAME), str):

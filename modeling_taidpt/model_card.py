@@ -86,7 +86,7 @@ def render_card(
 
 
 def card_folder() -> Path:
-    """The folder `hub_cards`, which stands beside `pipelines` in the sources and in the installed package alike."""
+    """The folder `hub_cards`, which is beside `pipelines` in the sources and in the installed package alike."""
     return Path(str(importlib.import_module(f"{__package__}.pipelines").__file__)).parents[1] / "hub_cards"
 
 
@@ -139,7 +139,7 @@ def record_in_folder(folder: Path, figure: dict[str, Any]) -> None:
 
 
 def refresh_card(folder: Path) -> None:
-    """Renders the card of a saved model anew, from what stands beside it; a card that was edited stays.
+    """Renders the card of a saved model anew, from what is beside it; a card that was edited stays.
 
     Licence, language and tags of the earlier card are kept.
     """
@@ -215,7 +215,7 @@ def _holds_same_model(origin: Origin, model: PreTrainedModel) -> bool:
     if config is None or not files or TaiDptConfig.from_json_file(config).labels != model.config.labels:
         return False
     ours = {key: value for key, value in model.state_dict().items() if not key.startswith("clip.")}
-    theirs: dict[str, Any] = {}
+    theirs: dict[str, torch.Tensor] = {}
     for path in files:
         with safe_open(path, "pt") as file:
             theirs |= {key: file.get_tensor(key) for key in file.keys() if not key.startswith("clip.")}  # noqa: SIM118

@@ -94,7 +94,7 @@ def keep_origin(config: Any, arguments: Mapping[str, Any]) -> None:
 
 
 def pinned(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments whose revision is the commit that it stands for now, so that all files are of one state.
+    """Arguments whose revision is the commit that it names now, so that all files are of one state.
 
     Args:
         name (`str`): folder or repository.
@@ -111,7 +111,7 @@ def pinned(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def find_commit(name: str, **arguments: Any) -> str | None:
-    """The commit that a revision of a Hub repository stands for; `None` for a folder."""
+    """The commit that a revision of a Hub repository names; `None` for a folder."""
     name = resolve_source(name)
     if os.path.isdir(name):
         return None

@@ -75,7 +75,7 @@ class RepositoryMixin(_Base):
     ) -> None:
         """Saves the model as a whole repository.
 
-        Beside the weights and the configuration stand the tokenizer and the image processor, the model card, and the
+        Beside the weights and the configuration are the tokenizer and the image processor, the model card, and the
         code that runs the model where this package is not installed (`trust_remote_code=True`) and on Inference
         Endpoints. A card that was edited (its first comment is gone) is left as it is. Files are written aside and
         then moved into place, so that an interruption leaves no half-written one.
@@ -155,7 +155,7 @@ class RepositoryMixin(_Base):
         """
         unknown = sorted(set(kwargs) - set(PUSH_OPTIONS))
         if unknown:
-            raise TypeError(f"`{unknown[0]}` is no option of push_to_hub: see its documentation for the names.")
+            raise TypeError(f"`{unknown[0]}` is not an option of push_to_hub: see its documentation for the names.")
         base = self.config.base_model_name_or_path
         is_folder = base is not None and (os.path.isabs(base) or os.path.isdir(base))
         if is_folder and prompts_only:
@@ -189,7 +189,7 @@ class RepositoryMixin(_Base):
             metric_name (`str`, *optional*, defaults to `"mAP, merged score"`): what the card calls it.
             metric_type (`str`, *optional*, defaults to `"mean_average_precision"`): its identifier.
             dataset_type (`str`, *optional*, defaults to `"images"`): identifier of the data set, on the Hub if it
-                stands there.
+                is there.
             baseline (`float`, *optional*): the same figure of "a photo of a {}." on the same CLIP.
         """
         report = known_report(self) or {"labels": self.config.labels}
@@ -277,7 +277,7 @@ def copy_code(folder: Path, origin: Origin | None = None) -> bool:
 
     Args:
         folder (`Path`): where to.
-        origin (`Origin`, *optional*): of code that runs from a repository: its pipeline and handler lie there.
+        origin (`Origin`, *optional*): of code that runs from a repository: its pipeline and handler are there.
 
     Returns:
         `bool`: whether the pipeline is among them.

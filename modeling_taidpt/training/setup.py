@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 import yaml
-from transformers import AutoConfig, HfArgumentParser, set_seed
+from transformers import HfArgumentParser, set_seed
 
 from ..configuration_taidpt import TaiDptConfig
 from ..data.recipes import read_recipe
-from ..hub import HUB_ARGUMENTS, resolve_source
+from ..hub import load_config
 from ..hub_errors import plain_errors
 from ..modeling_taidpt import TaiDptModel
+from ..origins import HUB_ARGUMENTS, resolve_source
 from .arguments import PAPER_RECIPE, TaiDptTrainingArguments
 
 RECOMMENDED = "recommended"
@@ -99,7 +100,7 @@ def find_recipe(
     if recipe == RECOMMENDED:
         hub_arguments = {key: value for key, value in hub_arguments.items() if key in HUB_ARGUMENTS}
         with plain_errors(base, hub_arguments.get("revision")):
-            config = AutoConfig.from_pretrained(resolve_source(base), **hub_arguments)
+            config = load_config(resolve_source(base), **hub_arguments)
         found = getattr(config, "recommended_recipe", None)
         return {"name": RECOMMENDED} | found if found else {"name": PAPER_RECIPE, "training": {}}
     if recipe == PAPER_RECIPE:

@@ -119,7 +119,7 @@ def test_what_is_not_there_is_one_sentence(pushed, server):
     assert_one_sentence(pushed["no weights"], "'org/bare' holds no model.safetensors")
     assert_one_sentence(pushed["no token"], "Nothing was pushed to 'org/mine'", "refuses this user", "`hf auth login`")
     assert "org/mine" not in server.repositories
-    assert pushed["unknown option"].startswith("TypeError: `branch` is no option of push_to_hub")
+    assert pushed["unknown option"].startswith("TypeError: `branch` is not an option of push_to_hub")
 
 
 def test_the_trainer_pushes_a_card_of_what_it_measured(pushed):
