@@ -24,7 +24,7 @@ COMMANDS = {  # name: module, first sentence of its help
         "tag",
         "Tag any number of images into Parquet, CSV or JSON lines: path, labels, scores, error.",
     ),
-    "gallery": ("gallery", "Make a page of what `tag` found, that opens from disk: labels, scores, filters."),
+    "gallery": ("pages", "Make a page of what `tag` found, that opens from disk: labels, scores, filters."),
     "label": ("label", "Find the labels that captions name, count them, and write them down if wanted."),
     "train": ("train", "Learn prompts for your labels from captions; no image is needed."),
     "calibrate": ("calibrate", "Make the scores of a model probabilities, and find its thresholds."),
@@ -38,7 +38,7 @@ COMMANDS = {  # name: module, first sentence of its help
     ),
     "export": ("models", "Export a model for use without this package: image in, probabilities out."),
     "push": ("models", "Push a model to the Hub, with its processors, its card and the code that runs it."),
-    "demo": ("demo", "Serve a web page that tags photographs, until Ctrl-C."),
+    "demo": ("pages", "Serve a web page that tags photographs, until Ctrl-C."),
     "classes": ("label", "List the labels of a checkpoint, or the classes and synonyms of a table."),
 }
 
