@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -111,7 +111,7 @@ def _read_class(index: int, entry: Any) -> NamedClass:
     if parent is not None and (not isinstance(parent, str) or not parent.strip()):
         raise TypeError(f"The parent of class {name!r} is {parent!r}, but it must be a word, as 'animal'.")
     synonyms = [] if synonyms is None else synonyms
-    if isinstance(synonyms, str) or not isinstance(synonyms, Iterable):
+    if isinstance(synonyms, (str, Mapping)) or not isinstance(synonyms, Iterable):
         raise TypeError(f"The synonyms of class {name!r} are {synonyms!r}, but they must be a list of strings.")
     words = []
     for synonym in (name, *synonyms):
@@ -135,7 +135,7 @@ def read_table_file(path: Path) -> Any:
         raise ValueError(f"Class table {str(path)!r} is not UTF-8 text: {error}.") from error
     if path.suffix.lower() == ".json":
         try:
-            table = json.loads(text)
+            table = json.loads(text, object_pairs_hook=lambda pairs: _require_unique(path, pairs))
         except json.JSONDecodeError as error:
             raise ValueError(f"Class table {str(path)!r} is not valid JSON: {error}.") from error
     else:
@@ -145,12 +145,25 @@ def read_table_file(path: Path) -> Any:
     return table
 
 
+def _require_unique(path: Path, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A mapping, or a `ValueError` where a key is in it twice: all but the last value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        again = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise ValueError(f"Class table {str(path)!r} has {again!r} twice: write all its synonyms in one list.")
+    return found
+
+
 def _read_yaml(path: Path, text: str) -> Any:
     try:
         import yaml
     except ImportError as error:
         raise ImportError(f"Reading {str(path)!r} needs PyYAML: run `pip install pyyaml`, or use JSON.") from error
     try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(root, yaml.MappingNode):
+            _require_unique(path, [(key.value, value) for key, value in root.value if isinstance(key.value, str)])
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())

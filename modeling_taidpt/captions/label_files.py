@@ -9,6 +9,7 @@ from .class_tables import PRESETS, load_class_table
 from .labeler import CaptionLabeler
 
 TABLE_SUFFIXES = (".json", ".yaml", ".yml")
+OTHER_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".xml", ".names", ".md")  # files, not words
 
 
 def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], CaptionLabeler | None]:
@@ -35,6 +36,11 @@ def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], C
     if suffix in TABLE_SUFFIXES:
         labeler = CaptionLabeler.from_file(text, method)
         return labeler.labels, labeler
+    if suffix in OTHER_SUFFIXES:
+        raise ValueError(
+            f"The label file {text!r} must end in .txt (one label a line), {', '.join(TABLE_SUFFIXES[:-1])} or "
+            f"{TABLE_SUFFIXES[-1]}."
+        )
     lines = _read_lines(Path(text)) if suffix == ".txt" else text.split(",")
     labels = [line.strip() for line in lines if line.strip()]
     where = f"the label file {text!r}" if suffix == ".txt" else f"the labels {text[:80]!r}"

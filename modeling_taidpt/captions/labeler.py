@@ -324,7 +324,8 @@ def _expand_forms(
                 joined = ["".join(words), "-".join(words), "_".join(words)] if len(words) > 1 else list(words)
                 yield from ((1, column, name_tokens(form)) for form in (" ".join(words), *joined))
                 before = [noun_forms(word) if len(words) <= MAX_INFLECTED_WORDS else (word,) for word in words[:-1]]
-                forms = [(2, " ".join(form)) for form in itertools.product(*before, noun_forms(words[-1]))]
+                inflected = list(itertools.product(*before, noun_forms(words[-1])))
+                forms = [(2, mark.join(form)) for form in inflected for mark in (" -_" if before else " ")]
                 forms += [(2, form) for form in noun_forms("".join(words))]
                 forms += [(3, " ".join((*words[:-1], form))) for form in verb_forms(words[-1])]
                 yield from ((rank, column, name_tokens(form)) for rank, form in forms if form not in ignored)

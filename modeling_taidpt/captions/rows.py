@@ -15,6 +15,7 @@ _FRAME_METHODS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("to_dict", {"as_series": False}),
 )
 _SERIES_METHODS = ("to_pylist", "to_list")
+_FRAME_FORMATS = ("pandas", "polars", "arrow")  # of `Dataset.with_format`
 
 
 class ColumnRows(Sequence):
@@ -69,6 +70,8 @@ def open_rows(data: Any, what: str) -> Any:
         ValueError: If columns have different lengths.
     """
     require_one_split(data, what)
+    if _gives_frames(data):
+        data = data.with_format(None)
     if isinstance(data, Mapping):
         is_row = any(isinstance(value, (str, bytes, Mapping)) or not _is_sized(value) for value in data.values())
         return [data] if is_row else ColumnRows(data, what)
@@ -83,11 +86,17 @@ def open_rows(data: Any, what: str) -> Any:
     has_order = not isinstance(data, (str, bytes, bytearray, set, frozenset))
     has_rows = isinstance(data, Iterable) or (_is_sized(data) and hasattr(data, "__getitem__"))
     if has_order and has_rows and getattr(data, "ndim", 1):
-        return data
+        return list(data) if _is_sized(data) and not hasattr(data, "__getitem__") else data  # as a view of a dict
     why = ", which have no order" if isinstance(data, (set, frozenset)) else ""
     raise TypeError(
         f"The {what} are of type {type(data).__name__!r}{why}: give a data set, a frame, a list, or a file's path."
     )
+
+
+def _gives_frames(data: Any) -> bool:
+    """Whether a `Dataset` gives its rows as frames or tables of one row."""
+    form = getattr(data, "format", None)
+    return isinstance(form, Mapping) and form.get("type") in _FRAME_FORMATS and hasattr(data, "with_format")
 
 
 def _is_sized(data: Any) -> bool:

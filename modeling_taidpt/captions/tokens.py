@@ -79,7 +79,10 @@ def split_captions(captions: list[str]) -> list[bytes]:
     if text.count(SEPARATOR) != len(captions):
         text = f" {SEPARATOR} ".join(caption.replace(SEPARATOR, " ") for caption in captions) + f" {SEPARATOR}"
     encoded = text.lower().encode("utf-8", "surrogatepass").translate(_BYTE_TABLE)
-    return encoded.replace(b"--", b",").replace(b",", b" , ").split()
+    encoded = b" " + encoded.replace(b"--", b",").replace(b"__", b",").replace(b",", b" , ")
+    for edge in (b" -", b"- ", b" _", b"_ "):  # at the ends of a word they are signs, as in "_dog_"
+        encoded = encoded.replace(edge, b" , ")
+    return encoded.split()
 
 
 def _compose(caption: str) -> str:

@@ -11,8 +11,10 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value, concaten
 from ..captions.label_columns import as_lists, label_indices, used_names
 from ..captions.rows import is_missing, require_one_split
 from ..captions.table_files import read_rows
+from ..configuration_taidpt import check_labels
 from .dataset import IMAGE, IMAGE_ID, LABELS, UNKNOWN, build_image_dataset, files_on_disk, load_split
 
+LABEL = "label"  # what `datasets` calls the column where every image has one
 LABEL_FILES = ("labels.json", "labels.jsonl", "labels.csv", "metadata.jsonl", "metadata.csv")
 _WRITTEN_BITS = {"": "", "1": "1", "1.0": "1", "true": "1", "0": "0", "0.0": "0", "false": "0"}
 _WRITTEN_BITS |= {"-1": "-1", "-1.0": "-1"}
@@ -31,8 +33,8 @@ def load_image_folder(
 
     The label file has a row per image with `file_name` (relative to the folder or to its `images/`) and
 
-    - JSON, JSON lines: `labels`, a list of names, or of indices where the classes are given. JSON is a list of rows,
-      or `{"categories": [names], "images": [rows]}`.
+    - JSON, JSON lines: `labels` (or `label`), a list of names, or of indices where the classes are given. JSON is a
+      list of rows, or `{"categories": [names], "images": [rows]}`.
     - CSV: `labels`, names with "|", ";" or "," between, or a list as JSON or Python writes it; or one column per class
       with 0 and 1.
 
@@ -54,7 +56,8 @@ def load_image_folder(
 
     Raises:
         FileNotFoundError: If the label file or an image is missing.
-        ValueError: If a row has no file name or labels, a label is not a class, or there is no row; the row is named.
+        ValueError: If a row has no file name or labels, or that of another row, a label is not a class, or there is
+            no row; the row is named.
     """
     folder = Path(folder)
     path = _find_label_file(folder) if label_file is None else Path(label_file)
@@ -65,6 +68,7 @@ def load_image_folder(
         for column in ("file_name", id_column):
             if is_missing(rows[number].get(column)) or rows[number][column] == "":
                 raise ValueError(f"Row {number} of {str(path)!r} has no {column!r}: every image needs one.")
+    _require_unique(chosen, [str(rows[number]["file_name"]) for number in chosen], path)
     files = _find_images(folder, [str(rows[number]["file_name"]) for number in chosen])
     ids = [rows[number][id_column] for number in chosen]
     if not all(isinstance(entry, int) for entry in ids):
@@ -73,6 +77,17 @@ def load_image_folder(
     labels = [labels[number] for number in chosen]
     unknown = None if unknown is None else [unknown[number] for number in chosen]
     return build_image_dataset(files, labels, ids, names, what, skip_missing, unknown)
+
+
+def _require_unique(numbers: Sequence[int], names: Sequence[str], path: Path) -> None:
+    """Raises a `ValueError` where two rows are of one image, as in a file with a row for each label."""
+    first: dict[str, int] = {}
+    for number, name in zip(numbers, names, strict=True):
+        if first.setdefault(name, number) != number:
+            raise ValueError(
+                f"Row {number} of {str(path)!r} is of {name!r}, as row {first[name]} is: write all labels of an image "
+                "in one row."
+            )
 
 
 def _find_images(folder: Path, names: Sequence[str]) -> list[Path]:
@@ -94,16 +109,31 @@ def _read_label_file(path: Path) -> tuple[list[Mapping[str, Any]], list[str] | N
     rows = list(read_rows(path, "label file"))
     listed = None
     if len(rows) == 1 and isinstance(rows[0], Mapping) and "categories" in rows[0]:
-        listed, rows = list(rows[0]["categories"]), list(rows[0].get("images", []))
+        listed, rows = _categories(rows[0]["categories"], path), list(rows[0].get("images", []))
     for number, row in enumerate(rows):
         if not isinstance(row, Mapping):
             raise ValueError(
                 f"Row {number} of {str(path)!r} is a {type(row).__name__}: write an object with 'file_name'."
             )
+    if rows and all(LABEL in row and LABELS not in row for row in rows):
+        rows = [{**row, LABELS: row[LABEL]} for row in rows]
     if path.suffix.lower() in (".csv", ".tsv") and rows and "labels" not in rows[0]:
         listed = [name for name in rows[0] if name not in _NO_CLASSES]
         rows = _named_by_columns(rows, listed, path)
     return rows, listed
+
+
+def _categories(names: Any, path: Path) -> list[str]:
+    """The classes that a file lists.
+
+    Raises:
+        ValueError: If they are not a list of texts, or one is duplicated; the file is named.
+    """
+    try:
+        check_labels(names if isinstance(names, (list, str)) else [names])
+    except ValueError as error:
+        raise ValueError(f"In the 'categories' of {str(path)!r}: {error}") from error
+    return list(names)
 
 
 def _named_by_columns(rows: Sequence[Mapping[str, Any]], names: list[str], path: Path) -> list[Mapping[str, Any]]:

@@ -281,7 +281,8 @@ def _is_stored_image(value: Any) -> bool:
 def _unreadable(index: int, image: Any, error: Exception) -> ValueError:
     path = image.get("path") if isinstance(image, Mapping) else image
     name = f" ({path})" if isinstance(path, (str, Path)) else ""
-    return ValueError(f"The image in row {index}{name} cannot be read: {error or type(error).__name__}.")
+    reason = str(error).rstrip(".") or type(error).__name__
+    return ValueError(f"The image in row {index}{name} cannot be read: {reason}.")
 
 
 __all__ = ["NO_LABELS", "ImageRows", "LabelledImages", "holds_images", "read_images"]

@@ -121,7 +121,7 @@ def is_image(value: Any) -> bool:
     """Whether a value is an image by itself: of PIL, encoded, or an array `(height, width)` or with channels."""
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return value.ndim in (2, 3) and str(value.dtype).removeprefix("torch.") in ("uint8", "uint16")
-    return isinstance(value, (Image.Image, bytes, bytearray, StoredImage))
+    return isinstance(value, (Image.Image, bytes, bytearray, io.BytesIO, StoredImage))
 
 
 def _open_paths(paths: Sequence[str | Path], image_column: str) -> Iterator[ImageItem]:
@@ -327,6 +327,8 @@ def _from_value(value: Any, fallback: str) -> ImageItem:
     if isinstance(value, dict) and {"bytes", "path"} & set(value):
         content, path = value.get("bytes"), value.get("path")
         return _from_path(path) if content is None and path else _named(path or fallback, content)
+    if isinstance(value, io.BytesIO):
+        value = value.getvalue()
     if is_image(value):
         return ImageItem(fallback, value)
     return _unreadable(fallback, "the row holds no image")

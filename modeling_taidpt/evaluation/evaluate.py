@@ -10,7 +10,9 @@ import torch
 from transformers.utils import logging
 
 from ..captions.corpus import read_captions
+from ..captions.label_columns import multi_hot
 from ..captions.labels import label_captions, match_labels, model_labeler
+from ..captions.rows import class_names_of, open_rows
 from ..features.captions import CaptionFeatures
 from ..features.fingerprints import IMAGE_OPTIONS
 from ..features.images import ImageFeatures
@@ -172,7 +174,8 @@ def evaluate_scores(
 
     Args:
         runs (`Mapping`): scores by run; several are taken for seeds of the same method.
-        labels (`np.ndarray` of shape `(images, classes)`): 0 or 1.
+        labels (`np.ndarray` of shape `(images, classes)`): 0 or 1; or a column of names or indices, as
+            [`label_matrix`] reads it.
         class_names (`Sequence[str]`): the classes.
         others (`Mapping`, *optional*): scores of baselines and of models to compare with.
         unknown (`np.ndarray` of shape `(images, classes)`, *optional*): 1 where a label is neither present nor absent;
@@ -189,6 +192,7 @@ def evaluate_scores(
     Raises:
         ValueError: shapes differ, or no label is 1.
     """
+    labels = _read_matrix(labels, class_names)  # (images, classes)
     scores = {name: rank_unknown_last(values, unknown) for name, values in {**runs, **(others or {})}.items()}
     options = {"num_resamples": num_resamples, "seed": seed}
     models = {}
@@ -224,6 +228,13 @@ def evaluate_scores(
     }
 
 
+def _read_matrix(labels: Any, class_names: Sequence[str]) -> np.ndarray:
+    """Labels `(images, classes)` as an array; those that are not a matrix are read as a column of labels."""
+    if getattr(labels, "ndim", 0) == 2:
+        return np.asarray(labels.cpu() if isinstance(labels, torch.Tensor) else labels)  # (images, classes)
+    return multi_hot(open_rows(labels, "labels"), class_names, "the labels", class_names_of(labels))
+
+
 def rank_unknown_last(scores: Scores, unknown: np.ndarray | None) -> dict[str, np.ndarray]:
     """Scores minus infinity where a label is unknown: ranked last, such images change no average precision.
 
@@ -236,7 +247,8 @@ def rank_unknown_last(scores: Scores, unknown: np.ndarray | None) -> dict[str, n
     """
     if unknown is None:
         return dict(scores)
-    return {branch: np.where(unknown != 0, -np.inf, values) for branch, values in scores.items()}
+    is_unknown = np.asarray(unknown) != 0  # (images, classes)
+    return {branch: np.where(is_unknown, -np.inf, values) for branch, values in scores.items()}
 
 
 def _over_runs(models: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -167,6 +167,13 @@ def test_letters_of_other_scripts_and_hyphenation_end_no_word():
     assert labeler(["dogm\u00e4", "\u00e4dog"]).sum() == 0
 
 
+def test_hyphens_and_underscores_at_the_ends_of_a_word_are_signs():
+    labeler = CaptionLabeler(["dog", "hot dog"])
+    captions = ["_dog_", "a -dog- there", "dog- and cat", "__dog__", "dog_, cat", "---dog"]
+    assert labeler(captions).tolist() == [[1, 0]] * len(captions)
+    assert labeler(["dog-friendly", "dog_house", "hot - dog"]).tolist() == [[0, 0], [0, 0], [1, 0]]
+
+
 def test_emoji_may_be_synonyms():
     labeler = CaptionLabeler({"dog": ["\U0001f436"], "love": ["\u2665"]})
     assert labeler(["my \U0001f436\u2665\ufe0f", "\U0001f431"]).tolist() == [[1, 1], [0, 0]]
@@ -179,7 +186,8 @@ def test_names_with_underscores_and_hyphens_match_words(name, method, request):
         request.getfixturevalue("nltk_data")
     labeler = CaptionLabeler([name, "light"], method=method)
     captions = ["a traffic light", "two traffic lights", "a trafficlight"]
-    captions += ["a traffic-light"] if method == "forms" else []  # as published, a hyphen joins
+    captions += ["a traffic-light", "two traffic-lights", "traffic_lights"] if method == "forms" else []
+    # as published, a hyphen joins
     assert labeler(captions).tolist() == [[1, 0]] * len(captions)
     assert labeler(["a light"]).tolist() == [[0, 1]]
 
@@ -394,6 +402,9 @@ def test_from_file(tmp_path, name, content):
         ("norway.yaml", "- 'yes'\n- no\n", "norway.yaml': The name of class 1 is False, .*put it in quotes"),
         ("keys.json", '[{"label": "dog"}]', "keys.json': Class 0 is .* keys must be 'name', 'synonyms' and 'parent'"),
         ("twice.yaml", "- dog\n- DOG\n", "twice.yaml': Class name 'DOG' is duplicated, at 0 and at 1"),
+        ("lost.json", '{"dog": ["pup"], "dog": ["hound"]}', "lost.json' has 'dog' twice: write all its synonyms"),
+        ("lost.yaml", "dog: [pup]\ndog: [hound]\n", "lost.yaml' has 'dog' twice: write all its synonyms"),
+        ("config.json", '{"id2label": {"0": "dog"}}', "config.json': The synonyms of class 'id2label' are"),
         ("table.txt", "dog", r"table.txt' must end in \.json, \.yaml or \.yml"),
     ],
 )

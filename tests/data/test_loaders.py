@@ -254,7 +254,9 @@ ROWS = [{"file_name": "a.jpg", "labels": ["dog", "cat"], "split": "train"}, {"fi
             ),
         ),
         ("metadata.jsonl", "\n".join(map(json.dumps, ROWS))),
+        ("metadata.jsonl", "\n".join(map(json.dumps, ROWS)).replace("labels", "label")),
         ("labels.csv", "file_name,labels,split\na.jpg,dog; cat,train\nb.jpg,,\n"),
+        ("metadata.csv", "file_name,label,split\na.jpg,dog; cat,train\nb.jpg,,\n"),
         ("metadata.csv", "file_name,split,cat,dog\na.jpg,train,1,1\nb.jpg,,0,0\n"),
     ],
 )
@@ -293,6 +295,11 @@ def test_image_folder_says_what_is_wrong(tmp_path):
         load({"categories": ["cat", "dog"], "images": [{"file_name": "a.jpg", "labels": [2]}]})
     with pytest.raises(ValueError, match=r"Row 0 of .* has no list 'labels'"):
         load([{"file_name": "a.jpg"}])
+    for categories, reason in (([{"id": 0}], "Label 0 is {'id': 0}"), (["cat", "cat"], "The label 'cat' is duplic")):
+        with pytest.raises(ValueError, match=rf"In the 'categories' of .*labels\.json': {reason}"):
+            load({"categories": categories, "images": [ROWS[0]]})
+    with pytest.raises(ValueError, match=r"Row 2 of .* is of 'a\.jpg', as row 0 is: write all labels of an image in"):
+        load([*ROWS, {"file_name": "a.jpg", "labels": ["cat"]}])
     with pytest.raises(ValueError, match=r"Row 0 of .* has no 'file_name'"):
         load([{"labels": ["dog"]}])
     with pytest.raises(ValueError, match=r"Row 0 of .* has no 'coco_id'"):

@@ -7,9 +7,10 @@ import json
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from datasets import Dataset, Features
+from datasets import ClassLabel, Dataset, Features
 from datasets import Image as ImageFeature
 from huggingface_hub import ModelCard
 from PIL import Image
@@ -85,6 +86,24 @@ def test_figures_of_runs_and_differences(figures_input):
         assert entry["difference"] == pytest.approx(value - figures["models"]["weak"]["map"]["merged"])
         assert 0 < entry["low"] < entry["difference"] < entry["high"]
     assert evaluate_scores({"a": runs["a"]}, labels, list("wxyz"))["runs"]["deviation"]["merged"] is None
+
+
+@pytest.mark.parametrize("kind", ["indices", "names", "column", "lists", "frame", "tensor"])
+def test_labels_to_evaluate_on_may_be_a_column(kind):
+    names, indices = ["cat", "dog", "horse"], [0, 1, 2, 0, 1, 0]
+    matrix = np.eye(3, dtype=int)[indices]
+    scores = {"a": dict.fromkeys(("global", "local", "merged"), np.random.default_rng(0).normal(size=(6, 3)))}
+    given = {
+        "indices": indices,
+        "names": [names[index] for index in indices],
+        "column": Dataset.from_dict({"labels": indices}).cast_column("labels", ClassLabel(names=names))["labels"],
+        "lists": matrix.tolist(),
+        "frame": pd.DataFrame(matrix, columns=names),
+        "tensor": torch.from_numpy(matrix),
+    }[kind]
+    unknown = [[0, 0, 0]] * 6
+    found = evaluate_scores(scores, given, names, unknown=unknown, num_resamples=0)
+    assert found == evaluate_scores(scores, matrix, names, num_resamples=0)
 
 
 def test_unknown_labels_do_not_count(figures_input):

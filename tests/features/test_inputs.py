@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -72,14 +74,22 @@ def images(tmp_path_factory):
         "columns": {"image": pictures, "labels": NAMES},
         "torch rows": Rows(rows),
         "pairs": Rows([(row["image"], row["labels"]) for row in rows]),
+        "pandas format": table.with_format("pandas"),
+        "arrow format": table.with_format("arrow"),
+        "numpy format": table.with_format("numpy"),
+        "files in memory": [io.BytesIO(content) for content in encoded],
+        "view of a dict": dict(enumerate(pictures)).values(),
     }
 
 
 WITHOUT_LABELS = [
     *("pictures", "tuple", "paths", "bytes", "array", "tensor", "column", "series", "object array", "torch images"),
-    *("folder", "list file"),
+    *("folder", "list file", "files in memory", "view of a dict"),
 ]
-WITH_LABELS = ["rows", "data set", "frame", "arrow", "columns", "torch rows", "pairs"]
+WITH_LABELS = [
+    *("rows", "data set", "frame", "arrow", "columns", "torch rows", "pairs"),
+    *("pandas format", "arrow format", "numpy format"),
+]
 
 
 @pytest.fixture
