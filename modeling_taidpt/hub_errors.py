@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from http import HTTPStatus
 from typing import Any
 
+import torch
 from huggingface_hub import constants, try_to_load_from_cache
 from huggingface_hub.errors import (
     GatedRepoError,
@@ -171,7 +172,7 @@ def plain_errors(name: str, revision: str | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except (PlainError, UnusableError):
+    except (PlainError, UnusableError, MemoryError, torch.OutOfMemoryError):  # the checkpoint may be whole
         raise
     except (OSError, SafetensorError, HFValidationError) as error:
         raise PlainError(explain(name, error, revision)) from error

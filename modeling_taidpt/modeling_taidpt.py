@@ -476,7 +476,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         loaded = super().from_pretrained(place, *model_args, config=config, **kwargs)
         model, info = loaded
         require_complete(name, info)
-        model.config.prompts_only, model.config._name_or_path = False, name
+        vars(model.config).pop("prompts_only", None)  # said of what is stored alone
+        model.config._name_or_path = name
         vars(model.config).pop("base_model_sample", None)  # of the stored prompts
         keep_origin(model.config, hub_arguments)
         cls._code_origin = own_origin(model.config) if is_remote_code() else None

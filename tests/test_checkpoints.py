@@ -260,7 +260,7 @@ def test_a_missing_base_is_one_sentence(base, tmp_path):
 def test_prompts_on_a_random_clip_refuse_to_run(base, tmp_path, pixel_values):
     TaiDptModel.from_clip(str(base), labels=LABELS).save_pretrained(tmp_path, prompts_only=True)
     random = AutoModel.from_config(AutoConfig.from_pretrained(tmp_path))
-    with pytest.raises(ValueError, match="stand on a random CLIP: load it with"):
+    with pytest.raises(ValueError, match="are on a random CLIP: load it with"):
         random(pixel_values=pixel_values)
     with pytest.raises(ValueError, match="A baked model has no prompts"):
         TaiDptModel.from_pretrained(tmp_path).bake().save_pretrained(tmp_path, prompts_only=True)

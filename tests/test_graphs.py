@@ -57,7 +57,10 @@ def test_exporter_of_transformers(dynamic):
     torch.testing.assert_close(found["logits"], model(pixel_values=pixels(model)).logits)
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "specific"])
+SLOW_COMPILED = [pytest.param(name, marks=pytest.mark.slow) for name in (*FAMILIES[1:], "specific")]
+
+
+@pytest.mark.parametrize("name", ["clip", *SLOW_COMPILED])
 @torch.no_grad()
 def test_compiled_without_a_break(name):
     torch._dynamo.reset()

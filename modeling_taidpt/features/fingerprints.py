@@ -106,12 +106,20 @@ def _add_side(digest: Any, config: Any, extra: dict[str, Any], modules: list[Any
 
 
 def _add_weights(digest: Any, modules: list[Any]) -> None:
-    """Adds the names, kinds and values of all tensors."""
+    """Adds the names, kinds and values of all tensors, and what else changes what the modules compute."""
     for module in filter(None, modules):
+        _add(digest, repr([state for part in module.modules() for state in _switches(part)]).encode())
         for name, tensor in sorted(module.state_dict().items()):
             _add(digest, f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             flat = tensor.detach().to("cpu").contiguous().reshape(-1)  # (numbers,)
             digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+
+
+def _switches(module: nn.Module) -> list[Any]:
+    """Adapters that a layer of PEFT has switched on, and hooks, which nobody can compare: by their identity."""
+    adapters = [getattr(module, name, None) for name in ("active_adapters", "disable_adapters", "merged_adapters")]
+    hooks = [id(hook) for hooks in (module._forward_pre_hooks, module._forward_hooks) for hook in hooks.values()]
+    return [*filter(None, adapters), *hooks]
 
 
 def _without_origin(options: Any) -> Any:

@@ -177,5 +177,5 @@ def test_photographs_of_other_categories_are_partial_labels(tmp_path, monkeypatc
     assert rows[1]["labels"] == [0, -1, -1]
     chosen, others = (read_labelled(tmp_path, ["couch", "dog"], part) for part in (True, False))
     assert len(chosen) + len(others) == 9
-    with pytest.raises(ValueError, match="the category 'sofa' is no label"):
+    with pytest.raises(ValueError, match="the category 'sofa' is not a label"):
         read_labelled(tmp_path, ["dog"])

@@ -111,5 +111,5 @@ def test_train_images_learns_measures_and_saves(parts, tmp_path, monkeypatch, ca
     assert loaded.config.labels == ["dog", "cat", "person"]
     assert (loaded.config.prompt_pair == "positive_negative") == (recipe == "partial_labels")
     assert loaded.config.linear_head == (recipe == "linear_head")
-    with pytest.raises(SystemExit, match="no recipe 'paper' for images"):
+    with pytest.raises(SystemExit, match="Unknown recipe 'paper' for images"):
         importlib.import_module("train_images").main([*command, "--use_recipe", "paper"])

@@ -63,6 +63,7 @@ def test_pixels_that_the_page_cannot_make_are_refused(model, tmp_path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_without_npm_or_a_network_nothing_is_written(model, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ImportError, match="npm is not installed"):

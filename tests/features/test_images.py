@@ -123,3 +123,19 @@ def test_pictures_of_different_sizes_are_refused(model, tmp_path):
     processor = CLIPImageProcessor(size={"shortest_edge": 32}, do_center_crop=False)
     with pytest.raises(ValueError, match="crops them to one size"):
         encode(model, as_rows(image=pictures(), labels=MULTI_HOT), tmp_path, image_processor=processor)
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing")  # of PEFT's own call
+def test_adapters_and_hooks_are_not_served_from_the_cache(model, tmp_path):
+    peft = pytest.importorskip("peft")
+    rows = as_rows(image=pictures(), labels=MULTI_HOT)
+    plain = encode(model, rows, tmp_path)[0]["image_embeds"]
+    options = {"r": 2, "target_modules": r"clip\.vision_model.*q_proj", "init_lora_weights": False}
+    adapted = peft.get_peft_model(model, peft.LoraConfig(**options)).eval()
+    assert not torch.equal(encode(model, rows, tmp_path)[0]["image_embeds"], plain)
+    with adapted.disable_adapter():
+        torch.testing.assert_close(encode(model, rows, tmp_path)[0]["image_embeds"], plain)
+    handle = model.clip.vision_model.register_forward_hook(lambda part, given, output: None)
+    hooked = encode(model, rows, tmp_path)
+    handle.remove()
+    assert not torch.equal(hooked[0]["image_embeds"], plain)

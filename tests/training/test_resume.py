@@ -139,6 +139,7 @@ def test_checkpoints_of_an_earlier_run_are_not_gone_on_from(new_trainer, tmp_pat
     assert new_trainer().find_checkpoint() is None
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bits_in_two_processes(tmp_path):
     make_clip().save_pretrained(tmp_path / "base")
     (tmp_path / "captions.txt").write_text("\n".join(CAPTIONS))
