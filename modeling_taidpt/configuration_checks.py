@@ -72,6 +72,18 @@ def check_label_count(count: Any, id2label: Any = None) -> None:
         )
 
 
+def numbered_labels(id2label: Any) -> dict[int, str]:
+    """Labels by number, as they are set on a configuration; numbers may be written as text.
+
+    Raises:
+        ValueError: they are not a dictionary, or a key is not a number.
+    """
+    try:
+        return {int(key): label for key, label in id2label.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"`id2label` is {_short(id2label)}: give a dictionary from number to label.") from error
+
+
 def is_visible(text: str) -> bool:
     """Whether a text has a character that is neither a space nor of zero width nor a control character."""
     return any(unicodedata.category(character)[0] not in "CZ" for character in text)
@@ -296,5 +308,6 @@ __all__ = [
     "check_token_ids",
     "check_towers",
     "is_visible",
+    "numbered_labels",
     "one_line",
 ]

@@ -18,6 +18,7 @@ from .configuration_checks import (
     check_texts,
     check_token_ids,
     check_towers,
+    numbered_labels,
     one_line,
 )
 from .tokenization_taidpt import frame_token_ids, tokenize_names
@@ -341,6 +342,7 @@ class TaiDptConfig(PreTrainedConfig):
     def __setattr__(self, key: str, value: Any) -> None:
         follows = key == "id2label" and self.__dict__.get("_is_complete", False)
         before = self.labels if follows else []
+        value = numbered_labels(value) if follows else value
         super().__setattr__(key, value)
         if follows:
             self._follow_labels(before)
@@ -377,6 +379,8 @@ class TaiDptConfig(PreTrainedConfig):
         """
         name = kwargs.get("name_or_path")
         where = f"The configuration of {str(name)!r}" if name else "The configuration"
+        if "labels" in kwargs:
+            raise ValueError("`labels` is not an option here: load the model, then `model.with_labels([...])`.")
         try:
             stored = config_dict.get("id2label")
             if stored is not None and isinstance(kwargs.get("id2label"), Mapping):

@@ -550,6 +550,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             )
 
     def _require_base(self) -> None:
+        self._require_own_labels()
         if self.config.prompts_only:
             raise ValueError(
                 "The prompts of this model are on a random CLIP: load it with `TaiDptModel.from_pretrained`, which "

@@ -171,6 +171,7 @@ class PromptLearner(nn.Module):
         if config.shared_context:
             self.shared_global_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
             self.shared_local_context = nn.Parameter(torch.empty(shared, dtype=torch.float32), requires_grad=False)
+        self.num_classes = config.num_labels  # the configuration may be given others later
         self._layouts: dict[tuple, Any] = {}
 
     @property

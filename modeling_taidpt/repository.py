@@ -90,12 +90,14 @@ class RepositoryMixin(_Base):
             **kwargs: as in transformers.
 
         Raises:
-            ValueError: `prompts_only` for a model whose base has no name, or that is baked.
+            ValueError: `prompts_only` for a model whose base has no name, or that is baked; or the configuration was
+                given another number of labels.
             OSError: the Hub cannot be reached or refuses.
         """
         folder = Path(save_directory)
         if folder.is_file():
             raise ValueError(f"{str(folder)!r} is a file: give a folder to save the model in.")
+        self._require_own_labels()
         push = {name: kwargs.pop(name) for name in (*PUSH_OPTIONS, "repo_id") if name in kwargs}
         name = push.pop("repo_id", folder.resolve().name)
         if prompts_only:
@@ -201,6 +203,16 @@ class RepositoryMixin(_Base):
         figure |= {"metric_type": metric_type, "dataset_type": dataset_type}
         figure["baseline"] = None if baseline is None else float(baseline)
         self.training_report = add_evaluation(report, figure)
+
+    def _require_own_labels(self) -> None:
+        """Raises a `ValueError` where the configuration was given another number of labels than the model has."""
+        learner: Any = getattr(self, "prompt_learner", None)
+        count = len(self.class_embeddings_global) if learner is None else learner.num_classes
+        if count != self.config.num_labels:
+            raise ValueError(
+                f"The configuration was given {self.config.num_labels} labels and the model has {count}: "
+                "`model.with_labels([...])` makes a model of other labels."
+            )
 
     def _prompts(self, state_dict: dict[str, Any]) -> dict[str, Any]:
         """What is not of the CLIP."""

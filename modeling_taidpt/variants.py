@@ -36,6 +36,7 @@ def relabel(
             a label that the model would have to be fitted for.
     """
     old = model.config
+    model._require_own_labels()
     indices = known_classes(old, labels, tokenizer)  # (new classes,)
     _check_trained_labels(old, labels, indices)
     config = _relabelled_config(old, labels, indices, tokenizer)

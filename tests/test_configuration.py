@@ -148,6 +148,36 @@ def test_labels_that_are_renamed_keep_their_prompts(tmp_path, stored):
     assert again.label_origin == dict.fromkeys(again.labels, "learned")
 
 
+def test_labels_may_be_numbered_by_texts(tmp_path, stored):
+    config = load(tmp_path, stored)
+    config.id2label = {"1": "Ampel", "0": "Hund", "2": "Katze"}
+    assert config.labels == ["Hund", "Ampel", "Katze"] and config.id2label[0] == "Hund"
+    for wrong in (["Hund", "Ampel", "Katze"], {"a": "Hund"}, 3):
+        with pytest.raises(ValueError, match=r"`id2label` is .*: give a dictionary from number to label"):
+            config.id2label = wrong
+
+
+@pytest.mark.parametrize("kind", ["learned", "shared context", "baked"])
+def test_a_model_says_that_its_configuration_was_given_another_number_of_labels(tmp_path, tokenizer, kind):
+    from .conftest import make_clip
+
+    options = {"class_specific_context": kind == "learned", "num_context_tokens": 4}
+    model = TaiDptModel.from_clip(make_clip(), LABELS, tokenizer, **options)
+    model = model.bake() if kind == "baked" else model
+    model.config.id2label = {0: "dog", 1: "cat"}
+    calls = [model.encode_classes, lambda: model.save_pretrained(tmp_path / "model")]
+    for call in calls if kind == "baked" else [*calls, lambda: model.with_labels(["dog"]), model.bake]:
+        with pytest.raises(ValueError, match=r"was given 2 labels and the model has 3: .*with_labels"):
+            call()
+    assert not (tmp_path / "model").exists()
+
+
+def test_labels_are_not_an_option_of_loading(tmp_path, stored):
+    (tmp_path / "config.json").write_text(json.dumps(stored))
+    with pytest.raises(ValueError, match=r"`labels` is not an option here: load the model, then `model.with_labels"):
+        TaiDptModel.from_pretrained(tmp_path, labels=["bird"])
+
+
 def test_a_wrong_value_that_is_set_is_not_stored(tmp_path, stored):
     config = load(tmp_path, stored)
     config.local_weight = float("nan")

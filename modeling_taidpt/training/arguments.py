@@ -43,6 +43,9 @@ class TaiDptTrainingArguments(TrainingArguments):
     explicitly replaces the paper's. On several devices the batch of 512 is that of each device.
 
     Args:
+        load_best_model_at_end (`bool`, *optional*):
+            Whether to keep the checkpoint of the best score instead of the last one; by default where
+            `eval_strategy` scores each one that `save_strategy` saves.
         lr_scheduler_type (`str`, *optional*, defaults to `"epoch_cosine"`):
             `"epoch_cosine"` is the paper's; all schedules of transformers work too.
         warmup_learning_rate (`float`, *optional*, defaults to 1e-5):
@@ -125,7 +128,9 @@ class TaiDptTrainingArguments(TrainingArguments):
     eval_strategy: str = field(default="epoch", metadata={"help": "When to score the held-out captions."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save the context vectors."})
     logging_steps: float = field(default=10, metadata={"help": "Steps between two lines of the log."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "Keep the best checkpoint, not the last."})
+    load_best_model_at_end: bool | None = field(
+        default=None, metadata={"help": "Keep the best checkpoint, not the last; by default if all are scored."}
+    )
     metric_for_best_model: str | None = field(
         default="caption_map", metadata={"help": "Figure of held-out captions that chooses the checkpoint."}
     )
@@ -169,6 +174,10 @@ class TaiDptTrainingArguments(TrainingArguments):
         """
         if str(getattr(self.optim, "value", self.optim)) == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9"
+        if self.load_best_model_at_end is None:
+            self.load_best_model_at_end = self._scores_checkpoints()
+            if not self.load_best_model_at_end and self.eval_strategy != "no":
+                logger.warning("`eval_strategy` does not score each checkpoint that is saved: the last one is kept.")
         epoch_cosine = self.lr_scheduler_type == EPOCH_COSINE
         if epoch_cosine:  # not one of transformers' schedules, which the parent insists on
             self.lr_scheduler_type = SchedulerType.CONSTANT
@@ -186,6 +195,14 @@ class TaiDptTrainingArguments(TrainingArguments):
             logger.warning(
                 "This CPU has no bfloat16 units: `bf16=True` is many times slower than fp32 here, leave it out."
             )
+
+    def _scores_checkpoints(self) -> bool:
+        """Whether there is a score for each checkpoint, by which the best can be chosen."""
+        evaluates, saves = (str(getattr(each, "value", each)) for each in (self.eval_strategy, self.save_strategy))
+        if saves == "best" or evaluates != saves:
+            return saves == "best"
+        every = self.eval_steps or self.logging_steps
+        return evaluates == "epoch" or (evaluates == "steps" and self.save_steps % every == 0)
 
     def _check_options(self) -> None:
         for name, choices in (
@@ -219,6 +236,10 @@ class TaiDptTrainingArguments(TrainingArguments):
         if self.label_smoothing_factor and self.loss not in SMOOTHED:
             raise ValueError(
                 f"`label_smoothing_factor` does not go with loss={self.loss!r}: choose {', '.join(SMOOTHED)}, or 0."
+            )
+        if self.neftune_noise_alpha is not None:
+            raise ValueError(
+                "`neftune_noise_alpha` is for embeddings of token ids, and items are cached features: leave it out."
             )
         if self.train_sampling_strategy not in ("random", "sequential"):
             raise ValueError(

@@ -156,12 +156,35 @@ def test_raw_data_is_read_by_every_loader(new_trainer):
         ({"metric_for_best_model": "accuracy"}, "'accuracy', which is not measured: choose one of caption_map, loss"),
         ({"prediction_loss_only": True}, "'caption_map', which is not measured: choose one of loss"),
         ({"train_sampling_strategy": "group_by_length"}, "choose 'random' or 'sequential'"),
+        ({"neftune_noise_alpha": 5.0}, "`neftune_noise_alpha` is for embeddings of token ids"),
         ({"label_smoothing_factor": 0.1}, "does not go with loss='ranking': choose bce, focal, soft_ce"),
     ],
 )
 def test_what_cannot_work_is_said_before_training(new_trainer, options, words):
     with pytest.raises(ValueError, match=words):
         new_trainer(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "chooses"),
+    [
+        ({}, True),
+        ({"save_strategy": "best"}, True),
+        ({"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 4}, True),
+        ({"eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 3}, False),
+        ({"eval_strategy": "steps"}, False),
+        ({"save_strategy": "no"}, False),
+        ({"eval_strategy": "no"}, False),
+        ({"save_strategy": "steps", "save_steps": 3}, False),
+    ],
+    ids=str,
+)
+def test_the_best_checkpoint_is_kept_where_all_are_scored(tmp_path, caplog, options, chooses):
+    args = TaiDptTrainingArguments(str(tmp_path), report_to="none", **options)
+    assert args.load_best_model_at_end is chooses
+    assert ("the last one is kept" in caplog.text) == (not chooses and args.eval_strategy != "no")
+    with pytest.raises(ValueError, match="requires the save and eval strategy to match"):
+        TaiDptTrainingArguments(str(tmp_path), save_strategy="no", load_best_model_at_end=True)
 
 
 @pytest.mark.filterwarnings("error:Label smoothing")  # transformers has none for many labels
