@@ -273,7 +273,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the base's own by default, else CLIP's BPE.
             **config: fields of [`TaiDptConfig`]; `context_init`, words whose token embeddings start the context
                 vectors, as `"a photo of a"` (without them they start from N(0, 0.02^2)); and for a Hub repository
-                `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype`. With
+                `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype` (a model that was loaded
+                from one does not know its revision: give it here too). With
                 `prompt_pair="positive_negative"` `local_weight` is 1 by default.
 
         Returns:
@@ -282,20 +283,19 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: labels are empty or repeated, a prompt is too long, or an option is unknown.
         """
-        loading = (*HUB_ARGUMENTS, "dtype", "attn_implementation")
-        arguments = {key: config.pop(key) for key in loading if key in config}
+        arguments = {key: config.pop(key) for key in (*HUB_ARGUMENTS, "dtype", "attn_implementation") if key in config}
         clip, source = clip_id_or_model, getattr(getattr(clip_id_or_model, "config", None), "_name_or_path", None)
         if isinstance(clip_id_or_model, (str, Path)):
             with plain_errors(str(clip_id_or_model), arguments.get("revision")):
                 source, arguments = settle(str(clip_id_or_model), arguments)
                 clip = load_clip(source, **arguments)
-            config.setdefault("base_model_revision", arguments.get("revision"))
+        config.setdefault("base_model_revision", arguments.get("revision"))
         unknown = sorted(set(config) - set(TaiDptConfig.__dataclass_fields__) - {"context_init"})
         if unknown:
             raise ValueError(f"`{unknown[0]}` is not an option of TaiDptConfig: see its documentation for the names.")
         hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
-        found = [Origin(source, hub_arguments)] if source else []
-        tokenizer = find_tokenizer(found, clip.config.text_config.vocab_size, tokenizer)
+        found, vocab_size = [Origin(source, hub_arguments)] if source else [], clip.config.text_config.vocab_size
+        tokenizer = find_tokenizer(found, vocab_size, tokenizer)
         context_ids = context_token_ids(tokenizer, config)
         config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
         config.setdefault("word_counts", getattr(clip.config, "word_counts", None))
@@ -549,14 +549,6 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 "checkpoint that it was baked from."
             )
 
-    def _require_base(self) -> None:
-        self._require_own_labels()
-        if self.config.prompts_only:
-            raise ValueError(
-                "The prompts of this model are on a random CLIP: load it with `TaiDptModel.from_pretrained`, which "
-                "fetches the CLIP that they were learned on."
-            )
-
     def encode_classes(self, prompt_chunk_size: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Class embeddings of both branches, computed in every call but in [`~TaiDptModel.cached_class_embeddings`].
 
@@ -566,7 +558,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Returns:
             `tuple[torch.Tensor, torch.Tensor]`: global G and local H, each `(classes, dim)`, L2-normalised, fp32.
         """
-        self._require_base()
+        self._require_loaded()
         if self.config.class_embedding_source == "fixed":
             return normalize(self.class_embeddings_global), normalize(self.class_embeddings_local)
         both = get_or_compute(self, lambda: self._compute_class_embeddings(prompt_chunk_size))  # (2, classes, dim)

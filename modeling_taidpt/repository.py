@@ -204,6 +204,15 @@ class RepositoryMixin(_Base):
         figure["baseline"] = None if baseline is None else float(baseline)
         self.training_report = add_evaluation(report, figure)
 
+    def _require_loaded(self) -> None:
+        """Raises a `ValueError` where the CLIP of the prompts is not loaded, or they are of other labels."""
+        self._require_own_labels()
+        if self.config.prompts_only:
+            raise ValueError(
+                "The prompts of this model are on a random CLIP: load it with `TaiDptModel.from_pretrained`, which "
+                "fetches the CLIP that they were learned on."
+            )
+
     def _require_own_labels(self) -> None:
         """Raises a `ValueError` where the configuration was given another number of labels than the model has."""
         learner: Any = getattr(self, "prompt_learner", None)

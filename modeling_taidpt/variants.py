@@ -37,6 +37,7 @@ def relabel(
     """
     old = model.config
     model._require_own_labels()
+    _require_in_memory(model)
     indices = known_classes(old, labels, tokenizer)  # (new classes,)
     _check_trained_labels(old, labels, indices)
     config = _relabelled_config(old, labels, indices, tokenizer)
@@ -149,6 +150,7 @@ def with_fixed_embeddings(
 @torch.no_grad()
 def with_linear_head(model: PreTrainedModel, train_prompts: bool = False) -> Any:
     """Builds the model behind [`TaiDptModel.with_linear_head`]."""
+    _require_in_memory(model)
     if model.head is not None:
         raise ValueError("The model has a linear head: train it as it is.")
     config = copy.deepcopy(model.config)
@@ -166,6 +168,16 @@ def with_linear_head(model: PreTrainedModel, train_prompts: bool = False) -> Any
             if not name.startswith("clip."):  # shared
                 parameter.requires_grad_(name.startswith("head."))
     return new.eval()
+
+
+def _require_in_memory(model: PreTrainedModel) -> None:
+    """Raises a `ValueError` where what was learned is offloaded: it is not here to be copied."""
+    values = (*model.named_parameters(), *model.named_buffers())
+    if any(value.is_meta for name, value in values if not name.startswith("clip.")):
+        raise ValueError(
+            "What the model learned is offloaded: load it with a `device_map` that keeps everything but 'clip' in "
+            "memory, or without one, to make another model of it."
+        )
 
 
 def template_embeddings(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Tensor]:

@@ -297,6 +297,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             own_size = getattr(model.config, "image_size", None)
             other_size = own_size is not None and tuple(shape[1:]) != (own_size, own_size)
             sized = {"interpolate_pos_encoding": True} if other_size else {}
+            if getattr(model.config, "return_dict", True) is False:
+                sized["return_dict"] = True
             pixels = torch.stack([images[place] for place in places])  # (images of this shape, 3, height, width)
             outputs = model(pixel_values=pixels.to(self.dtype), **options, **sized)
             logits.update(zip(places, outputs.logits, strict=True))  # (classes,) each

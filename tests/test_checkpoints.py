@@ -20,6 +20,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     CLIPImageProcessor,
+    CLIPModel,
     CLIPProcessor,
     pipeline,
 )
@@ -325,6 +326,19 @@ def test_everything_comes_from_where_the_weights_came_from(hub_cache, tmp_path):
     assert started.config.class_input_ids == loaded[0].with_labels(["bus"]).config.class_input_ids
     assert started.config.base_model_revision == "b" * 40
     assert tuple(find_image_processor(started.config).image_mean) == (0.5,) * 3
+
+
+def test_a_clip_that_is_handed_over_is_of_the_revision_that_is_named(hub_cache):
+    cache, _, _ = hub_cache
+    started = TaiDptModel.from_clip("org/tagger", labels=["bus"], revision="v2", cache_dir=cache)
+    repository = cache / "models--org--tagger" / "snapshots"
+    for letter in "ab":
+        started.clip.save_pretrained(repository / (letter * 40))
+    clip = CLIPModel.from_pretrained("org/tagger", revision="v2", cache_dir=cache)
+    model = TaiDptModel.from_clip(clip, labels=["bus"], revision="v2", cache_dir=cache)
+    assert model.config.class_input_ids == started.config.class_input_ids
+    assert model.config.base_model_revision == "v2"
+    assert tuple(find_image_processor(model.config).image_mean) == (0.5,) * 3
 
 
 def test_a_relative_base_is_kept_by_its_full_path(base, tmp_path, monkeypatch):

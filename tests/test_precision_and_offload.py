@@ -102,8 +102,15 @@ def test_offloaded_parts_score_the_same(placed, tmp_path):
     torch.testing.assert_close(loaded(**tokens).logits, model(**tokens).logits)
     assert torch.equal(loaded.encode_texts(["a dog"]), model.encode_texts(["a dog"]))
     expected = model.with_labels(["cat", "zebra"])(pixel_values=images).logits
-    if placed != "prompts on disk":  # they are copied
+    if placed == "prompts on disk":  # they are copied
+        for make in (lambda: loaded.with_labels(["cat", "zebra"]), loaded.with_linear_head):
+            with pytest.raises(ValueError, match="What the model learned is offloaded: load it with a `device_map`"):
+                make()
+    else:
         torch.testing.assert_close(loaded.with_labels(["cat", "zebra"])(pixel_values=images).logits, expected)
+    loaded.save_pretrained(tmp_path / "again")
+    again = TaiDptModel.from_pretrained(tmp_path / "again")
+    torch.testing.assert_close(again(pixel_values=images).logits, model(pixel_values=images).logits)
     torch.testing.assert_close(loaded.bake()(pixel_values=images).logits, model(pixel_values=images).logits)
 
 

@@ -40,7 +40,7 @@ def score_features(
             for start in range(0, len(features), batch_size):
                 batch = collate([features[index] for index in range(start, min(start + batch_size, len(features)))])
                 inputs = {name: batch[name].to(model.device) for name in INPUTS if name in batch}
-                outputs = model(**inputs, standardize=standardize)
+                outputs = model(**inputs, standardize=standardize, return_dict=True)
                 branches = (outputs.logits, outputs.logits_global, outputs.logits_local)  # (batch, classes) each
                 parts.append([logits.float().cpu() for logits in branches])
     finally:

@@ -57,7 +57,7 @@ class ImageScorer(nn.Module):
             `tuple[torch.Tensor, ...]`: probabilities `(batch, classes)` and, with `heatmaps`, the similarity map
             `(batch, classes, rows, columns)`.
         """
-        outputs = self.model(pixel_values=pixel_values, interpolate_pos_encoding=True)
+        outputs = self.model(pixel_values=pixel_values, interpolate_pos_encoding=True, return_dict=True)
         probabilities = self.model.probabilities(outputs.logits)  # (batch, classes)
         return (probabilities, outputs.similarity_map) if self.heatmaps else (probabilities,)
 

@@ -457,7 +457,7 @@ class TaiDptTrainer(Trainer):
         """
         labels = inputs["labels"]  # (batch, classes)
         features = {name: value for name, value in inputs.items() if name != "labels"}
-        options = {"prompt_chunk_size": self.args.prompt_chunk_size}
+        options = {"prompt_chunk_size": self.args.prompt_chunk_size, "return_dict": True}
         outputs = model(**features, return_class_embeddings=True, **options)
         if self.compute_loss_func is not None:
             loss = self.compute_loss_func(outputs, labels, num_items_in_batch=num_items_in_batch)
@@ -560,8 +560,9 @@ class TaiDptTrainer(Trainer):
         """Mean cosine between the learned class embeddings of both branches and those of "a photo of a {}."."""
         blank = torch.ones(1, self.model.config.embedding_dim, device=self.args.device)  # (1, dim)
         caption = {"caption_embeds": blank, "token_embeds": blank[None], "attention_mask": blank[:, :1]}
+        options = {"return_class_embeddings": True, "return_dict": True}
         # through the forward pass, before which FSDP gathers the parameters
-        learned = torch.stack(self.model.eval()(**caption, return_class_embeddings=True).class_embeddings)
+        learned = torch.stack(self.model.eval()(**caption, **options).class_embeddings)
         template = self._zero_shot_model().class_embeddings_global  # (classes, dim)
         return float((learned.float() * template.float()).sum(dim=-1).mean())
 
@@ -588,7 +589,7 @@ class TaiDptTrainer(Trainer):
                 batch = self._prepare_inputs(batch)
                 truth = batch.pop("labels")  # (batch, classes)
                 with self.compute_loss_context_manager():
-                    logits = zero_shot(**batch).logits.float()  # (batch, classes)
+                    logits = zero_shot(**batch, return_dict=True).logits.float()  # (batch, classes)
                 logits, truth = self.accelerator.gather_for_metrics((logits, truth))
                 scores.append(logits.cpu())
                 labels.append(truth.cpu())
@@ -636,10 +637,11 @@ class TaiDptTrainer(Trainer):
             batch = self._prepare_inputs(batch)
             with self.compute_loss_context_manager():
                 pooled, dense = learned.encode_images(batch["pixel_values"])
-                scores = learned(image_embeds=pooled, dense_embeds=dense).logits  # (batch, classes)
+                scores = learned(image_embeds=pooled, dense_embeds=dense, return_dict=True).logits  # (batch, classes)
                 if learned.config.pool_with_positions != zero_shot.config.pool_with_positions:
                     pooled, dense = zero_shot.encode_images(batch["pixel_values"])
-                baseline = zero_shot(image_embeds=pooled, dense_embeds=dense).logits  # (batch, classes)
+                features = {"image_embeds": pooled, "dense_embeds": dense}
+                baseline = zero_shot(**features, return_dict=True).logits  # (batch, classes)
             gathered = self.accelerator.gather_for_metrics((scores.float(), baseline.float(), batch["labels"]))
             yield tuple(values.cpu() for values in gathered)
 

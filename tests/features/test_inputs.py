@@ -13,7 +13,13 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from modeling_taidpt import CaptionLabeler, TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments
+from modeling_taidpt import (
+    CaptionLabeler,
+    MultiLabelImageClassificationPipeline,
+    TaiDptModel,
+    TaiDptTrainer,
+    TaiDptTrainingArguments,
+)
 from modeling_taidpt.captions import label_captions, read_captions
 from modeling_taidpt.data.image_rows import holds_images, read_images
 from modeling_taidpt.data.sources import count_images, open_images
@@ -282,3 +288,17 @@ def test_one_class_label_a_row_trains_and_measures_as_lists_do(model, images, tm
     assert trainer.evaluate_images() == trainer.evaluate_images(lists)
     with pytest.raises(ValueError, match="The images have no column 'labels'"):
         TaiDptTrainer(model, arguments, train_dataset=table, image_eval_dataset=images["pictures"])
+
+
+def test_a_configuration_that_asks_for_tuples_changes_nothing_else(model, images, tmp_path):
+    given = {"image": images["pictures"], "labels": NAMES}
+    options = {"image_processor": PROCESSOR, "cache_dir": tmp_path, "progress": False}
+    expected = score_images(model, given, **options)["merged"]  # (3, 3)
+    model.config.return_dict = False
+    np.testing.assert_array_equal(score_images(model, given, **options)["merged"], expected)
+    tagger = MultiLabelImageClassificationPipeline(model=model, image_processor=PROCESSOR)
+    assert [len(tags) for tags in tagger(images["pictures"])] == [3] * 3
+    settings = {"max_steps": 1, "per_device_train_batch_size": 2, "report_to": "none", "disable_tqdm": True}
+    settings |= {"loss": "bce", "use_cpu": True, "feature_cache_dir": str(tmp_path)}
+    args = TaiDptTrainingArguments(str(tmp_path / "run"), **settings)
+    assert TaiDptTrainer(model, args, train_dataset=given, image_processor=PROCESSOR).train().global_step == 1
