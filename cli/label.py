@@ -101,7 +101,7 @@ def open_corpus(source: str, settings: Sequence[str] | None = None, column: str 
     from modeling_taidpt.data.loaders import is_repository
 
     options = read_settings(list(settings or ()), "--data", "split=train")
-    if is_repository(source) or Path(source).is_dir():
+    if source.strip() and (is_repository(source) or Path(source).is_dir()):  # no text is the folder we are in
         from modeling_taidpt.data.captions import load_caption_dataset
 
         return load_caption_dataset(source, column, **options)

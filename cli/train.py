@@ -69,8 +69,12 @@ def train(
         ),
     ] = "recommended",
     protocol: Annotated[
-        str, typer.Option(help="Of a recipe: clean (no caption of a test image, chosen on held-out ones), or paper.")
-    ] = "clean",
+        str | None,
+        typer.Option(
+            help="Of a recipe: clean (no caption of a test image, chosen on held-out ones), or paper.",
+            show_default="clean",
+        ),
+    ] = None,
     data_root: Annotated[
         Path, typer.Option("--data-root", help="Folder that the paths of a recipe are relative to.")
     ] = Path("."),
@@ -188,7 +192,7 @@ def _train(
     captions: str | None,
     output: Path,
     base: str | None,
-    recipe: tuple[str, str, Path],
+    recipe: tuple[str, str | None, Path],
     options: dict[str, Any],
     settings: dict[str, Any],
 ) -> dict[str, Any]:

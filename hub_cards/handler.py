@@ -29,6 +29,7 @@ MAX_IMAGES = 64
 MAX_BYTES = 20_000_000  # of one encoded image
 MAX_TOTAL_BYTES = 100_000_000  # of all images of a request
 MAX_PIXELS = 40_000_000  # of one image
+MAX_TOTAL_PIXELS = 400_000_000  # of all images of a request
 MAX_LABELS = 500
 MAX_LABEL_LENGTH = 200  # characters
 MAX_NUMBERS = 4_000_000  # of all heatmaps of an answer
@@ -46,15 +47,13 @@ class EndpointHandler:
         installed = importlib.util.find_spec("modeling_taidpt") is not None
         if installed:
             importlib.import_module("modeling_taidpt")  # registers the pipeline
-        device = 0 if torch.cuda.is_available() else -1
+        self.device = 0 if torch.cuda.is_available() else -1
         # Without the package its code comes from this very repository, which whoever deploys it has chosen.
         self.pipeline = pipeline(
-            TASK, model=path or None, device=device, trust_remote_code=None if installed else True
+            TASK, model=path or None, device=self.device, trust_remote_code=None if installed else True
         )
         # Nothing changes the model of an endpoint: its own labels are encoded once, on the same vision tower.
-        self.own_labels = type(self.pipeline)(
-            self.pipeline.model.bake(), image_processor=self.pipeline.image_processor, device=device
-        )
+        self.own_labels = self._with_encoded_labels(self.pipeline.model)
         # The sibling of the pipeline's module, in the package or beside the checkpoint, reads the images.
         package = type(self.pipeline).__module__.rpartition(".")[0]
         self.reading: Any = importlib.import_module(f"{package}.image_reading")
@@ -89,28 +88,40 @@ class EndpointHandler:
         size = sum(len(image) for image in images if isinstance(image, bytes))
         if size > MAX_TOTAL_BYTES:
             raise ValueError(f"The images have {size} bytes together: send at most {MAX_TOTAL_BYTES}.")
+        labels = parameters.pop("candidate_labels", None)
+        tagger = self.own_labels if labels is None else self._tagger_of(labels)
         results: list[Any] = []
-        room = MAX_NUMBERS
+        room, pixels = MAX_NUMBERS, MAX_TOTAL_PIXELS
         for index, image in enumerate(images):  # one decoded image is held at a time
-            entries, room = self._tag(image, index, parameters, room)
+            decoded = self.reading.read_image(self.reading.ImageEntry(image, index), max_pixels=MAX_PIXELS)
+            pixels -= decoded.width * decoded.height
+            if pixels < 0:
+                raise ValueError(f"The images have more than {MAX_TOTAL_PIXELS} pixels together: send fewer at once.")
+            entries, room = _tag(tagger, decoded, parameters, room)
             results.append(entries)
         return results if many else results[0]
 
-    def _tag(self, image: Any, index: int, parameters: dict[str, Any], room: int) -> tuple[list[Any], int]:
-        """The labels of an image, and how many numbers of heatmaps the answer has room for after it."""
-        decoded = self.reading.read_image(self.reading.ImageEntry(image, index), max_pixels=MAX_PIXELS)
-        kind = parameters.get("return_heatmaps")
-        if kind == "pixels":
-            labels = parameters.get("candidate_labels") or self.pipeline.model.config.id2label
-            top_k = parameters["top_k"]
-            drawn = min(len(labels), top_k) if isinstance(top_k, int) else len(labels)
-            _check_room(drawn * decoded.width * decoded.height, room)  # before they are drawn
-        options = parameters | {"return_heatmaps": True if kind == "pixels" else kind and "cells"}
-        tagger = self.pipeline if parameters.get("candidate_labels") else self.own_labels
-        result = tagger(decoded, **options)
-        numbers = sum(entry["heatmap"].size for entry in result if "heatmap" in entry)
-        _check_room(numbers, room)
-        return [_plain(entry) for entry in result], room - numbers
+    def _tagger_of(self, labels: list[str]) -> Any:
+        """The pipeline with other labels, which are encoded once for all images of a request."""
+        model = self.pipeline.model
+        with torch.inference_mode():
+            return self._with_encoded_labels(model.with_labels(labels, tokenizer=self.pipeline.tokenizer).eval())
+
+    def _with_encoded_labels(self, model: Any) -> Any:
+        return type(self.pipeline)(model.bake(), image_processor=self.pipeline.image_processor, device=self.device)
+
+
+def _tag(tagger: Any, image: Image.Image, parameters: dict[str, Any], room: int) -> tuple[list[Any], int]:
+    """The labels of an image, and how many numbers of heatmaps the answer has room for after it."""
+    kind = parameters.get("return_heatmaps")
+    if kind == "pixels":
+        labels, top_k = tagger.model.config.id2label, parameters["top_k"]
+        drawn = min(len(labels), top_k) if isinstance(top_k, int) else len(labels)
+        _check_room(drawn * image.width * image.height, room)  # before they are drawn
+    result = tagger(image, **(parameters | {"return_heatmaps": True if kind == "pixels" else kind and "cells"}))
+    numbers = sum(entry["heatmap"].size for entry in result if "heatmap" in entry)
+    _check_room(numbers, room)
+    return [_plain(entry) for entry in result], room - numbers
 
 
 def _check_parameters(parameters: Any) -> dict[str, Any]:
@@ -142,7 +153,7 @@ def _check_parameters(parameters: Any) -> dict[str, Any]:
         raise ValueError(f"`candidate_labels` has {len(labels)} labels: send 1 to {MAX_LABELS}.")
     if max(map(len, labels)) > MAX_LABEL_LENGTH:
         raise ValueError(f"A label has {max(map(len, labels))} characters: send at most {MAX_LABEL_LENGTH}.")
-    return parameters | {"candidate_labels": labels}
+    return parameters | {"candidate_labels": list(dict.fromkeys(labels))}
 
 
 def _check_room(numbers: int, room: int) -> None:

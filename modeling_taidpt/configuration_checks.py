@@ -43,6 +43,7 @@ RECIPE_FORBIDDEN = re.compile(
 )
 LAYER_NAMES = re.compile(r"layers|depths?|blocks|num_stages")
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
+WORD_COUNTS = ".json.gz"  # the ending of a file of them
 BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
 
 
@@ -119,7 +120,7 @@ def check_texts(config: Any) -> None:
         value = getattr(config, name)
         if value is not None and not isinstance(value, str):
             raise ValueError(f"`{name}` is {_short(value)}: give a text.")
-    check_bare_name("word_counts", config.word_counts)
+    check_word_counts(config.word_counts)
     check_bare_name("transformers_weights", getattr(config, "transformers_weights", None))
     check_base(config.base_model_name_or_path)
     if config.base_model_revision is not None and not REVISION.fullmatch(config.base_model_revision):
@@ -150,6 +151,16 @@ def check_bare_name(field: str, value: Any) -> None:
     """Raises a `ValueError` where the name of a file beside the configuration is a path, an address or hidden."""
     if value is not None and (not isinstance(value, str) or not BARE_NAME.fullmatch(value)):
         raise ValueError(f"`{field}` is {_short(value)}: give the bare name of a file beside the configuration.")
+
+
+def check_word_counts(value: Any) -> None:
+    """Raises a `ValueError` where the name of a file of word counts is a path, or that of another kind of file.
+
+    The file is copied and replaced under its name: it must not be that of weights, code or a person's own work.
+    """
+    check_bare_name("word_counts", value)
+    if value is not None and not value.endswith(WORD_COUNTS):
+        raise ValueError(f"`word_counts` is {_short(value)}: give the name of a file that ends in {WORD_COUNTS}.")
 
 
 def check_base(value: str | None) -> None:
@@ -307,6 +318,7 @@ __all__ = [
     "check_texts",
     "check_token_ids",
     "check_towers",
+    "check_word_counts",
     "is_visible",
     "numbered_labels",
     "one_line",

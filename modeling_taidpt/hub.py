@@ -16,9 +16,10 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
+from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
 from .backbones import IMAGE_SIDES, MODEL_CLASSES, DualEncoder
+from .configuration_checks import one_line
 from .configuration_taidpt import TaiDptConfig
 from .hub_errors import PlainError, plain_errors, prefer_cache
 from .origins import HUB_ARGUMENTS, SHIPPED_BASES, WHEREVER, Origin, is_remote_code, origins, pinned, resolve_source
@@ -301,6 +302,9 @@ def find_image_processor(config: TaiDptConfig) -> Any:
 
     Returns:
         An image processor of transformers.
+
+    Raises:
+        ValueError: there is one that cannot be used; another would make other pixels.
     """
     for origin in origins(config):
         try:
@@ -308,6 +312,8 @@ def find_image_processor(config: TaiDptConfig) -> Any:
             if not hasattr(processor, "max_num_patches"):  # SigLIP 2's cuts patches, which the model does itself
                 return processor
         except (OSError, ValueError) as error:
+            if (found := origin.find(IMAGE_PROCESSOR_NAME)) is not None:  # another one would make other pixels
+                raise ValueError(f"The image processor {found!r} cannot be used: {one_line(error)}") from error
             logger.info(f"{origin.name} has no image processor: {error}")
     if config.clip_config.model_type in IMAGE_SIDES:  # SigLIP's squeezes to a square
         from transformers import SiglipImageProcessor

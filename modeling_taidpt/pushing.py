@@ -13,7 +13,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import CONFIG_NAME
 
-from .configuration_checks import BARE_NAME
+from .configuration_checks import check_word_counts
 from .hub_errors import PlainError, explain
 from .model_card import CARD_NAME, REPORT_NAME, add_tags, has_edited_card
 
@@ -189,9 +189,10 @@ def _word_counts_there(api: HfApi, repo_id: str, revision: str | None) -> list[s
         path = api.hf_hub_download(repo_id, CONFIG_NAME, revision=revision, local_dir=folder)
         try:
             name = json.loads(Path(path).read_text(encoding="utf-8"))["word_counts"]
+            check_word_counts(name)
         except (ValueError, LookupError, TypeError, RecursionError):
             return []
-    return [name] if isinstance(name, str) and BARE_NAME.fullmatch(name) else []
+    return [] if name is None else [name]
 
 
 __all__ = ["PUSH_OPTIONS", "TOKENIZER", "Target", "check_target", "push_folder", "pushing"]

@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Mapping, Sequence
 
-from .configuration_checks import check_bare_name, one_line
+from .configuration_checks import check_word_counts, one_line
 from .origins import Origin
 
 WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
@@ -67,7 +67,7 @@ def load_word_counts(sources: Sequence[Origin], file_name: str | None) -> Mappin
 
 def find_word_counts(sources: Sequence[Origin], file_name: str | None) -> str | None:
     """Path of the word counts beside the first source that has them; arguments as of [`load_word_counts`]."""
-    check_bare_name("word_counts", file_name)
+    check_word_counts(file_name)
     found = (source.find(file_name) for source in sources) if file_name else ()
     return next((path for path in found if path is not None), None)
 

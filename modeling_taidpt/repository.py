@@ -17,7 +17,7 @@ from transformers.dynamic_module_utils import get_relative_import_files, get_rel
 from transformers.utils import CONFIG_NAME, logging
 
 from .atomic import staged_file, staged_folder
-from .configuration_checks import check_bare_name
+from .configuration_checks import check_word_counts
 from .configuration_taidpt import TaiDptConfig
 from .hub import find_image_processor, sample_weights
 from .model_card import (
@@ -338,7 +338,7 @@ def _stored_word_counts(folder: Path) -> set[str]:
     """The name of the word counts beside an older save, if it has some."""
     try:
         name = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))["word_counts"]
-        check_bare_name("word_counts", name)
+        check_word_counts(name)
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return set()
     return {name} - {None}

@@ -32,6 +32,7 @@ from .heatmaps import ProcessorView, crop_window, draw_heatmaps, processor_for, 
 from .image_batches import ImageBatches, ImageStream, collate
 from .image_inputs import read_inputs
 from .image_reading import ImageEntry, read_image, unreadable
+from .processor_checks import check_processor
 
 logger = logging.get_logger(__name__)
 
@@ -67,12 +68,13 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         self._checked_labels: set[str] = set()
         self._warned_about_scores = False
         super().__init__(*args, **kwargs)
+        name = str(getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__)
         if self.image_processor is None:
-            name = getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__
             raise ValueError(
                 f"No image processor was found for {name!r}: pass `image_processor=` (one that "
                 "`AutoImageProcessor.from_pretrained` returns, or its folder or repository)."
             )
+        check_processor(self.image_processor, name)
         self.model.eval()
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:

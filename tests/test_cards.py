@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 
-from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, clip_tokenizer
 from modeling_taidpt.model_card import MARK, render_card
 from modeling_taidpt.training.report import training_command
+
+from .conftest import make_clip
 
 ROOT = Path(__file__).parent.parent
 CARDS = sorted((ROOT / "hub_cards").glob("taidpt-*.md"))
@@ -243,3 +245,26 @@ def test_arguments_that_are_published_are_listed(tmp_path):
     report = training_report(arguments, LABELS, 1, {}, {})
     assert report["arguments"] == {"learning_rate": 0.5, "optim_args": "momentum=0.9", "seed": 3}
     assert "hf_secret" not in json.dumps(report) and "/home/me" not in json.dumps(report)
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["-c/home/me/secret/a.txt", "-o=/home/me/run"], "-ca.txt -o=run"),
+        (["-x/home/me", "--set=hub_token=hf_x"], "-x... --set=hub_token=..."),
+        (["--token/home/me", "--labels=/home/me/l.txt"], "... --labels=l.txt"),
+        (["--learning-rate", "-0.5", "--labels", "-l"], "--learning-rate -0.5 --labels -l"),
+    ],
+)
+def test_values_joined_to_their_options_hold_no_folder_and_no_secret(words, shown):
+    assert training_command(["python", "/bin/taidpt", "train", *words]) == f"taidpt train {shown}"
+
+
+def test_a_stored_configuration_names_no_folder_of_this_machine(tmp_path):
+    base = tmp_path / "base"
+    make_clip().save_pretrained(base)
+    clip_tokenizer().save_pretrained(base)
+    TaiDptModel.from_clip(str(base), labels=["dog"]).save_pretrained(tmp_path / "model")
+    stored = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert stored.pop("base_model_name_or_path") == str(base)  # what prompts alone are joined with
+    assert str(base) not in json.dumps(stored)

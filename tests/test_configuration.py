@@ -55,6 +55,8 @@ def test_no_text_field_takes_a_path_or_an_address(tmp_path, stored, value):
         if (name, value) != ("base_model_name_or_path", "/etc/passwd"):  # a base may be a folder: it is read alone
             assert_refused(tmp_path, stored, name, **{name: value})
     assert_refused(tmp_path, stored, "transformers_weights", transformers_weights=value)
+    for name in ("config.json", "model.safetensors", "handler.py", "thesis.docx"):  # it is copied and replaced
+        assert_refused(tmp_path, stored, "word_counts", word_counts=name)
     for part in ("model", "training"):
         assert_refused(tmp_path, stored, "optim", recommended_recipe={part: {"optim": value}})
 

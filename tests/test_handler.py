@@ -123,3 +123,25 @@ def test_wrong_requests_are_one_sentence(handler, request_, message):
     with pytest.raises(ValueError, match=message) as error:
         handler(request_)
     assert "\n" not in str(error.value)
+
+
+def test_labels_of_a_request_are_encoded_once(handler, monkeypatch):
+    alone, calls = handler({"inputs": encoded(CAT), "parameters": {"candidate_labels": "cat, cup"}}), []
+    model = type(handler.pipeline.model)
+    with_labels = model.with_labels
+
+    def counted(self, labels, **options):
+        calls.append(labels)
+        return with_labels(self, labels, **options)
+
+    monkeypatch.setattr(model, "with_labels", counted)
+    assert handler({"inputs": [encoded(CAT)] * 3, "parameters": {"candidate_labels": "cat, cup"}}) == [alone] * 3
+    assert calls == [["cat", "cup"]]
+
+
+def test_all_pixels_of_a_request_are_limited(handler, monkeypatch):
+    monkeypatch.setitem(handler._answer.__globals__, "MAX_TOTAL_PIXELS", 250)
+    image = encoded(make_png(10, 10))
+    assert len(handler({"inputs": [image] * 2})) == 2
+    with pytest.raises(ValueError, match="more than 250 pixels together"):
+        handler({"inputs": [image] * 3})

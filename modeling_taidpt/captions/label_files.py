@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ..configuration_taidpt import check_labels
@@ -16,9 +17,9 @@ def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], C
     """Reads labels.
 
     Args:
-        source (`str` or `Path`): `"coco80"`, `"voc20"` or `"nuswide81"`; a text file (.txt) with one label a line; a
-            class table (.json, .yaml), a list of names or a mapping from name to synonyms; or labels with commas
-            between.
+        source (`str` or `Path`): `"coco80"`, `"voc20"` or `"nuswide81"`; a text file (.txt, or any path of
+            a file with a slash) with one label a line; a class table (.json, .yaml), a list of names or a mapping
+            from name to synonyms; or labels with commas between.
         method (`str`, *optional*, defaults to `"forms"`): how the labeler works; see [`CaptionLabeler`].
 
     Returns:
@@ -41,9 +42,11 @@ def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], C
             f"The label file {text!r} must end in .txt (one label a line), {', '.join(TABLE_SUFFIXES[:-1])} or "
             f"{TABLE_SUFFIXES[-1]}."
         )
-    lines = _read_lines(Path(text)) if suffix == ".txt" else text.split(",")
+    # a path is never the word for what is in an image, whatever its suffix
+    is_file = suffix == ".txt" or (os.sep in text and os.path.exists(text))
+    lines = _read_lines(Path(text)) if is_file else text.split(",")
     labels = [line.strip() for line in lines if line.strip()]
-    where = f"the label file {text!r}" if suffix == ".txt" else f"the labels {text[:80]!r}"
+    where = f"the label file {text!r}" if is_file else f"the labels {text[:80]!r}"
     if not labels:
         raise ValueError(f"There is no label in {where}: give words, one a line in a file or with commas between.")
     try:

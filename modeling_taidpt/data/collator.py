@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..hub import clip_image_processor, find_image_processor
 from ..pipelines.image_reading import ImageEntry, read_image
+from ..pipelines.processor_checks import check_processor
 
 
 class ImageCollator:
@@ -22,6 +23,7 @@ class ImageCollator:
     """
 
     def __init__(self, processor: Any, transform: Callable[[Image.Image], Image.Image] | None = None) -> None:
+        check_processor(processor, type(processor).__name__)
         self.processor, self.transform = processor, transform
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -77,7 +77,9 @@ def load_captions(data: Any, loader: str | None = None, **options: Any) -> Datas
 
 def is_repository(data: Any) -> bool:
     """Whether a text can only name a repository: nothing here is called so, and a file would end in .csv or so."""
-    is_name = isinstance(data, str) and data.count("/") <= 1 and not data.startswith((".", "/", "~"))
+    is_name = (
+        isinstance(data, str) and bool(data.strip()) and data.count("/") <= 1 and not data.startswith((".", "/", "~"))
+    )
     return is_name and not Path(data).suffix and not Path(data).exists()
 
 

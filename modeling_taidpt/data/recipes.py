@@ -31,31 +31,46 @@ def recipe_names() -> list[str]:
     return sorted({path.stem for folder in _FOLDERS for path in folder.glob("*") if path.suffix in SUFFIXES})
 
 
-def read_recipe(path_or_name: str | Path, protocol: str = "clean") -> dict[str, Any]:
+def read_recipe(path_or_name: str | Path, protocol: str | None = None) -> dict[str, Any]:
     """Reads a recipe.
 
     Args:
         path_or_name (`str` or `Path`): a YAML or JSON file, or the name of a recipe that comes with the package:
             `"voc2007"`, `"coco2014"`, `"nuswide"`.
-        protocol (`str`, *optional*, defaults to `"clean"`): `"clean"` (no caption of a test image, the checkpoint is
-            chosen on held-out captions) or `"paper"` (all captions, the last epoch); a recipe without protocols has
-            one form.
+        protocol (`str`, *optional*): `"clean"` (no caption of a test image, the checkpoint is chosen on held-out
+            captions; the default of a recipe that has protocols) or `"paper"` (all captions, the last epoch).
 
     Returns:
         `dict`: `name`, `training`, and `base`, `labels`, `model`, `data` where the recipe has them.
 
     Raises:
         FileNotFoundError: If there is no such recipe.
-        ValueError: If the file is not a recipe, or there is no such protocol.
+        ValueError: If the file is not a recipe, or has no such protocol.
     """
-    if protocol not in PROTOCOLS:
-        raise ValueError(f"`protocol` is {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
+    check_protocol(protocol)
     path = _find(path_or_name)
     recipe = {"name": path.stem} | _parse(path)
     protocols = recipe.pop("protocols", {})
-    if protocols and protocol not in protocols:
+    if not protocols:
+        check_protocol(protocol, repr(str(path)))
+        return recipe
+    protocol = protocol or PROTOCOLS[0]
+    if protocol not in protocols:
         raise ValueError(f"The recipe {str(path)!r} has no protocol {protocol!r}: it has {', '.join(protocols)}.")
-    return _laid_over(recipe, protocols.get(protocol, {}))
+    return _laid_over(recipe, protocols[protocol])
+
+
+def check_protocol(protocol: str | None, without: str | None = None) -> None:
+    """Raises a `ValueError` where a protocol is unknown, or is chosen of a recipe that has none.
+
+    Args:
+        protocol (`str`, *optional*): as a person chose it.
+        without (`str`, *optional*): name of a recipe that has no protocols.
+    """
+    if protocol is not None and protocol not in PROTOCOLS:
+        raise ValueError(f"`protocol` is {protocol!r}: choose one of {', '.join(PROTOCOLS)}.")
+    if protocol is not None and without is not None:
+        raise ValueError(f"The recipe {without} has no protocols: leave `protocol` out.")
 
 
 def _find(path_or_name: str | Path) -> Path:
@@ -159,6 +174,7 @@ def _arguments(recipe: Mapping[str, Any], part: str, root: Path, options: Mappin
 
 __all__ = [
     "PROTOCOLS",
+    "check_protocol",
     "load_recipe_captions",
     "load_recipe_images",
     "read_recipe",

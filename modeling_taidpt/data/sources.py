@@ -178,7 +178,7 @@ def _unreadable(name: str, reason: str) -> ImageItem:
 def _walk(folder: Path, image_column: str) -> Iterator[ImageItem]:
     """Images below a folder, names in sorted order, one folder's listing in memory at a time.
 
-    A folder that holds a file `.nomedia` is passed over, as media scanners do: galleries of thumbnails have one.
+    A folder that holds a file `.nomedia` is passed over, as media scanners do: the thumbnails of a gallery have one.
     """
     entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     if any(entry.name == ".nomedia" for entry in entries):

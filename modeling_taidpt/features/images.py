@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from ..data.image_rows import ImageRows, read_images
 from ..hub import find_image_processor
+from ..pipelines.processor_checks import check_processor
 from .cache import FORMAT, Encoder, KeptFeatures, feature_cache_dir, write_missing
 from .fingerprints import image_fingerprint
 from .shards import IMAGE_COLUMNS
@@ -90,6 +91,7 @@ class ImageFeatures(KeptFeatures):
         images = read_images(dataset, image_column)
         labels = images.labels(model.config.labels, label_column)  # (images, classes)
         processor = image_processor or find_image_processor(model.config)
+        check_processor(processor, model.config._name_or_path or type(model).__name__)
         settings = f"format {FORMAT}, {dtype}, {'bf16' if bf16 else 'full'}, {shard_size} images a file"
         contents = (images.content(index) for index in range(len(images)))
         folder = Path(cache_dir or feature_cache_dir(cls.kind)) / image_fingerprint(

@@ -89,9 +89,10 @@ def write_gallery(
         raise ValueError(f"`threshold` is {threshold}: give a score from 0 to 1.")
     files, results = result_files(results), Path(results)
     folder = Path(output_dir) if output_dir is not None else results.with_name(f"{results.stem}_gallery")
-    _open_folder(folder)
     rows = (row for path in files for row in read_results(path))
     items = _items(rows, None if images is None else open_images(images, image_column))
+    is_new = not folder.exists()
+    _open_folder(folder)
     total = sum(table.num_rows for path in files for table in read_tables(path, ["path"])) if progress else None
     data = folder / f"data-{uuid.uuid4().hex[:8]}"
     data.mkdir()
@@ -101,6 +102,8 @@ def write_gallery(
         for chunk in _chunks(bar, folder / "thumbs"):
             writer.write(chunk)
         if writer.images and not writer.thumbnails and writer.missing:
+            if is_new:
+                shutil.rmtree(folder)
             raise FileNotFoundError(
                 f"None of the images in {str(results)!r} is there, as {writer.missing!r}: go to the folder where "
                 "`tag` was run, or name what was tagged as `images`."
@@ -120,8 +123,9 @@ def _open_folder(folder: Path) -> None:
     index = folder / "index.html"
     if index.exists() and MARK not in index.read_text(encoding="utf-8", errors="replace")[:2000]:
         raise ValueError(f"{str(index)!r} is not the page of a gallery: name another folder.")
-    (folder / "thumbs").mkdir(parents=True, exist_ok=True)
-    (folder / ".nomedia").touch()  # thumbnails are not tagged when the folder around them is
+    thumbnails = folder / "thumbs"
+    thumbnails.mkdir(parents=True, exist_ok=True)
+    (thumbnails / ".nomedia").touch()  # they are not tagged when a folder around them is; photographs beside them are
 
 
 def _items(rows: Iterable[TaggedImage], images: Iterator[ImageItem] | None) -> Iterator[tuple[TaggedImage, ImageItem]]:

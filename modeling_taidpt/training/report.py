@@ -91,9 +91,14 @@ def training_command(argv: list[str]) -> str | None:
     start = 2 if words[0] == "taidpt" or words[1].endswith(".py") else 4  # the program and the name of its command
     shown, option = [_name(word) for word in words[:start]], ""
     for word in words[start:]:
-        if word.startswith("-") and not _is_number(word):
+        if word.startswith("--"):
             option, equals, value = word.partition("=")
-            shown.append(option + (f"={_shown_value(option, value)}" if equals else ""))
+            name = option if re.fullmatch(r"--[a-z-]+", option) else HIDDEN
+            shown.append(name + (f"={_shown_value(option, value)}" if equals else ""))
+        elif word.startswith("-") and not _is_number(word):
+            option, equals, value = word[:2], word[2:3] == "=", word[2:].removeprefix("=")
+            name = option + ("=" if equals else "")  # a short one and its value may be one word
+            shown.append(name + (_shown_value(option, value) if value else ""))
         else:
             shown.append(_shown_value(option, word))
     return shlex.join(shown)

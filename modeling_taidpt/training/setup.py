@@ -12,7 +12,7 @@ import yaml
 from transformers import HfArgumentParser, set_seed
 
 from ..configuration_taidpt import TaiDptConfig
-from ..data.recipes import read_recipe
+from ..data.recipes import check_protocol, read_recipe
 from ..hub import load_config
 from ..hub_errors import plain_errors
 from ..modeling_taidpt import TaiDptModel
@@ -77,14 +77,14 @@ def set_up_training(
 
 
 def find_recipe(
-    recipe: str | Mapping[str, Any], base: str, protocol: str = "clean", **hub_arguments: Any
+    recipe: str | Mapping[str, Any], base: str, protocol: str | None = None, **hub_arguments: Any
 ) -> dict[str, Any]:
     """The recipe of a name, a file or a base.
 
     Args:
         recipe (`str` or `Mapping`): as for [`set_up_training`].
         base (`str`): the CLIP.
-        protocol (`str`, *optional*, defaults to `"clean"`): of a recipe that has several; see [`read_recipe`].
+        protocol (`str`, *optional*): of a recipe that has several; see [`read_recipe`].
         **hub_arguments: `revision`, `token` and so on, for the base.
 
     Returns:
@@ -97,6 +97,8 @@ def find_recipe(
     """
     if isinstance(recipe, Mapping):
         return dict(recipe)
+    if recipe in (RECOMMENDED, PAPER_RECIPE):
+        check_protocol(protocol, repr(recipe))
     if recipe == RECOMMENDED:
         hub_arguments = {key: value for key, value in hub_arguments.items() if key in HUB_ARGUMENTS}
         with plain_errors(base, hub_arguments.get("revision")):

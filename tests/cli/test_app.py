@@ -281,6 +281,15 @@ def test_label_says_what_is_wrong(tmp_path, captions, options, reason):
     assert reason in fails("label", path, *options)
 
 
+def test_a_path_is_not_taken_for_a_label(tmp_path):
+    (tmp_path / "labels").write_text("dog\ncat\n")
+    (tmp_path / "captions.txt").write_text("a dog\n")
+    counts = json.loads(run("label", tmp_path / "captions.txt", "--labels", tmp_path / "labels", "--json").stdout)
+    assert counts["counts"] == {"dog": 1, "cat": 0}
+    assert "is a folder" in fails("label", tmp_path / "captions.txt", "--labels", tmp_path)
+    assert "There is no caption file ''" in fails("label", "", "--labels", "dog")
+
+
 def test_classes_of_the_checkpoint_that_ships():
     rows = json.loads(run("classes", "--json").stdout)
     assert len(rows) == 80 and rows[0] == {"name": "person", "prompt name": "person", "origin": "learned"}

@@ -162,3 +162,12 @@ def test_a_full_disk_is_one_sentence(command, tmp_path, monkeypatch, when):
     assert not (tmp_path / "m" / "config.json").exists()
     monkeypatch.undo()
     assert run(*command, "--steps", "1", "--resume").exit_code == 0
+
+
+@pytest.mark.parametrize("recipe", ["recommended", "paper", "embedded"])
+def test_a_protocol_of_a_recipe_without_protocols_is_one_sentence(recipe, tmp_path):
+    options = ["train", "-l", "dog", "-o", str(tmp_path / "out"), "-r", recipe, "-c", str(tmp_path / "captions.txt")]
+    (tmp_path / "captions.txt").write_text("a dog\n")
+    for protocol, said in (("paper", "has no protocols"), ("best", "choose one of clean, paper")):
+        assert said in fails(*options, "--protocol", protocol)
+    assert not (tmp_path / "out").exists()

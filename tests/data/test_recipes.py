@@ -70,13 +70,15 @@ def test_settings_of_the_paper(name, protocol, tmp_path):
 
 def test_names_and_recipes_without_protocols():
     assert recipe_names() == ["coco2014", "embedded", "nuswide", "voc2007"]
-    assert read_recipe("embedded")["training"] == read_recipe("embedded", "paper")["training"]
+    with pytest.raises(ValueError, match=r"embedded\.json' has no protocols: leave `protocol` out"):
+        read_recipe("embedded", "paper")
+    assert read_recipe("voc2007") == read_recipe("voc2007", "clean")
     shipped = json.loads((ROOT / "examples" / "recipes" / "embedded.json").read_text())
     assert read_recipe("embedded") == shipped
 
 
 def test_recipes_say_what_is_wrong(tmp_path):
-    def read(text, protocol="clean", name="r.yaml"):
+    def read(text, protocol=None, name="r.yaml"):
         (tmp_path / name).write_text(text)
         return read_recipe(tmp_path / name, protocol)
 
@@ -89,7 +91,7 @@ def test_recipes_say_what_is_wrong(tmp_path):
     with pytest.raises(ValueError, match=r"r\.yaml' has a part 'trainng': it may have name, base"):
         read("training: {}\ntrainng: {}")
     with pytest.raises(ValueError, match=r"r\.yaml' has no protocol 'clean': it has paper"):
-        read("training: {}\nprotocols: {paper: {}}")
+        read("training: {}\nprotocols: {paper: {}}", "clean")
     with pytest.raises(ValueError, match=r"r\.json' cannot be read"):
         read("{", name="r.json")
     with pytest.raises(ValueError, match="recipe 'r' names no captions: write data: captions: files"):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from transformers import pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 import modeling_taidpt
+from modeling_taidpt import TaiDptModel
+from modeling_taidpt.features import ImageFeatures
+from modeling_taidpt.hub import find_image_processor
 from modeling_taidpt.pipelines import TASK, MultiLabelImageClassificationPipeline
 
-from .conftest import assert_same, new_pipe, picture
+from .conftest import assert_same, make_processor, new_pipe, picture
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +76,37 @@ def test_a_model_in_training_is_set_to_eval(model, processor):
     model.train()
     new_pipe(model, processor)
     assert not model.training
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("crop_size", {"height": 100_000, "width": 100_000}),
+        ("crop_size", {"height": 0, "width": 32}),
+        ("crop_size", {"height": -5, "width": 5}),
+        ("size", {"shortest_edge": 10**9}),
+        ("size", {"height": -1, "width": 32}),
+        ("pad_size", {"height": 10**6, "width": 32}),
+        ("image_mean", [float("nan")] * 3),
+        ("image_std", [0, 0, 0]),
+        ("image_std", 0),
+        ("rescale_factor", float("inf")),
+        ("rescale_factor", "x"),
+    ],
+    ids=str,
+)
+def test_settings_of_an_image_processor_are_plausible(model, tmp_path, setting, value):
+    processor = make_processor(tmp_path)
+    setattr(processor, setting, value)
+    with pytest.raises(ValueError, match=rf"^The image processor of .* cannot be used: `{setting}.*\.json\.$"):
+        new_pipe(model, processor)
+    with pytest.raises(ValueError, match="cannot be used"):
+        ImageFeatures.encode(model, [picture()], processor, label_column=None, progress=False)
+
+
+def test_a_damaged_image_processor_is_not_replaced_by_another(checkpoint, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "model")
+    (tmp_path / "model" / "preprocessor_config.json").write_text('{"image_processor_type": "Unknown"}')
+    loaded = TaiDptModel.from_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=r"^The image processor '[^\n]*' cannot be used: [^\n]*$"):
+        find_image_processor(loaded.config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from modeling_taidpt.data.sources import open_images
 from modeling_taidpt.serving import thumbnails
 from modeling_taidpt.serving.formats import SCHEMA, TaggedImage, write_rows
 from modeling_taidpt.serving.gallery import write_gallery
@@ -269,3 +271,26 @@ def test_fifty_thousand_images_do_not_freeze_the_page(tmp_path):
         tab.fill("#page", "417")
         tab.press("#page", "Enter")
         assert tab.locator("#grid li").count() == 80 and errors == []
+
+
+def test_a_gallery_beside_photographs_does_not_hide_them(results, tmp_path):
+    folder = tmp_path / "album"
+    folder.mkdir()
+    picture(folder / "own.jpg", "red")
+    write_gallery(results, folder, progress=False)
+    assert [item.name for item in open_images(folder)] == [str(folder / "own.jpg")]
+
+
+@pytest.mark.parametrize("images", ["missing", "notes.xyz"])
+def test_a_wrong_source_leaves_no_folder(results, tmp_path, images):
+    (tmp_path / "notes.xyz").write_text("")
+    with pytest.raises((FileNotFoundError, ValueError), match=images):
+        write_gallery(results, tmp_path / "new", images=[str(tmp_path / images)], progress=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_rows_without_their_images_leave_no_folder(results, tmp_path):
+    shutil.rmtree(tmp_path / "photos")
+    with pytest.raises(FileNotFoundError, match="None of the images"):
+        write_gallery(results, tmp_path / "new", progress=False)
+    assert not (tmp_path / "new").exists()
