@@ -241,7 +241,10 @@ def _check_choice(threshold: Any, top_k: Any, scores: np.ndarray) -> tuple[float
         raise ValueError("Nothing says which labels are predicted; give threshold, top_k or both.")
     if threshold is not None:
         dtype = scores.dtype if scores.dtype.kind == "f" else np.float64
-        threshold = np.asarray(_to_numpy(threshold), dtype=dtype)  # () or (classes,)
+        try:
+            threshold = np.asarray(_to_numpy(threshold), dtype=dtype)  # () or (classes,)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"threshold is {threshold!r}; give a number, or one for each class.") from error
         if threshold.shape not in ((), scores.shape[1:]):
             raise ValueError(
                 f"threshold has the shape {threshold.shape}; give a number, or one for each of {scores.shape[1]} "
@@ -249,8 +252,8 @@ def _check_choice(threshold: Any, top_k: Any, scores: np.ndarray) -> tuple[float
             )
         if np.isnan(threshold).any():
             raise ValueError("threshold is NaN; give a number on the scale of the scores.")
-    if top_k is not None and not (top_k >= 1 and float(top_k).is_integer()):
-        raise ValueError(f"top_k is {top_k}; it must be a whole number, 1 or more.")
+    if top_k is not None and (isinstance(top_k, str) or not (top_k >= 1 and float(top_k).is_integer())):
+        raise ValueError(f"top_k is {top_k!r}; it must be a whole number, 1 or more.")
     return threshold, None if top_k is None else int(top_k)
 
 

@@ -307,3 +307,16 @@ def test_a_threshold_for_each_class_and_numbers_of_any_type():
     assert multilabel_f1(single, [[1]], threshold=0.7)["OR"] == 100  # compared in the precision of the scores
     with pytest.raises(ValueError, match=r"shape \(2,\); give a number, or one for each of 3 classes"):
         multilabel_f1(scores, labels, threshold=[0.1, 0.2])
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"threshold": "auto"}, "threshold is 'auto'; give a number"),
+        ({"threshold": {"cat": 0.5}}, "threshold is {'cat': 0.5}; give a number"),
+        ({"top_k": "2"}, "top_k is '2'; it must be a whole number"),
+    ],
+)
+def test_a_choice_that_is_no_number_is_said(options, words):
+    with pytest.raises(ValueError, match=words):
+        multilabel_f1(np.array([[0.2, 0.7, 0.1]]), np.array([[0, 1, 0]]), **options)
