@@ -11,6 +11,7 @@ from .tokens import name_tokens, normalize
 from .wordnet import noun_lemmas
 
 ASSETS = Path(__file__).parents[1] / "assets"
+MOST_VALUES = 1_000_000  # of a file of classes or of a recipe, repeated parts counted
 PRESETS = ("coco80", "voc20", "nuswide81")
 
 
@@ -138,11 +139,30 @@ def read_table_file(path: Path) -> Any:
             table = json.loads(text, object_pairs_hook=lambda pairs: _require_unique(path, pairs))
         except json.JSONDecodeError as error:
             raise ValueError(f"Class table {str(path)!r} is not valid JSON: {error}.") from error
+        except RecursionError as error:
+            raise ValueError(f"Class table {str(path)!r} is nested too deep.") from error
     else:
         table = _read_yaml(path, text)
     if not isinstance(table, list | dict):
         raise ValueError(f"Class table {str(path)!r} must hold a list of classes or a mapping from name to synonyms.")
     return table
+
+
+def require_extent(value: Any) -> Any:
+    """A value as it was read, or a `ValueError` where it unfolds to more than a file of that kind can hold.
+
+    YAML may name a part and repeat it: some lines stand for any number of values, which a message would write out.
+    """
+    count, waiting = 0, [value]
+    while waiting:
+        count, part = count + 1, waiting.pop()
+        if count > MOST_VALUES:
+            raise ValueError(f"The YAML text unfolds to more than {MOST_VALUES:,} values: write them out.")
+        if isinstance(part, dict):
+            waiting += part.values()
+        elif isinstance(part, list):
+            waiting += part
+    return value
 
 
 def _require_unique(path: Path, pairs: Sequence[tuple[Any, Any]]) -> dict[Any, Any]:
@@ -164,10 +184,20 @@ def _read_yaml(path: Path, text: str) -> Any:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if isinstance(root, yaml.MappingNode):
             _require_unique(path, [(key.value, value) for key, value in root.value if isinstance(key.value, str)])
-        return yaml.safe_load(text)
+        return require_extent(yaml.safe_load(text))
+    except RecursionError as error:
+        raise ValueError(f"Class table {str(path)!r} is nested too deep.") from error
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"Class table {str(path)!r} is not valid YAML: {reason}.") from error
 
 
-__all__ = ["PRESETS", "NamedClass", "load_class_table", "read_classes", "read_table_file", "suggest_synonyms"]
+__all__ = [
+    "PRESETS",
+    "NamedClass",
+    "load_class_table",
+    "read_classes",
+    "read_table_file",
+    "require_extent",
+    "suggest_synonyms",
+]

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from datasets import Dataset
 
+from ..captions.class_tables import require_extent
 from .loaders import load_captions, load_images
 
 PROTOCOLS = ("clean", "paper")
@@ -89,9 +90,13 @@ def _find(path_or_name: str | Path) -> Path:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8-sig")
-        recipe = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+        recipe = json.loads(text) if path.suffix.lower() == ".json" else require_extent(yaml.safe_load(text))
+    except RecursionError as error:
+        raise ValueError(f"The recipe {str(path)!r} cannot be read: it is nested too deep.") from error
     except (ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"The recipe {str(path)!r} cannot be read: {' '.join(str(error).split())}.") from error
+        raise ValueError(
+            f"The recipe {str(path)!r} cannot be read: {' '.join(str(error).split()).rstrip('.')}."
+        ) from error
     if not isinstance(recipe, dict) or not isinstance(recipe.get("training"), dict):
         raise ValueError(f"The recipe {str(path)!r} has no 'training' arguments: write training: {{...}}.")
     unknown = [part for part in recipe if part not in PARTS]

@@ -277,7 +277,7 @@ def _from_member(archive: tarfile.TarFile, member: tarfile.TarInfo, path: str) -
         else:  # a link: its target is looked up in the whole archive
             with tarfile.open(path) as whole, whole.extractfile(member.name) as target:  # type: ignore[union-attr]
                 content = target.read(MAX_IMAGE_BYTES)
-    except (KeyError, TypeError, AttributeError):
+    except (KeyError, TypeError, AttributeError, RecursionError):  # a link to itself among them
         return _unreadable(name, "it is a link whose target is not there")
     return _named(name, content)
 

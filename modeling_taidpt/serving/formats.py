@@ -148,7 +148,7 @@ def read_tables(path: str | Path, columns: Sequence[str] = SCHEMA.names) -> Iter
     try:
         for table in reader(path):
             yield table.select(columns)
-    except (pa.ArrowException, KeyError, TypeError, AttributeError, csv.Error, ValueError) as error:
+    except (pa.ArrowException, KeyError, TypeError, AttributeError, RecursionError, csv.Error, ValueError) as error:
         reason = " ".join(str(error).split()).rstrip(".")
         raise ValueError(
             f"{str(path)!r} is broken or holds other rows than `taidpt tag` writes ({reason[:200]})."

@@ -52,7 +52,7 @@ class RunRecord:
         """The record in a folder; `None` where there is none that can be read."""
         try:
             return cls(**json.loads((Path(folder) / RECORD).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     def require_same(self, other: RunRecord, folder: str) -> None:
@@ -126,7 +126,7 @@ def whole_checkpoint(folder: str | Path, record: RunRecord | None, states: Seque
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     return False
-    except (OSError, ValueError, TypeError, KeyError, SafetensorError, zipfile.BadZipFile):
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError, zipfile.BadZipFile):
         return False
     return True
 

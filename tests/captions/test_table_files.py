@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from modeling_taidpt.captions import read_captions
+from modeling_taidpt.captions.class_tables import read_table_file
 from modeling_taidpt.captions.table_files import read_rows
+from modeling_taidpt.data.recipes import read_recipe
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,25 @@ def test_damaged_parquet_pages_name_the_file(tmp_path):
     with pytest.raises(ValueError, match=r"a\.parquet'") as error:
         read_captions(path)
     assert "\n" not in str(error.value)
+
+
+LINES = ["first: [&a [x, x, x, x, x, x, x, x, x, x]", *(
+    f"  , &{new} [{', '.join([f'*{old}'] * 10)}]" for old, new in zip("abcdefg", "bcdefgh", strict=True)
+), "  ]"]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "reason"),
+    [
+        ("a.json", "[" * 100_000 + "]" * 100_000, "nested too deep"),
+        ("a.yaml", "[" * 5_000 + "]" * 5_000, "nested too deep"),
+        ("a.yaml", "\n".join(LINES), "unfolds to more than 1,000,000 values"),
+        ("a.yaml", "first: &a [*a]", "unfolds to more than"),
+    ],
+)
+def test_tables_and_recipes_of_any_depth_are_one_sentence(tmp_path, name, text, reason):
+    (tmp_path / name).write_text(text)
+    for read in (read_table_file, read_recipe):
+        with pytest.raises(ValueError, match=reason) as error:
+            read(tmp_path / name)
+        assert len(str(error.value)) < 400

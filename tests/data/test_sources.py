@@ -186,3 +186,12 @@ def test_an_empty_source_is_said(tmp_path):
     for source in (tmp_path, {"image": []}, iter([])):
         with pytest.raises(ValueError, match="There are no images in"):
             open_images(source)
+
+
+def test_a_link_to_itself_in_an_archive_is_an_error_row(tmp_path):
+    member = tarfile.TarInfo("loop.png")
+    member.type, member.linkname = tarfile.SYMTYPE, "loop.png"
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        archive.addfile(member)
+    (item,) = open_images(tmp_path / "a.tar")
+    assert item.error is not None and "link whose target is not there" in item.error
