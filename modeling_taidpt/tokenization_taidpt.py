@@ -25,9 +25,19 @@ def byte_symbols() -> list[str]:
 
 @functools.cache
 def read_merges() -> tuple[tuple[str, str], ...]:
-    """The 48,894 merges of CLIP's BPE, first merged first."""
-    with gzip.open(ASSETS / BPE_FILE, "rt", encoding="utf-8") as file:
-        lines = file.read().split("\n")
+    """The 48,894 merges of CLIP's BPE, first merged first.
+
+    Raises:
+        FileNotFoundError: the code runs from a repository, with which the file of the package does not travel.
+    """
+    try:
+        with gzip.open(ASSETS / BPE_FILE, "rt", encoding="utf-8") as file:
+            lines = file.read().split("\n")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            "CLIP's vocabulary comes with the package and not with a checkpoint: pass `tokenizer=`, as that of "
+            "`model.get_tokenizer()`, or install the package (`pip install taidpt`)."
+        ) from error
     return tuple(tuple(line.split()) for line in lines[1 : NUM_MERGES + 1])  # type: ignore[misc]
 
 

@@ -25,7 +25,14 @@ from transformers import (
     pipeline,
 )
 
-from modeling_taidpt import DEFAULT_CHECKPOINT, CLIPResNetConfig, CLIPResNetModel, TaiDptConfig, TaiDptModel
+from modeling_taidpt import (
+    DEFAULT_CHECKPOINT,
+    CLIPResNetConfig,
+    CLIPResNetModel,
+    TaiDptConfig,
+    TaiDptModel,
+    tokenization_taidpt,
+)
 from modeling_taidpt.hub import find_image_processor
 
 from .conftest import assert_same_scores, make_clip
@@ -489,3 +496,12 @@ def test_files_are_readable_as_the_umask_says(model, tmp_path):
     finally:
         os.umask(before)
     assert {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "model").iterdir()} == {0o644}
+
+
+def test_code_without_the_package_says_where_the_vocabulary_is(monkeypatch, tmp_path):
+    monkeypatch.setattr(tokenization_taidpt, "ASSETS", tmp_path)
+    tokenization_taidpt.read_merges.cache_clear()
+    with pytest.raises(FileNotFoundError, match=r"comes with the package .*: pass `tokenizer=`"):
+        TaiDptModel.from_clip(make_clip(), LABELS)
+    monkeypatch.undo()
+    assert TaiDptModel.from_clip(make_clip(), LABELS).config.labels == LABELS
