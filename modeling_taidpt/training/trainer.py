@@ -232,6 +232,14 @@ class TaiDptTrainer(Trainer):
             )
         return args
 
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As in transformers; a model with other labels than the data was read for is a `ValueError`."""
+        model = super().call_model_init(trial)
+        known = getattr(self, "labels", None)  # not before the first one
+        if known is not None and model.config.labels != known:
+            raise ValueError("`model_init` made a model of other labels, or in another order, than it did at first.")
+        return model
+
     def _set_up(self, reader: TaiDptModel, args: TaiDptTrainingArguments, processing_class: Any, labeler: Any) -> None:
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):

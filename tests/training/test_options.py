@@ -212,6 +212,13 @@ def test_a_model_of_model_init_learns_and_knows_what_a_given_one_does(new_traine
         assert torch.equal(value, made.model.prompt_learner.state_dict()[name])
 
 
+def test_a_model_of_model_init_keeps_the_labels(new_trainer, tokenizer):
+    labels = iter([LABELS, LABELS[::-1], LABELS[::-1]])
+    init = {"model": None, "model_init": lambda: TaiDptModel.from_clip(make_clip(), next(labels), tokenizer)}
+    with pytest.raises(ValueError, match="`model_init` made a model of other labels, or in another order"):
+        new_trainer(init).train()
+
+
 def test_class_0_of_one_label_a_row_is_learned(new_trainer):
     features = datasets_of_one_label()
     trainer = new_trainer({"train_dataset": features, "eval_dataset": features}, label_column="label")
