@@ -31,6 +31,10 @@ LAST = "config.json"  # what makes a folder a checkpoint
 WEIGHTS = (".safetensors", ".onnx", ".pt2")  # moved first: with an older configuration they do not load
 
 
+class DiskFullError(OSError):
+    """There is no room for what is written; the message is one sentence that names it."""
+
+
 @contextmanager
 def staged_file(path: str | Path) -> Iterator[Path]:
     """A place to write a file, which takes its name when all went well; on any error nothing of it is left.
@@ -95,7 +99,8 @@ def _staging(path: Path) -> Iterator[tuple[Path, int]]:
         probe.touch()  # libraries write through temporary files that nobody else may read: the umask decides instead
         mode = probe.stat().st_mode & 0o777
         probe.unlink()
-        yield parent, mode
+        with plain_disk_errors(path):
+            yield parent, mode
     finally:
         shutil.rmtree(parent, ignore_errors=True)
 
@@ -116,7 +121,7 @@ def plain_disk_errors(path: str | Path, needed: int = 0) -> Iterator[None]:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise OSError(
+        raise DiskFullError(
             f"The disk is full: {str(path)!r} needs {needed / 1e6:,.1f} MB and {free / 1e6:,.1f} MB are free. "
             "Free some space and go on."
         )
@@ -125,7 +130,7 @@ def plain_disk_errors(path: str | Path, needed: int = 0) -> Iterator[None]:
     except Exception as error:  # each library has its own: torch's name its writer, those of safetensors the number
         full = isinstance(error, OSError) and error.errno in FULL
         if full or any(sign in str(error) for sign in FULL_SIGNS):
-            raise OSError(
+            raise DiskFullError(
                 f"The disk is full: {str(path)!r} could not be written. Free some space and go on."
             ) from error
         raise
@@ -153,4 +158,4 @@ def _is_alive(process: int) -> bool:
     return False
 
 
-__all__ = ["plain_disk_errors", "require_folder", "staged_file", "staged_folder"]
+__all__ = ["DiskFullError", "plain_disk_errors", "require_folder", "staged_file", "staged_folder"]

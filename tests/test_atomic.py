@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
 import pytest
 
-from modeling_taidpt.atomic import staged_file, staged_folder
+from modeling_taidpt.atomic import DiskFullError, staged_file, staged_folder
 
 
 def files(folder):
@@ -49,3 +51,10 @@ def test_a_folder_keeps_its_other_files(tmp_path):
         "model/sub/weights": "w",
     }
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
+    said = r"^The disk is full: '[^']*a\.json' could not be written\. [^\n]*$"
+    with pytest.raises(DiskFullError, match=said), staged_file(tmp_path / "a.json"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert list(tmp_path.iterdir()) == []

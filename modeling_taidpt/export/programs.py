@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import io
 import json
 import logging
 import warnings
@@ -139,7 +140,9 @@ def export_torch(
     """
     processor = _processor_of_views(image_processor or find_image_processor(model.config), model.config)
     with _staged(output, processor, model.config) as folder:
-        torch.export.save(_capture(ImageScorer(model, heatmaps).eval(), processor), folder / TORCH_FILE)
+        content = io.BytesIO()  # torch's own writer ends the whole process on a full disk
+        torch.export.save(_capture(ImageScorer(model, heatmaps).eval(), processor), content)
+        (folder / TORCH_FILE).write_bytes(content.getbuffer())
     return Path(output) / TORCH_FILE
 
 

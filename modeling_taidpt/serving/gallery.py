@@ -23,7 +23,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from tqdm.auto import tqdm
 
-from ..atomic import staged_file
+from ..atomic import plain_disk_errors, staged_file
 from ..data.sources import ImageItem, open_images
 from .formats import TaggedImage, read_results, read_tables, result_files
 from .summary import LEAST_SCORE
@@ -98,17 +98,18 @@ def write_gallery(
     data.mkdir()
     writer = _ChunkWriter(data, folder)
     try:
-        bar = tqdm(items, desc="Gallery", unit="image", total=total, disable=not progress)
-        for chunk in _chunks(bar, folder / "thumbs"):
-            writer.write(chunk)
-        if writer.images and not writer.thumbnails and writer.missing:
-            if is_new:
-                shutil.rmtree(folder)
-            raise FileNotFoundError(
-                f"None of the images in {str(results)!r} is there, as {writer.missing!r}: go to the folder where "
-                "`tag` was run, or name what was tagged as `images`."
-            )
-        _write_page(folder, writer, threshold, title or f"Tags of {results.resolve().stem}")
+        with plain_disk_errors(folder):
+            bar = tqdm(items, desc="Gallery", unit="image", total=total, disable=not progress)
+            for chunk in _chunks(bar, folder / "thumbs"):
+                writer.write(chunk)
+            if writer.images and not writer.thumbnails and writer.missing:
+                if is_new:
+                    shutil.rmtree(folder)
+                raise FileNotFoundError(
+                    f"None of the images in {str(results)!r} is there, as {writer.missing!r}: go to the folder where "
+                    "`tag` was run, or name what was tagged as `images`."
+                )
+            _write_page(folder, writer, threshold, title or f"Tags of {results.resolve().stem}")
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
         raise

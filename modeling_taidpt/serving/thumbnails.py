@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..atomic import staged_file
+from ..atomic import DiskFullError, staged_file
 from ..data.sources import ImageItem
 from ..pipelines.image_reading import ImageEntry, open_encoded, read_image, refused_bombs
 
@@ -55,6 +55,8 @@ def _write(item: ImageItem, folder: Path) -> tuple[str, str | None]:
         return name, None
     except ValueError as error:
         return "", str(error)
+    except DiskFullError:
+        raise
     except OSError as error:
         if error.filename is not None and str(folder) in str(error.filename):
             raise  # no room, or not ours to write: the gallery cannot be finished

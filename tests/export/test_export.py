@@ -183,7 +183,7 @@ def test_a_failed_export_keeps_the_earlier_one(model, exported, tmp_path, monkey
 
 def test_an_export_replaces_the_files_of_an_earlier_one(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "_capture", lambda scorer, processor: None)
-    monkeypatch.setattr(torch.export, "save", lambda program, path: path.write_bytes(b"new"))
+    monkeypatch.setattr(torch.export, "save", lambda program, file: file.write(b"new"))
     for name in ("model.onnx", "model_quantized.onnx", "model.pt2", "notes.txt"):
         (tmp_path / name).write_bytes(b"old")
     export_torch(model, tmp_path)
@@ -194,7 +194,7 @@ def test_an_export_replaces_the_files_of_an_earlier_one(model, tmp_path, monkeyp
 
 def test_thresholds_go_along(model, tmp_path, monkeypatch):
     monkeypatch.setattr(export_module, "_capture", lambda scorer, processor: None)
-    monkeypatch.setattr(torch.export, "save", lambda program, path: path.write_bytes(b"new"))
+    monkeypatch.setattr(torch.export, "save", lambda program, file: file.write(b"new"))
     monkeypatch.setattr(model.config, "score_thresholds", [0.1, 0.2, 0.3], raising=False)
     export_torch(model, tmp_path)
     table = json.loads((tmp_path / "labels.json").read_text(encoding="utf-8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import re
 import shutil
@@ -294,3 +295,12 @@ def test_rows_without_their_images_leave_no_folder(results, tmp_path):
     with pytest.raises(FileNotFoundError, match="None of the images"):
         write_gallery(results, tmp_path / "new", progress=False)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_full_disk_is_not_taken_for_broken_images(results, tmp_path, monkeypatch):
+    def full(self, *arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(OSError, match="The disk is full"):
+        write_gallery(results, tmp_path / "page", progress=False)
