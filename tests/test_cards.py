@@ -243,7 +243,10 @@ def test_arguments_that_are_published_are_listed(tmp_path):
         str(tmp_path), hub_token="hf_secret", feature_cache_dir="/home/me", learning_rate=0.5, use_cpu=True, seed=3
     )
     report = training_report(arguments, LABELS, 1, {}, {})
-    assert report["arguments"] == {"learning_rate": 0.5, "optim_args": "momentum=0.9", "seed": 3}
+    assert report["arguments"] == {
+        **{"learning_rate": 0.5, "optim_args": "momentum=0.9", "seed": 3},
+        "load_best_model_at_end": True,  # by default where all checkpoints are scored
+    }
     assert "hf_secret" not in json.dumps(report) and "/home/me" not in json.dumps(report)
 
 

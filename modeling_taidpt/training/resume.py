@@ -121,6 +121,8 @@ def whole_checkpoint(folder: str | Path, record: RunRecord | None, states: Seque
             return False
         with safe_open(folder / SAFE_WEIGHTS_NAME, "pt"):
             pass
+        if states and not any(folder.glob("rng_state*.pth")):  # dropout and shuffling would go on otherwise
+            return False
         archives = {folder / name for name in states} | set(folder.glob("*.pt")) | set(folder.glob("*.pth"))
         for path in archives:
             with zipfile.ZipFile(path) as archive:

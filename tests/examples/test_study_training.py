@@ -72,7 +72,7 @@ def base(tmp_path, monkeypatch):
 def test_every_row_is_a_change_that_training_knows(parts):
     rows, report = parts
     recipe = json.loads((ROOT / "examples" / "recipes" / "embedded.json").read_text())
-    options = {entry.name for entry in dataclasses.fields(TaiDptConfig)}
+    options = {entry.name for entry in dataclasses.fields(TaiDptConfig)} | {"context_init"}  # of `from_clip`
     from embedded_base.study_trainer import StudyArguments
 
     for table in rows.TABLES.values():

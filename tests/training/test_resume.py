@@ -99,6 +99,10 @@ def lose_optimizer(folder: Path) -> None:
     (folder / "optimizer.pt").unlink()
 
 
+def lose_random_state(folder: Path) -> None:
+    (folder / "rng_state.pth").unlink()
+
+
 def flip_weights(folder: Path) -> None:
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-5] ^= 1
@@ -110,7 +114,8 @@ def lose_record(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "damage", [damage_state, cut_optimizer, flip_optimizer, lose_optimizer, flip_weights, lose_record]
+    "damage",
+    [damage_state, cut_optimizer, flip_optimizer, lose_optimizer, lose_random_state, flip_weights, lose_record],
 )
 def test_a_damaged_checkpoint_is_passed_over(new_trainer, tmp_path, damage):
     whole = new_trainer("whole", max_steps=3, save_strategy="no")
