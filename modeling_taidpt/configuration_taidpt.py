@@ -392,8 +392,8 @@ class TaiDptConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """As in transformers, without what holds only for this process."""
         fields = {key: value for key, value in super().to_dict().items() if key not in LIVE_ONLY}
-        if isinstance(fields.get("clip_config"), dict):
-            fields["clip_config"].pop("_name_or_path", None)  # a folder of this machine; the base has a field
+        if isinstance(fields.get("clip_config"), dict) and fields["clip_config"].get("_name_or_path"):
+            fields["clip_config"]["_name_or_path"] = ""  # a folder of this machine; the base has a field
         if self.id2label is not None:
             fields["label2id"] = self.label_indices  # whatever was set there, as text for numbers
         return fields

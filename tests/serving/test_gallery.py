@@ -218,7 +218,7 @@ def test_gallery_in_a_browser_from_a_disk(results, tmp_path):
         tab.wait_for_function(wait)
         assert tab.get_attribute("#photo", "src").startswith("../photos/")  # the image itself, not its thumbnail
         tab.keyboard.press("Escape")
-        assert tab.evaluate("document.activeElement.dataset.position") == "5"
+        tab.wait_for_function("() => document.activeElement.dataset.position === '5'")
 
         (tmp_path / "photos" / "a.jpg").unlink()  # moved since: the thumbnail is shown
         tab.click("#grid li:first-child button")
