@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
-from transformers.utils import ModelOutput, can_return_tuple, logging
+from transformers.utils import can_return_tuple, logging
 
 from .backbones import DualEncoder, text_side
 from .class_embeddings import cached_class_embeddings, encode_chunks, get_or_compute, split_classes
@@ -38,6 +37,7 @@ from .image_encoding import encode_images
 from .layer_record import Record
 from .losses import RankingLoss
 from .model_card import known_report
+from .modeling_outputs import TaiDptOutput
 from .origins import HUB_ARGUMENTS, Origin, is_remote_code, keep_origin, origins, own_origin, portable_source
 from .prompt_learner import PromptLearner, encode_prompts
 from .prompt_templates import DEFAULT_TEMPLATE, load_templates
@@ -61,38 +61,6 @@ logger = logging.get_logger(__name__)
 CLASS_BATCH = 256  # prompts encoded at a time where no gradient is wanted
 INITIAL_STD = 0.02  # of context vectors that do not start as words (paper, section 4.1)
 PAIR_LOG_SCALES = (3.91, 3.0)  # initial T and sT of DualCoOp, about 50 and 20
-
-
-@dataclass
-class TaiDptOutput(ModelOutput):
-    """Scores of images or captions.
-
-    Args:
-        loss (`torch.Tensor`, *optional*): ranking loss of the global plus that of the local scores (paper, eq. 6).
-        logits (`torch.Tensor` of shape `(batch, classes)`): merged scores, the local ones weigh `local_weight`; of a
-            model with a linear head, what that makes of them.
-        logits_global (`torch.Tensor` of shape `(batch, classes)`): scores of the pooled feature.
-        logits_local (`torch.Tensor` of shape `(batch, classes)`): scores of the dense features.
-        similarity_map (`torch.Tensor` of shape `(batch, classes, height, width)`, *optional*): for images, cosine of
-            the dense features with the local (or positive) class embeddings.
-        class_embeddings (`tuple[torch.Tensor, torch.Tensor]`, *optional*): global and local class embeddings
-            `(classes, dim)`, with `return_class_embeddings=True`.
-        hidden_states (`tuple[torch.Tensor]`, *optional*): of the vision tower for images, of the text tower for
-            captions: what enters the first layer and what each layer gives, `(batch, length, width)` each; of a
-            convolutional tower the maps of its stages `(batch, channels, height, width)`. Where an image is seen in
-            several views, those of the first.
-        attentions (`tuple[torch.Tensor]`, *optional*): attention weights of the same tower's layers, `(batch, heads,
-            length, length)` each.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    logits_global: torch.Tensor | None = None
-    logits_local: torch.Tensor | None = None
-    similarity_map: torch.Tensor | None = None
-    class_embeddings: tuple[torch.Tensor, torch.Tensor] | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class TaiDptModel(RepositoryMixin, PreTrainedModel):
