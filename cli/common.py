@@ -65,6 +65,14 @@ TilesOption = Annotated[
         rich_help_panel=VIEWS,
     ),
 ]
+SecondLookOption = Annotated[
+    bool,
+    typer.Option(
+        "--second-look",
+        help="See again the parts in which labels seem to be, and average; one more pass for each part.",
+        rich_help_panel=VIEWS,
+    ),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...; by default what is there.")
 ]
@@ -125,11 +133,16 @@ def print_json(value: Any) -> None:
 
 
 def read_views(
-    image_size: int | None, center_crop: bool | None, flip: bool | None, multi_crop: bool | None, tiles: bool
+    image_size: int | None,
+    center_crop: bool | None,
+    flip: bool | None,
+    multi_crop: bool | None,
+    tiles: bool,
+    second_look: bool = False,
 ) -> dict[str, Any]:
     """How an image is shown to the model, as options of the pipeline and of `tag_images`, from those of a command."""
     views = {"image_size": image_size, "center_crop": center_crop, "flip": flip}
-    return views | {"multi_crop": "max" if tiles else multi_crop}
+    return views | {"multi_crop": "max" if tiles else multi_crop, "second_look": second_look or None}
 
 
 def read_threshold(threshold: str | None) -> float | str | None:
@@ -313,6 +326,7 @@ __all__ = [
     "ModelOption",
     "MultiCropOption",
     "OwnLabelsOption",
+    "SecondLookOption",
     "ThresholdOption",
     "TilesOption",
     "TopKOption",

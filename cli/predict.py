@@ -22,6 +22,7 @@ from .common import (
     ModelOption,
     MultiCropOption,
     OwnLabelsOption,
+    SecondLookOption,
     ThresholdOption,
     TilesOption,
     TopKOption,
@@ -50,6 +51,7 @@ def predict(
     flip: FlipOption = None,
     multi_crop: MultiCropOption = None,
     tiles: TilesOption = False,
+    second_look: SecondLookOption = False,
     save_figure: Annotated[
         Path | None,
         typer.Option(
@@ -75,7 +77,7 @@ def predict(
     """
     from modeling_taidpt.captions.label_files import read_labels
 
-    options = read_views(image_size, center_crop, flip, multi_crop, tiles)
+    options = read_views(image_size, center_crop, flip, multi_crop, tiles, second_look)
     options |= {"top_k": top_k or None, "threshold": read_threshold(threshold)}
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]

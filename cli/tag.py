@@ -17,6 +17,7 @@ from .common import (
     ModelOption,
     MultiCropOption,
     OwnLabelsOption,
+    SecondLookOption,
     ThresholdOption,
     TilesOption,
     TopKOption,
@@ -52,6 +53,7 @@ def tag(
     flip: FlipOption = None,
     multi_crop: MultiCropOption = None,
     tiles: TilesOption = False,
+    second_look: SecondLookOption = False,
     format: Annotated[
         str | None, typer.Option("--format", help="parquet, csv or jsonl; as the output's name says, else parquet.")
     ] = None,
@@ -94,7 +96,7 @@ def tag(
     from modeling_taidpt.serving.summary import TaggingSummary, summarize_results
     from modeling_taidpt.serving.tagging import tag_images
 
-    options = read_views(image_size, center_crop, flip, multi_crop, tiles)
+    options = read_views(image_size, center_crop, flip, multi_crop, tiles, second_look)
     options |= {"top_k": top_k or None, "threshold": read_threshold(threshold)}
     labeler = None
     if labels is not None:

@@ -20,7 +20,7 @@ keeps the features of ten views, the whole and nine tiles, whose scores are join
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -290,7 +290,7 @@ def encode_tiles(
     if flip:
         encode = _with_mirror_image(encode)
     sides = tuple(pixel_values.shape[-2:])  # height, width
-    seen = [max(1, round(side * size / min(sides) / cell)) * cell for side in sides]
+    seen = seen_sides(sides, size, cell)
     tile = [max(1, side // 2) for side in sides]
     starts = [
         [round(step * (side - length) / (TILES_PER_SIDE - 1)) for step in range(TILES_PER_SIDE)]
@@ -298,12 +298,17 @@ def encode_tiles(
     ]
     views = [pixel_values]
     views += [pixel_values[..., top : top + tile[0], left : left + tile[1]] for top in starts[0] for left in starts[1]]
-    features = [encode(_resized(view, seen)) for view in views]  # ten pairs
+    features = [encode(resized(view, seen)) for view in views]  # ten pairs
     pooled, dense = zip(*features, strict=True)
     return torch.stack(pooled, dim=1), torch.stack(dense, dim=1)
 
 
-def _resized(pixels: torch.Tensor, sides: list[int]) -> torch.Tensor:
+def seen_sides(sides: Sequence[int], size: int, cell: int) -> list[int]:
+    """Height and width at which a tower sees an image whole: the shorter one is its own size, in whole cells."""
+    return [max(1, round(side * size / min(sides) / cell)) * cell for side in sides]
+
+
+def resized(pixels: torch.Tensor, sides: list[int]) -> torch.Tensor:
     """Pixels `(batch, 3, *, *)` as `(batch, 3, *sides)`: means of areas where they shrink, bilinear where not."""
     if list(pixels.shape[-2:]) == sides:
         return pixels
@@ -330,4 +335,13 @@ def _starts(length: int, window: int, cell: int) -> list[int]:
     return [round(step * last / steps) * cell for step in range(steps + 1)]
 
 
-__all__ = ["TILES", "encode_images", "encode_tiles", "encode_views", "image_features", "neighborhood"]
+__all__ = [
+    "TILES",
+    "encode_images",
+    "encode_tiles",
+    "encode_views",
+    "image_features",
+    "neighborhood",
+    "resized",
+    "seen_sides",
+]

@@ -44,6 +44,7 @@ from .prompt_templates import DEFAULT_TEMPLATE, load_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
 from .scores import branch_scores, join_tiles, normalize, probabilities
+from .second_look import look_again, whole_view
 from .standardization import CaptionBank, default_bank_temperature, score_statistics, standardize_scores
 from .stored_weights import require_plausible_size, require_same_save
 from .text_encoding import encode_templates, encode_texts
@@ -688,6 +689,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         dense_embeds: torch.Tensor | None = None,
         flip: bool | None = None,
         multi_crop: bool | str | None = None,
+        second_look: bool = False,
         standardize: bool | None = None,
         return_class_embeddings: bool = False,
         prompt_chunk_size: int | None = None,
@@ -716,6 +718,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             multi_crop (`bool` or `"max"`, *optional*): averages features over windows of large images; or with
                 `"max"` scores the whole and 3 x 3 tiles and joins half of the score of the whole with half of the
                 largest over tiles; `config.multi_crop` by default.
+            second_look (`bool`, *optional*, defaults to `False`): averages the score of each label above half of the
+                image's range with that of the part where it seems to be, cut from `pixel_values` and seen again; see
+                `second_look.py`. An image larger than the tower's size is first seen at that size.
             standardize (`bool`, *optional*): whether the scores are standardised as the configuration says
                 (`image_standardization`, `score_statistics`); by default those of images are, those of captions not.
             return_class_embeddings (`bool`, *optional*, defaults to `False`): also returns the class embeddings.
@@ -750,13 +755,17 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         ):
             if embeds is not None and partner is None:
                 raise ValueError(f"`{name}` needs its dense partner: pass token_embeds or dense_embeds too.")
+        if second_look and pixel_values is None:
+            raise ValueError("`second_look` cuts parts from images: give `pixel_values`, not features or captions.")
         if class_embeddings is None:
             class_embeddings = self.encode_classes(prompt_chunk_size)
         global_embeddings, local_embeddings = class_embeddings  # (classes, dim) each
         record = Record.of_flags(self.config, output_hidden_states, output_attentions)
         if pixel_values is not None:
-            views = (interpolate_pos_encoding, flip, multi_crop)
-            image_embeds, dense_embeds = encode_images(self.clip, self.config, pixel_values, *views, record)
+            multi_crop = self.config.multi_crop if multi_crop is None else multi_crop
+            views = (interpolate_pos_encoding or second_look, flip, multi_crop)
+            seen = whole_view(self.config, pixel_values) if second_look and not multi_crop else pixel_values
+            image_embeds, dense_embeds = encode_images(self.clip, self.config, seen, *views, record)
         elif input_ids is not None:
             caption_embeds, token_embeds, attention_mask = self._encode_captions(input_ids, attention_mask, record)
         tiles = None
@@ -792,6 +801,16 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             )  # (batch, classes) each
             similarity = similarity.unflatten(0, (-1, tiles))[:, 0]  # (batch, cells, classes) of the whole image
         similarity_map = None if grid is None else similarity.transpose(1, 2).unflatten(2, grid)
+        if second_look:
+
+            def see(pixels: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                options = {"multi_crop": False, "flip": flip, "standardize": standardize, "return_dict": True}
+                outputs = self(pixel_values=pixels, class_embeddings=class_embeddings, **options)
+                return outputs.logits, outputs.logits_global, outputs.logits_local
+
+            scores = (logits, logits_global, logits_local)  # (batch, classes) each
+            scores = look_again(see, pixel_values, similarity_map, scores, self.config.image_size)
+            logits, logits_global, logits_local = scores
         loss = None
         if labels is not None:
             ranking = RankingLoss()

@@ -6,8 +6,8 @@ called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatm
 `probabilities` (of logits; the sigmoid otherwise), `config.score_thresholds` (what is present), `with_labels` (for
 `candidate_labels`), `encode_classes` (once for a run; the argument `class_embeddings` takes what it gives),
 `config.label_origin` and `rare_words` (for warnings), `config.image_size`, `config.patch_size`,
-`config.view_settings` and the arguments `interpolate_pos_encoding`, `flip`, `multi_crop` (for other sizes and views)
-and `standardize`.
+`config.view_settings` and the arguments `interpolate_pos_encoding`, `flip`, `multi_crop`, `second_look` (for other
+sizes and views) and `standardize`.
 """
 
 from __future__ import annotations
@@ -108,6 +108,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                   overlapping windows and averages their features; `"max"` joins half of the score of the whole image
                   with half of the largest score over 3 x 3 tiles, for ten times the work; `config.multi_crop` of the
                   model by default.
+                - second_look (`bool`, *optional*, defaults to `False`): averages the score of each label above half of
+                  the image's range with that of the part where it seems to be, cut out and seen again; for one more
+                  pass per part, as many as the image seems to show things.
                 - standardize (`bool`, *optional*): `False` scores without the checkpoint's score standardisation.
                 - timeout (`float`, *optional*): seconds for a URL, from the request to the last byte; 30 by default.
                 - batch_size (`int`, *optional*, defaults to 1): images in a forward pass; those of one are read by
@@ -154,6 +157,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         center_crop: bool | None = None,
         flip: bool | None = None,
         multi_crop: bool | str | None = None,
+        second_look: bool | None = None,
         standardize: bool | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         preprocess: dict[str, Any] = {}
@@ -172,6 +176,10 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 raise ValueError(f"`multi_crop` is {multi_crop!r}: give True, False or 'max'.")
             forward["multi_crop"] = multi_crop if multi_crop == "max" else bool(multi_crop)
             preprocess["multi_crop"] = forward["multi_crop"]
+        if second_look is not None:
+            if not isinstance(second_look, (bool, np.bool_)):
+                raise ValueError(f"`second_look` is {second_look!r}: give True or False.")
+            forward["second_look"] = preprocess["second_look"] = bool(second_look)
         views = {"flip": flip, "standardize": standardize}
         forward.update({name: bool(value) for name, value in views.items() if value is not None})
         if top_k is not None:
@@ -262,6 +270,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         image_size: int | None = None,
         center_crop: bool | None = None,
         multi_crop: bool | str | None = None,
+        second_look: bool = False,
     ) -> dict[str, Any]:
         """Reads one image and makes it ready for the model; the window says where the pixels came from."""
         entry = inputs if isinstance(inputs, ImageEntry) else ImageEntry(inputs)
@@ -270,7 +279,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         processor = processor_for(self.image_processor, original, image_size, center_crop, cell)
         view_settings = getattr(self.model.config, "view_settings", None)
         if image_size is None and center_crop is None and view_settings is not None:
-            settings = view_settings(multi_crop)  # tiles want the whole image at twice the model's size
+            # tiles and boxes want the whole image at twice the model's size
+            settings = view_settings(multi_crop, second_look) if second_look else view_settings(multi_crop)
             processor = ProcessorView(self.image_processor, settings) if settings else processor
         resized = resized_size(processor, *original)
         limit = Image.MAX_IMAGE_PIXELS

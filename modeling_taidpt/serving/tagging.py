@@ -63,6 +63,7 @@ def tag_images(
     center_crop: bool | None = None,
     flip: bool | None = None,
     multi_crop: bool | str | None = None,
+    second_look: bool | None = None,
     image_column: str = "image",
     batch_size: int = 32,
     num_workers: int | None = None,
@@ -94,6 +95,7 @@ def tag_images(
         center_crop (`bool`, *optional*): `False` shows the model the whole image; as in the pipeline.
         flip (`bool`, *optional*): averages with the mirror image; as in the pipeline.
         multi_crop (`bool` or `"max"`, *optional*): overlapping windows of larger images, or tiles; as in the pipeline.
+        second_look (`bool`, *optional*): sees again the parts in which labels seem to be; as in the pipeline.
         image_column (`str`, *optional*, defaults to `"image"`): column of a data set or Parquet file.
         batch_size (`int`, *optional*, defaults to 32): images in a forward pass.
         num_workers (`int`, *optional*): processes that decode images beside the model, per engine worker. By default
@@ -130,6 +132,7 @@ def tag_images(
         raise ValueError(f"`part` is {part}: give (machine, machines) with 0 <= machine < machines.")
     options = {"top_k": top_k, "threshold": threshold, "candidate_labels": candidate_labels}
     options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
+    options["second_look"] = second_look or None
     items = open_images(source, image_column)
     target, format = _find_target(Path(output_dir), format, part)
     if num_workers is None and engine == "ray":

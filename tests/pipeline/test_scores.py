@@ -75,3 +75,31 @@ def test_options_given_to_the_constructor_are_defaults(model, processor):
 def test_wrong_options_are_named(pipe, option, value):
     with pytest.raises(ValueError, match=f"`{option}`"):
         pipe(picture(), **{option: value})
+
+
+@pytest.mark.parametrize("size", [(40, 64), (1, 1), (3, 50)])
+def test_a_second_look_sees_the_whole_image_at_twice_the_size(pipe, model, processor, size):
+    image = picture().resize(size)
+    views = {"do_resize": True, "size": {"height": 64, "width": 64}, "do_center_crop": False}
+    pixels = processor(image, return_tensors="pt", **views)["pixel_values"]  # (1, 3, 64, 64)
+    with torch.no_grad():
+        logits = model(pixel_values=pixels, second_look=True).logits[0].double()  # (classes,)
+    expected = dict(zip(LABELS, torch.sigmoid(logits).tolist(), strict=True))
+    result = pipe(image, second_look=True)
+    assert {entry["label"]: entry["score"] for entry in result} == pytest.approx(expected, abs=1e-6)
+    scores = [entry["score"] for entry in result]
+    assert scores == sorted(scores, reverse=True)
+    assert pipe(image, second_look=False) == pipe(image)
+
+
+def test_a_second_look_goes_with_other_options(pipe):
+    images = [picture(), picture().rotate(90)]
+    options = {"second_look": True, "multi_crop": "max", "candidate_labels": ["zebra", "dog"], "return_heatmaps": True}
+    both = pipe(images, batch_size=2, **options)
+    for found, image in zip(both, images, strict=True):
+        alone = pipe(image, **options)
+        assert [entry["label"] for entry in found] == [entry["label"] for entry in alone]
+        assert [entry["score"] for entry in found] == pytest.approx([entry["score"] for entry in alone], abs=1e-6)
+        assert found[0]["heatmap"].shape == (image.height, image.width)
+    with pytest.raises(ValueError, match="`second_look` is 'yes': give True or False"):
+        pipe(picture(), second_look="yes")

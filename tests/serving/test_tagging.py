@@ -354,3 +354,14 @@ def test_what_is_found_follows_the_thresholds_of_the_checkpoint(folder, tmp_path
     assert set(summary["counts"]) == found
     assert (folder / "a.png.xmp").exists() is bool(found)
     assert (tmp_path / "out_gallery" / "index.html").is_file()
+
+
+def test_a_second_look_is_a_setting_of_the_run(tagger, folder, tmp_path):
+    options = {"num_workers": 0, "progress": False}
+    tag_images(folder, tmp_path / "out", tagger, second_look=True, **options)
+    row = next(row for row in rows(tmp_path / "out") if row["path"].endswith("a.png"))
+    expected = tagger(row["path"], second_look=True)
+    assert row["scores"] == pytest.approx([result["score"] for result in expected], abs=1e-6)
+    assert tag_images(folder, tmp_path / "out", tagger, second_look=True, **options).skipped == 7
+    with pytest.raises(ValueError, match="output of another run"):
+        tag_images(folder, tmp_path / "out", tagger, **options)

@@ -1,0 +1,127 @@
+"""A second look: the part of an image where a label seems to be is cut out, seen again and averaged in.
+
+Source: the class-wise re-identification of TagCLIP (Lin et al., AAAI 2024, arXiv 2312.12828, section 3.4, and `cwr` in
+its published `classify.py`). Labels whose score lies above half of the image's range are looked at again; the box of a
+label encloses the cells above half of that label's own range; half of the new score of the label is averaged with half
+of the old one. What differs from the published code: scores are those of the model, not posteriors among background
+categories; boxes reach to the last row and column of the cells; and the class token sees the whole box.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from .image_encoding import resized, seen_sides
+
+SHARE = 0.5  # of the range of the image, of that of a label, and of the second look in the score
+BOXES_AT_A_TIME = 32  # seen in one pass, so that memory does not depend on how many labels an image seems to show
+
+See = Callable[[torch.Tensor], Sequence[torch.Tensor]]
+
+
+def whole_view(config: Any, pixel_values: torch.Tensor) -> torch.Tensor:
+    """Images `(batch, 3, height, width)` at the size that the tower sees of a whole one; larger ones are for boxes."""
+    return resized(pixel_values, seen_sides(pixel_values.shape[-2:], config.image_size, config.patch_size))
+
+
+def find_boxes(scores: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+    """The labels that are worth a second look, and where.
+
+    Args:
+        scores (`torch.Tensor` of shape `(batch, classes)`): of images.
+        maps (`torch.Tensor` of shape `(batch, classes, rows, columns)`): of their cells.
+
+    Returns:
+        `torch.Tensor` of shape `(boxes, 6)`: image, label, first row, end of the rows, first column, end of the
+        columns, in the order of images and labels. Scores or cells that are all equal, or not numbers, have no box.
+    """
+    rows, columns = maps.shape[-2:]
+    images, labels = torch.nonzero(_above(scores), as_tuple=True)  # (candidates,) each
+    above = _above(maps[images, labels].flatten(1)).unflatten(1, (rows, columns))  # (candidates, rows, columns)
+    sides = []
+    for axis, length in ((2, rows), (1, columns)):
+        hit = above.any(dim=axis).int()  # (candidates, length)
+        sides += [hit.argmax(dim=1), length - hit.flip(1).argmax(dim=1)]  # (candidates,) each
+    boxes = torch.stack([images, labels, *sides], dim=1)  # (candidates, 6)
+    return boxes[above.flatten(1).any(dim=1)]  # (boxes, 6)
+
+
+def _above(values: torch.Tensor) -> torch.Tensor:
+    """Which values `(sets, length)` lie above half of the range of their set."""
+    low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)  # (sets, 1) each
+    return values > low + SHARE * (high - low)  # (sets, length)
+
+
+def cut_boxes(pixel_values: torch.Tensor, places: torch.Tensor, cells: Sequence[int], size: int) -> list[torch.Tensor]:
+    """Cuts the pixels of boxes out of images.
+
+    Args:
+        pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): what they are cut from; larger than the
+            tower's size, so that they show more than was seen first.
+        places (`torch.Tensor` of shape `(places, 5)`): image, first row, end of the rows, first column, end of the
+            columns.
+        cells (`Sequence[int]`): rows and columns of the cells, which share the images evenly.
+        size (`int`): side in pixels of the tower's images.
+
+    Returns:
+        `list[torch.Tensor]`: pixels `(3, size, size)` of each place.
+    """
+    sides, views = pixel_values.shape[-2:], []
+    for image, *edges in places.tolist():
+        top, left = (edges[2 * axis] * sides[axis] // cells[axis] for axis in range(2))
+        bottom, right = (-(-edges[2 * axis + 1] * sides[axis] // cells[axis]) for axis in range(2))  # rounded up
+        view = pixel_values[image : image + 1, :, top:bottom, left:right]  # (1, 3, bottom - top, right - left)
+        views.append(resized(view, [size, size])[0])  # (3, size, size)
+    return views
+
+
+def average_looks(first: torch.Tensor, boxes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Half of the scores of images plus half of those of their boxes, for the labels that have one.
+
+    Args:
+        first (`torch.Tensor` of shape `(batch, classes)`): scores of images.
+        boxes (`torch.Tensor` of shape `(boxes, 6)`): as of [`find_boxes`].
+        second (`torch.Tensor` of shape `(boxes, classes)`): scores of what is in the boxes.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, classes)`.
+    """
+    joined, (image, label) = first.clone(), boxes[:, :2].T  # (batch, classes), (boxes,) each
+    own = second[torch.arange(len(boxes), device=second.device), label].to(first.dtype)  # (boxes,)
+    joined[image, label] = (1 - SHARE) * first[image, label] + SHARE * own
+    return joined
+
+
+def look_again(
+    see: See, pixel_values: torch.Tensor, maps: torch.Tensor, scores: Sequence[torch.Tensor], size: int
+) -> list[torch.Tensor]:
+    """Averages the scores of images with those of the boxes in which their labels seem to be.
+
+    Args:
+        see (`Callable`): pixels `(places, 3, size, size)` to the scores `(places, classes)` of each branch.
+        pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): as in [`cut_boxes`].
+        maps (`torch.Tensor` of shape `(batch, classes, rows, columns)`): of the cells.
+        scores (`Sequence[torch.Tensor]` of shapes `(batch, classes)`): of each branch; the first decides which labels
+            are looked at again.
+        size (`int`): side in pixels of the tower's images.
+
+    Returns:
+        `list[torch.Tensor]`: the scores `(batch, classes)` of each branch.
+    """
+    boxes = find_boxes(scores[0], maps)  # (boxes, 6)
+    if not len(boxes):
+        return list(scores)
+    # labels of an image that have the same box share a pass
+    places, place = boxes[:, [0, 2, 3, 4, 5]].unique(dim=0, return_inverse=True)  # (places, 5), (boxes,)
+    parts = []
+    for start in range(0, len(places), BOXES_AT_A_TIME):
+        members = places[start : start + BOXES_AT_A_TIME]
+        parts.append(see(torch.stack(cut_boxes(pixel_values, members, maps.shape[-2:], size))))
+    seconds = (torch.cat(branch)[place] for branch in zip(*parts, strict=True))  # (boxes, classes) each
+    return [average_looks(first, boxes, second) for first, second in zip(scores, seconds, strict=True)]
+
+
+__all__ = ["average_looks", "cut_boxes", "find_boxes", "look_again", "whole_view"]
