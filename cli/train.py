@@ -251,10 +251,8 @@ def _train(
 
 def _save(trainer: Any, output: Path) -> None:
     """Saves the model into the folder, whole or not at all."""
-    from modeling_taidpt.atomic import plain_disk_errors, staged_folder
-
-    with plain_disk_errors(output), staged_folder(output) as staged, without_loading_bar():
-        trainer.save_model(str(staged))
+    with without_loading_bar():
+        trainer.save_model(str(output))
 
 
 @contextmanager

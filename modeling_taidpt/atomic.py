@@ -13,8 +13,10 @@ import re
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 from pathlib import Path
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -27,8 +29,9 @@ FULL_SIGNS = (
     "inline_container",
     "file write failed",
 )
-LAST = "config.json"  # what makes a folder a checkpoint
-WEIGHTS = (".safetensors", ".onnx", ".pt2")  # moved first: with an older configuration they do not load
+# What makes a folder a checkpoint, an exported model, a report: without it nothing in the folder can be taken for one.
+LAST = ("config.json", "labels.json", "metrics.json")
+Obsolete = Callable[[set[str]], set[str]]
 
 
 class DiskFullError(OSError):
@@ -54,32 +57,69 @@ def staged_file(path: str | Path) -> Iterator[Path]:
         os.replace(staged, path)
 
 
+@dataclass
+class _Stage:
+    """What is being written for a folder: where, and which older files go with it."""
+
+    folder: Path
+    obsolete: list[Obsolete] = field(default_factory=list)
+
+
+_stages: ContextVar[dict[Path, _Stage] | None] = ContextVar("stages", default=None)  # open ones, by final folder
+
+
 @contextmanager
-def staged_folder(path: str | Path) -> Iterator[Path]:
+def staged_folder(path: str | Path, obsolete: Obsolete | None = None) -> Iterator[Path]:
     """A place to write files, which move into a folder when all went well; on any error the folder is as it was.
 
-    Weights move first and `config.json` last: a process that is killed in between leaves weights that do not fit the
-    older configuration, which is noticed when they are loaded.
+    What makes the folder a model (`config.json`, `labels.json` of an exported one) is taken away before anything else
+    is moved, and comes last: a process that is killed in between leaves a folder that does not load, never one with
+    files of two models. A staged folder inside another of the same path is a part of it.
 
     Args:
         path (`str` or `Path`): the folder; made if it does not exist. Its other files stay.
+        obsolete (`Callable`, *optional*): gets the names of the files that were written, gives the names in the
+            folder that would speak of an older model; they are deleted.
 
     Yields:
         `Path`: an empty folder of the same name, in a hidden folder beside the final one.
     """
-    path = Path(path)
+    path = Path(path).resolve()  # beside the folder itself, where that is a link: files move within one disk
+    stages = _stages.get() or {}
+    if path in stages:
+        stages[path].obsolete += [obsolete] if obsolete else []
+        yield stages[path].folder
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with _staging(path) as (parent, mode):
-        staged = parent / path.name
-        staged.mkdir()
-        yield staged
+        stage = _Stage(parent / path.name, [obsolete] if obsolete else [])
+        stage.folder.mkdir()
+        token = _stages.set(stages | {path: stage})
+        try:
+            yield stage.folder
+        finally:
+            _stages.reset(token)
         path.mkdir(exist_ok=True)
-        files = [file for file in staged.rglob("*") if file.is_file()]
-        for file in sorted(files, key=lambda file: (file.name == LAST, file.suffix not in WEIGHTS, str(file))):
-            target = path / file.relative_to(staged)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.chmod(file, mode)
-            os.replace(file, target)
+        _move(stage, path, mode)
+
+
+def _move(stage: _Stage, path: Path, mode: int) -> None:
+    """Moves what was staged into its folder, in an order that never leaves files of two models that load."""
+    files = sorted(file.relative_to(stage.folder) for file in stage.folder.rglob("*") if file.is_file())
+    for file in files:
+        os.chmod(stage.folder / file, mode)
+        if file.name in LAST:
+            (path / file).unlink(missing_ok=True)
+    written = {str(file) for file in files}
+    old = set().union(*(obsolete(written) for obsolete in stage.obsolete)) - written
+    for file in sorted(files, key=lambda file: (file.name in LAST, file.name == LAST[0], str(file))):
+        if file.name in LAST:  # before the folder can be taken for a model again
+            while old:
+                (path / old.pop()).unlink(missing_ok=True)
+        (path / file).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(stage.folder / file, path / file)
+    for name in old:
+        (path / name).unlink(missing_ok=True)
 
 
 def require_folder(path: str | Path | None) -> None:

@@ -180,7 +180,7 @@ def add_tags(folder: Path, tags: list[str]) -> None:
 def has_edited_card(folder: Path) -> bool:
     """Whether a folder holds a card that was not rendered here, or was edited since."""
     path = folder / CARD_NAME
-    return path.is_file() and MARK not in path.read_text(encoding="utf-8")
+    return path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")
 
 
 def known_report(model: Any) -> dict[str, Any] | None:

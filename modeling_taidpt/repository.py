@@ -16,7 +16,7 @@ from huggingface_hub import CommitInfo
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.utils import CONFIG_NAME, logging
 
-from .atomic import staged_file, staged_folder
+from .atomic import Obsolete, staged_file, staged_folder
 from .configuration_checks import check_word_counts
 from .configuration_taidpt import TaiDptConfig
 from .hub import find_image_processor, sample_weights
@@ -32,7 +32,7 @@ from .model_card import (
 from .origins import Origin, is_remote_code, origins
 from .pushing import PUSH_OPTIONS, TOKENIZER, push_folder
 from .rare_words import find_word_counts
-from .stored_weights import WEIGHT_FILE, digest_weights
+from .stored_weights import WEIGHT_FILE, digest_weights, old_weights
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel as _Base
@@ -107,20 +107,17 @@ class RepositoryMixin(_Base):
         if kwargs.get("distributed_checkpoint"):  # every rank writes its part into the same folder
             super().save_pretrained(folder, **kwargs)
             return
-        old_counts = _stored_word_counts(folder)
-        with staged_folder(folder.resolve()) as staging:
+        is_main = kwargs.get("is_main_process", True)
+        obsolete = _older_files(folder, prompts_only or self.config.baked) if is_main else None
+        with staged_folder(folder, obsolete) as staging:
             has_pipeline = include_code and copy_code(staging, self._code_origin)
             with self._stored_configuration(prompts_only, include_code, has_pipeline):
                 super().save_pretrained(staging, **kwargs)
             _note_digest(staging)
-            if kwargs.get("is_main_process", True):
+            if is_main:
                 self._save_companions(staging, prompts_only)
                 if not has_edited_card(folder):
                     write_card(self, staging, name)
-            saved = {file.name for file in staging.iterdir()}
-        if kwargs.get("is_main_process", True):
-            has_tokenizer = prompts_only or self.config.baked or "tokenizer.json" in saved
-            _drop_old_files(folder, saved, {REPORT_NAME} | (set(TOKENIZER) | old_counts if has_tokenizer else set()))
         if push_to_hub:
             self.push_to_hub(name, prompts_only=prompts_only, **push)
 
@@ -344,13 +341,19 @@ def _stored_word_counts(folder: Path) -> set[str]:
     return {name} - {None}
 
 
-def _drop_old_files(folder: Path, saved: set[str], companions: set[str]) -> None:
-    """Deletes what an older save left and this one does not replace: other weights, and files that spoke of them."""
-    if not any(WEIGHT_FILE.fullmatch(name) for name in saved):
-        return
-    for old in folder.iterdir():
-        if old.name not in saved and (WEIGHT_FILE.fullmatch(old.name) or old.name in companions):
-            old.unlink()
+def _older_files(folder: Path, without_tokenizer: bool) -> Obsolete:
+    """Which files of an older save go: other weights, and what spoke of them and is not written anew."""
+    counts = _stored_word_counts(folder)
+
+    def names(saved: set[str]) -> set[str]:
+        if not any(WEIGHT_FILE.fullmatch(name) for name in saved):
+            return set()
+        companions = {REPORT_NAME}
+        if without_tokenizer or "tokenizer.json" in saved:
+            companions |= {*TOKENIZER, *counts}
+        return companions | old_weights(folder)
+
+    return names
 
 
 __all__ = [

@@ -59,6 +59,11 @@ def find_weight_files(origin: Origin) -> list[str]:
     return [str(file) for file in files]
 
 
+def old_weights(folder: Path) -> set[str]:
+    """Names of the weight files that are in a folder already."""
+    return {file.name for file in folder.iterdir() if WEIGHT_FILE.fullmatch(file.name)} if folder.is_dir() else set()
+
+
 def digest_weights(files: Sequence[str | Path]) -> str:
     """A digest of weights: all that is not of the CLIP, and the middle row of each of the CLIP's.
 
@@ -114,6 +119,7 @@ __all__ = [
     "WEIGHT_FILE",
     "digest_weights",
     "find_weight_files",
+    "old_weights",
     "require_plausible_size",
     "require_same_save",
 ]

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -58,3 +61,56 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     with pytest.raises(DiskFullError, match=said), staged_file(tmp_path / "a.json"):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_move_that_is_killed_leaves_no_folder_of_two_models(tmp_path, monkeypatch):
+    """What says what the weights are is away as long as files of two models may be there."""
+
+    def write(folder, name, obsolete=None):
+        with staged_folder(folder, obsolete) as staged:
+            for file in ("model.onnx", "labels.json", "config.json"):
+                (staged / file).write_text(name)
+
+    left = [0]
+
+    def watch(module, function):
+        original = getattr(module, function)
+
+        def called(*arguments, **options):
+            if left[0] == 0:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            original(*arguments, **options)
+
+        monkeypatch.setattr(module, function, called)
+
+    model = tmp_path / "model"
+    write(model, "old")
+    (model / "model_quantized.onnx").write_text("old")
+    watch(os, "replace")
+    watch(Path, "unlink")
+    for point in range(100):
+        shutil.copytree(model, tmp_path / str(point))
+        left[0] = point
+        try:
+            write(tmp_path / str(point), "new", lambda written: {"model_quantized.onnx"})
+        except KeyboardInterrupt:
+            found = files(tmp_path / str(point))
+            whole = {"config.json", "labels.json"} <= found.keys()
+            assert not whole or set(found.values()) == {"old"}, (point, found)
+        else:
+            assert files(tmp_path / str(point)) == dict.fromkeys(("model.onnx", "labels.json", "config.json"), "new")
+            break
+    assert point >= 6
+
+
+def test_a_staged_folder_inside_another_of_its_path_is_a_part_of_it(tmp_path):
+    model = tmp_path / "model"
+    (model / "sub").mkdir(parents=True)
+    (model / "old").write_text("old")
+    with staged_folder(model) as outer:
+        with staged_folder(tmp_path / "." / "model", lambda written: {"old", "config.json"}) as inner:
+            (inner / "config.json").write_text("new")
+        assert files(model) == {"old": "old"}
+        (outer / "tokenizer.json").write_text("new")
+    assert files(tmp_path) == {"model/config.json": "new", "model/tokenizer.json": "new"}

@@ -17,6 +17,7 @@ from ..configuration_checks import check_towers, one_line
 from ..configuration_taidpt import DAMAGED, CLIPResNetConfig
 from ..data.collator import clip_image_processor
 from ..modeling_clip_resnet import CLIPResNetModel
+from ..stored_weights import old_weights
 from ..tokenization_taidpt import clip_tokenizer
 from .weight_files import read_weights, state_dict_of
 
@@ -119,7 +120,8 @@ def convert_openai_checkpoint(
     except ValueError as error:
         raise ValueError(f"The weight file {str(checkpoint)!r}: {error}") from error
     if save_directory is not None:
-        with staged_folder(save_directory) as folder:
+        target = Path(save_directory)
+        with staged_folder(target, lambda written: old_weights(target)) as folder:
             model.save_pretrained(folder)
             clip_tokenizer().save_pretrained(folder)
             clip_image_processor(model.config.vision_config.image_size).save_pretrained(folder)

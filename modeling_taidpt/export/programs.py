@@ -240,7 +240,8 @@ def _staged(output: str | Path, processor: Any, config: Any) -> Iterator[Path]:
     output = Path(output)
     if output.exists() and not output.is_dir():
         raise ValueError(f"`output` {str(output)!r} is a file: give a folder.")
-    with staged_folder(output) as folder:
+    # those of an earlier export, perhaps for other labels, go
+    with staged_folder(output, lambda written: {ONNX_FILE, f"{ONNX_FILE}.data", QUANTIZED_FILE, TORCH_FILE}) as folder:
         yield folder
         processor.save_pretrained(folder)
         table: dict[str, Any] = {"labels": config.labels}
@@ -248,9 +249,6 @@ def _staged(output: str | Path, processor: Any, config: Any) -> Iterator[Path]:
             table["thresholds"] = config.score_thresholds  # one for all labels, or one per label
         text = json.dumps(table, indent=2, ensure_ascii=False)
         (folder / LABELS_FILE).write_text(text + "\n", encoding="utf-8")
-        written = {path.name for path in folder.iterdir()}
-    for name in {ONNX_FILE, f"{ONNX_FILE}.data", QUANTIZED_FILE, TORCH_FILE} - written:
-        (output / name).unlink(missing_ok=True)  # of an earlier export, perhaps for other labels
 
 
 __all__ = ["ImageScorer", "export_onnx", "export_torch"]

@@ -64,7 +64,8 @@ def export_web(
     config: Any = model.config
     if sum(weights.numel() * 4 for weights in model.parameters()) > LARGEST_ONNX:
         raise ValueError("The model is too large for a browser: its graph would not fit into one file of 2 GB.")
-    with staged_folder(output) as folder:
+    library = {f"lib/{name}" for name in (LIBRARY_FILE, *RUNTIME_FILES.values())}  # of an earlier page
+    with staged_folder(output, lambda written: library) as folder:
         export_onnx(model, folder / "onnx", heatmaps=True, image_processor=image_processor)
         for name in ("preprocessor_config.json", LABELS_FILE):
             shutil.move(folder / "onnx" / name, folder / name)
@@ -86,9 +87,6 @@ def export_web(
         text = page.render(meta=meta, title=title, hosts=CDN if cdn else "")
         (folder / "index.html").write_text(text, encoding="utf-8")
         shutil.copyfile(TEMPLATES / "tagger.js", folder / "tagger.js")
-    if cdn:
-        for name in (LIBRARY_FILE, *RUNTIME_FILES.values()):
-            (output / "lib" / name).unlink(missing_ok=True)  # of an earlier page
     return output / "index.html"
 
 

@@ -32,7 +32,7 @@ from transformers.trainer_utils import (
 )
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from ..atomic import plain_disk_errors, staged_file
+from ..atomic import plain_disk_errors, staged_file, staged_folder
 from ..backbones import keep_scalars_whole
 from ..captions.labels import class_table, model_labeler
 from ..captions.statistics import class_counts, describe_counts
@@ -713,13 +713,19 @@ class TaiDptTrainer(Trainer):
             config.save_pretrained(folder)
             if self._run is not None:
                 dataclasses.replace(self._run, weights=weights_digest(folder)).write(folder)
+            self._save_arguments(folder)
         else:
-            self.model.save_pretrained(folder, prompts_only=self.args.save_prompts_only, state_dict=state_dict)
-            self.tokenizer.save_pretrained(folder)
-            if self.image_processor is not None:  # else the model saved its own
-                self.image_processor.save_pretrained(folder)
+            with staged_folder(folder) as staged:  # the model joins in: all of it, or none
+                self.model.save_pretrained(folder, prompts_only=self.args.save_prompts_only, state_dict=state_dict)
+                self.tokenizer.save_pretrained(staged)
+                if self.image_processor is not None:  # else the model saved its own
+                    self.image_processor.save_pretrained(staged)
+                self._save_arguments(staged)
+
+    def _save_arguments(self, folder: Path) -> None:
+        """Saves the training arguments without what is secret: the folder may be pushed."""
         args = copy.copy(self.args)
-        args.hub_token = None  # the folder may be pushed
+        args.hub_token = None
         torch.save(args, folder / TRAINING_ARGS_NAME)
 
     def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:

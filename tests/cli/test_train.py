@@ -37,6 +37,8 @@ def command(place, tmp_path):
 
 
 def test_train_saves_a_model_that_predicts(command, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "README.md").write_bytes(b"# my own card, caf\xe9\n")
     # a restart script gives --resume always
     result = run(*command, "--steps", "2", "--context-tokens", "4", "--set", "learning_rate=1e-2", "--resume")
     assert result.exit_code == 0, result.stderr
@@ -46,6 +48,7 @@ def test_train_saves_a_model_that_predicts(command, tmp_path):
     assert 0 <= report["metrics"]["caption_map"] <= 100
     assert json.loads((tmp_path / "m" / "config.json").read_text())["num_context_tokens"] == 4
     assert [path.name for path in tmp_path.iterdir()] == ["m"]  # nothing of the staging is left
+    assert b"my own card" in (tmp_path / "m" / "README.md").read_bytes()
     tags = json.loads(run("predict", CAT, "--model", tmp_path / "m", "--json").stdout)
     assert {entry["label"] for entry in tags[0]["labels"]} == {"dog", "cat", "bus"}
 

@@ -128,7 +128,8 @@ def check(result: Any, arguments: Any) -> None:
         )
 
 
-def test_wrong_options(base, tmp_path, generator, count):
+def test_wrong_options(base, tmp_path, generator, count, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # figures are saved under these names
     options = ["--labels", "--threshold", "--top-k", "--image-size", "--device", "--model", "--save-figure"]
     for _ in range(pick(20, 80)):
         value = generator.choice([value for value in VALUES if isinstance(value, str)])
