@@ -96,6 +96,16 @@ def train(
     loss_on: Annotated[
         str | None, typer.Option(help="both, global, local or merged scores.", rich_help_panel=ABLATIONS)
     ] = None,
+    max_captions_per_class: Annotated[
+        int | None,
+        typer.Option(
+            "--max-captions-per-class",
+            min=0,
+            help="Captions drawn for each label of a corpus that has more; 0 takes all. By default what so many steps "
+            "need, at least 1000; all where epochs are counted.",
+            show_default=False,
+        ),
+    ] = None,
     max_captions: Annotated[
         int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=ABLATIONS)
     ] = None,
@@ -169,6 +179,7 @@ def train(
                 "eval_captions": eval_captions,
                 "calibrate_images": calibrate_images,
                 "resume": resume,
+                "max_captions_per_class": "auto" if max_captions_per_class is None else max_captions_per_class or None,
             },
             chosen,
         )
@@ -233,7 +244,14 @@ def _train(
     images = options["calibrate_images"] and read_calibration_images(options["calibrate_images"], names)
     calibration: dict[str, Any] = {}
     with _telling("What is encoded stays in the cache: the same command goes on from there."):
-        trainer = TaiDptTrainer(model, arguments, train_dataset=corpus, eval_dataset=eval_captions, labeler=labeler)
+        trainer = TaiDptTrainer(
+            model,
+            arguments,
+            train_dataset=corpus,
+            eval_dataset=eval_captions,
+            labeler=labeler,
+            max_captions_per_class=options["max_captions_per_class"],
+        )
     checkpoint = trainer.find_checkpoint() if options["resume"] else None
     if options["resume"]:
         begins = f"There is no checkpoint of this run in {output} yet: training starts from the beginning."
@@ -243,7 +261,7 @@ def _train(
         _save(trainer, output)
     if images:
         with _telling(f"The trained model is in {output}: taidpt calibrate fits its scores alone.", Exception):
-            calibration = fit_probabilities(trainer.model, images, trainer.training_captions)
+            calibration = fit_probabilities(trainer.model, images, trainer.corpus_labels)
             _save(trainer, output)
     result = {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
     return result | ({"calibration": calibration} if calibration else {})

@@ -75,7 +75,7 @@ class StudyTrainer(TaiDptTrainer):
         unlabeled_images: ImageFeatures | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, **{"max_captions_per_class": None} | kwargs)  # a study sees its whole corpus
         self.unlabeled_images = unlabeled_images
         self.augmentation = FeatureAugmentation(self.args.feature_noise, self.args.caption_composition)
         self._step, self._batch = -1, 0

@@ -211,7 +211,8 @@ def calibrate_without_labels(
             or one for all; instead of captions.
         image_processor (*optional*): the model's own by default.
         captions (`Sequence[str]` or [`CaptionFeatures`], *optional*): texts like those that would describe the images;
-            those that name a label are counted, with the synonyms that the model was trained with.
+            those that name a label are counted, with the synonyms that the model was trained with. Or the labels of
+            captions `(captions, classes)`, as `trainer.corpus_labels`.
         labels_per_image (`float`, *optional*): how many of the labels an image shows; by default 1.5 times those that
             a caption names which names any, or the sum of `prevalence`.
 
@@ -313,7 +314,9 @@ def _caption_features(model: TaiDptModel, captions: Sequence[str] | CaptionFeatu
 def _caption_labels(model: TaiDptModel, captions: Any) -> torch.Tensor:
     """Which labels captions name `(captions, classes)`; nothing is encoded."""
     if isinstance(captions, CaptionFeatures):
-        return torch.from_numpy(np.asarray(captions.labels))
+        captions = captions.labels
+    if isinstance(captions, np.ndarray) and captions.dtype.kind in "biu":  # labels, not texts
+        return torch.from_numpy(captions)
     config, texts = model.config, caption_texts(captions)
     if not texts:
         raise ValueError("There are no captions: give a list of texts.")

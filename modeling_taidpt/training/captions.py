@@ -21,6 +21,7 @@ from ..features.captions import CaptionFeatures, collate_features
 from ..features.device import DeviceFeatures, FeatureRows, fits_device
 from .arguments import CAPTION_LOSSES, TaiDptTrainingArguments
 from .data import TrainingData
+from .sampling import AUTO, LEAST_HELD_OUT, caption_limit, sample_captions
 
 logger = logging.get_logger(__name__)
 
@@ -33,6 +34,8 @@ class TrainingCaptions(TrainingData):
         args ([`TaiDptTrainingArguments`]): columns, split, cache.
         tokenizer (`PreTrainedTokenizerBase`): the model's tokenizer.
         labeler (`Callable`): finds the classes that captions mention.
+        max_captions_per_class (`int` or `"auto"`, *optional*): of a larger corpus as many are drawn; see
+            [`caption_limit`].
 
     Attributes:
         sources (`list[str]`): where the training captions came from, for reports.
@@ -48,9 +51,11 @@ class TrainingCaptions(TrainingData):
         args: TaiDptTrainingArguments,
         tokenizer: PreTrainedTokenizerBase,
         labeler: Callable[[list[str]], Any],
+        max_captions_per_class: int | str | None = AUTO,
     ) -> None:
         super().__init__(model, args)
         self.tokenizer, self.labeler = tokenizer, labeler
+        self.limit = caption_limit(max_captions_per_class, args, len(self.labels))
         self.sources: list[str] = []
 
     def collate(self, items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
@@ -89,7 +94,7 @@ class TrainingCaptions(TrainingData):
         """Training captions with templates, and held-out captions.
 
         Args:
-            data: as the trainer's `train_dataset`.
+            data: as the trainer's `train_dataset`, or [`CaptionFeatures`].
             holds_out (`bool`): whether `args.validation_size` captions are held out.
 
         Returns:
@@ -98,15 +103,25 @@ class TrainingCaptions(TrainingData):
         Raises:
             ValueError: If no caption mentions a class, or all would be held out.
         """
-        captions, labels = self._read_labelled(data, self._limit(data))
-        features, held_out = self._encode(captions, labels), None
+        kept = data if isinstance(data, CaptionFeatures) else None
+        captions, labels = self._read_labelled(data, self._limit(data)) if kept is None else self._check_features(kept)
+        is_held_out = np.zeros(len(captions), dtype=bool)  # (captions,)
         if holds_out:
-            is_held_out = _hold_out(captions, self.args.validation_size, self.seed)  # (captions,)
+            is_held_out = _hold_out(captions, self.args.validation_size, self.seed)
             if is_held_out.all():
                 size = self.args.validation_size
                 raise ValueError(f"`validation_size={size}` holds out all {len(set(captions))} captions: lower it.")
-            held_out = features.select(np.flatnonzero(is_held_out)) if is_held_out.any() else None
-            features = features.select(np.flatnonzero(~is_held_out))
+        learned, held_out = np.flatnonzero(~is_held_out), np.flatnonzero(is_held_out)
+        self.corpus_labels = labels[learned]  # (learned, classes)
+        learned, held_out = self._sample(learned, held_out)
+        if kept is None:
+            rows = np.sort(
+                np.concatenate([learned, held_out])
+            )  # (read,) in the order of the corpus, as they are cached
+            kept = self._encode([captions[row] for row in rows], labels[rows])
+            learned, held_out = np.searchsorted(rows, learned), np.searchsorted(rows, held_out)
+        features = kept.select(learned)
+        share = kept.select(held_out) if len(held_out) else None
         self.sources = [Path(data).name] if isinstance(data, (str, Path)) else []
         hint = " Their prompts remain templates; synonyms help, in a table as {'couch': ['sofa', 'settee']}."
         self.warn_of_absent_classes(features.labels, "No training caption mentions", hint)
@@ -114,14 +129,38 @@ class TrainingCaptions(TrainingData):
         if self.args.add_templates:
             sentences, one_hot = template_sentences(self.model.config.class_names)
             features = features.join(self._encode(sentences, one_hot))
-        return features, held_out
+        return features, share
+
+    def _check_features(self, features: CaptionFeatures) -> tuple[list[int], np.ndarray]:
+        """Of captions that are encoded what tells equal ones, and their labels `(captions, classes)`."""
+        if features.labels.shape[1] != len(self.labels):
+            raise ValueError(
+                f"The captions have {features.labels.shape[1]} labels each and the model {len(self.labels)}: encode "
+                "them with labels of the model, in its order."
+            )
+        return features.rows.tolist(), features.labels
+
+    def _sample(self, learned: np.ndarray, held_out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The rows to learn from `(learned,)` and to measure on `(held out,)`, fewer where the corpus is large."""
+        drawn = learned[sample_captions(self.corpus_labels, self.limit, self.seed)]  # (drawn,)
+        if len(drawn) < len(learned):
+            logger.warning(
+                f"Learning from {len(drawn):,} of {len(learned):,} captions, drawn by class: {self.limit:,} of each, all of "
+                "rarer ones. More would take longer to encode and hardly serve a run of so many steps; "
+                "`max_captions_per_class` says how many."
+            )
+            most = max(LEAST_HELD_OUT, round(len(held_out) * len(drawn) / len(learned)))
+            order = np.random.default_rng(self.seed).permutation(len(held_out))  # (held out,)
+            held_out = np.sort(held_out[order[:most]])
+        return drawn, held_out
 
     def describe(self) -> dict[str, Any]:
         """What was learned from, ready for JSON: numbers of captions, their sources, how many mention each class."""
-        features = self.train_captions
-        labels = np.zeros((0, len(self.labels))) if features is None else features.labels  # (captions, classes)
+        features, labels = self.train_captions, self.corpus_labels
+        learned = 0 if features is None else len(features)
         return {
-            "captions": len(labels),
+            "captions": learned,
+            **({"corpus_captions": len(labels)} if learned < len(labels) else {}),
             "held_out": self.held_out,
             "sources": self.sources,
             "labeling": "the labels in the data" if self.args.label_column else f"{self.args.labeling_method!r}",
@@ -130,7 +169,10 @@ class TrainingCaptions(TrainingData):
 
     def read_eval(self, data: Any) -> CaptionFeatures:
         """Features of captions to evaluate on."""
-        return data if isinstance(data, CaptionFeatures) else self._encode(*self._read_labelled(data, None))
+        if isinstance(data, CaptionFeatures):
+            self._check_features(data)
+            return data
+        return self._encode(*self._read_labelled(data, None))
 
     def _read_labelled(self, data: Any, limit: int | None) -> tuple[list[str], np.ndarray]:
         """Captions that name a class, and their labels `(captions, classes)`."""

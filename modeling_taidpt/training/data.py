@@ -27,6 +27,8 @@ class TrainingData(ABC):
 
     Attributes:
         train_captions ([`CaptionFeatures`], *optional*): the training captions without templates; `None` of images.
+        corpus_labels (`np.ndarray` of shape `(captions, classes)`): of all captions that are not held out, also of
+            those that are not learned from; no rows of images.
         held_out (`int`): number of captions or images held out or given to evaluate on.
         on_device ([`DeviceFeatures`], *optional*): the features, where the device holds them.
     """
@@ -39,6 +41,7 @@ class TrainingData(ABC):
         self.model, self.args = model, args
         self.labels: list[str] = model.config.labels
         self.train_captions: CaptionFeatures | None = None
+        self.corpus_labels = np.zeros((0, len(self.labels)), dtype=np.uint8)  # (captions, classes)
         self.held_out = 0
         self.on_device: DeviceFeatures | None = None
 

@@ -106,6 +106,9 @@ class TaiDptTrainer(Trainer):
         image_processor (*optional*): makes pixels of them; the base's by default.
         image_transform (`Callable`, *optional*): augments each training image, a PIL image, anew in every epoch; no
             features are cached then.
+        max_captions_per_class (`int` or `"auto"`, *optional*, defaults to `"auto"`): of a larger corpus as many
+            captions are drawn for each class, with the seed; classes with fewer keep all. `"auto"` takes what a run
+            of so many steps needs, at least 1,000, and all for a run of epochs; `None` takes all.
 
     Raises:
         TypeError: If `args` or the captions are of the wrong kind.
@@ -149,6 +152,7 @@ class TaiDptTrainer(Trainer):
         image_eval_dataset: Any = None,
         image_processor: Any = None,
         image_transform: Callable[[Any], Any] | None = None,
+        max_captions_per_class: int | str | None = "auto",
     ) -> None:
         """Label, split and encode the captions, or encode the images, then set up the trainer."""
         self.model_init = model_init
@@ -157,7 +161,7 @@ class TaiDptTrainer(Trainer):
         reader = checked_model(reader, args)
         self.image_eval_dataset = image_eval_dataset
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
-        self._set_up(reader.to(args.device), args, processing_class, labeler)
+        self._set_up(reader.to(args.device), args, processing_class, labeler, max_captions_per_class)
         if image_eval_dataset is not None:  # what is wrong with it is said before hours of training
             self.image_eval_dataset = read_images(image_eval_dataset, args.image_column)
             self.image_eval_dataset.labels(self.labels)
@@ -240,14 +244,14 @@ class TaiDptTrainer(Trainer):
             raise ValueError("`model_init` made a model of other labels, or in another order, than it did at first.")
         return model
 
-    def _set_up(self, reader: TaiDptModel, args: TaiDptTrainingArguments, processing_class: Any, labeler: Any) -> None:
+    def _set_up(self, reader: Any, args: Any, processing_class: Any, labeler: Any, most: int | str | None) -> None:
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
         if not isinstance(tokenizer, PreTrainedTokenizerBase):
             tokenizer = None
         self.tokenizer = reader.get_tokenizer(tokenizer)
         self.labels = reader.config.labels
         self.labeler = labeler or model_labeler(reader.config, args.labeling_method)
-        self._data = TrainingCaptions(reader, args, self.tokenizer, self.labeler)
+        self._data = TrainingCaptions(reader, args, self.tokenizer, self.labeler, most)
         self._prototype_term: CaptionPrototypeTerm | None = None
         self._zero_shot: TaiDptModel | None = None
         self._zero_shot_maps: dict[int, tuple[Any, float]] = {}
@@ -262,6 +266,11 @@ class TaiDptTrainer(Trainer):
     def training_captions(self) -> Any:
         """The captions that are learned from, with their labels and without templates ([`CaptionFeatures`])."""
         return self._data.train_captions
+
+    @property
+    def corpus_labels(self) -> np.ndarray:
+        """Labels `(captions, classes)` of all training captions, also of those that are not learned from."""
+        return self._data.corpus_labels
 
     # ------------------------------------------------------------------ training
 
@@ -287,7 +296,7 @@ class TaiDptTrainer(Trainer):
         if self._makes_batches_of_captions():
             self._data.hold(self.train_dataset, self.eval_dataset)
         if self._data.train_captions is not None:
-            self._report_class_counts(self._data.train_captions.labels)
+            self._report_class_counts(self._data.corpus_labels)
             self._prepare_prototypes()
         output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
         output.metrics.update(self._report)
@@ -315,7 +324,7 @@ class TaiDptTrainer(Trainer):
         config.label_origin = config.label_origin | dict.fromkeys(unnamed, "shared" if others else "template")
 
     def _report_class_counts(self, labels: np.ndarray) -> None:
-        """Logs how many training captions name each class, and keeps it in `class_counts.json`."""
+        """Logs how many captions of the corpus name each class, and keeps it in `class_counts.json`."""
         if self.is_world_process_zero():
             counts = class_counts(labels)  # (classes,)
             logger.warning(describe_counts(self.labels, counts))
