@@ -18,7 +18,7 @@ def learn(base: TaiDptModel, labels: list[str], table: datasets.Dataset, seed: i
     if (folder / "config.json").is_file():
         return TaiDptModel.from_pretrained(folder)
     recipe = dict(base.config.recommended_recipe["training"], max_steps=steps)
-    model = TaiDptModel.from_clip(base.clip, labels, base.get_tokenizer(), context_init="a photo of a")
+    model = TaiDptModel.from_clip(base.clip, labels, base.get_tokenizer(), recipe="paper", context_init="a photo of a")
     args = TaiDptTrainingArguments(
         str(folder),
         **recipe,

@@ -57,7 +57,7 @@ def fit(text: TaiDptModel, images: ImageFeatures, kind: str, name: str, argument
     options, training = CANDIDATES[kind][name]
     set_seed(seed)
     labels, tokenizer = text.config.labels, text.get_tokenizer()
-    model = TaiDptModel.from_clip(text.clip, labels, tokenizer, **{**IMAGE_RECIPES[kind]["model"], **options})
+    model = TaiDptModel.from_clip(text.clip, labels, tokenizer, recipe=IMAGE_RECIPES[kind], **options)
     run = {"output_dir": arguments.output, "seed": seed, "max_steps": arguments.steps, "report_to": "none"}
     run |= {"eval_strategy": "no", "save_strategy": "no", "load_best_model_at_end": False, "disable_tqdm": True}
     args = TaiDptTrainingArguments.from_recipe(IMAGE_RECIPES[kind], **{**run, **training, **data})

@@ -55,7 +55,7 @@ def main(command: list[str] | None = None) -> dict[str, float]:
     data, args = parser.parse_args_into_dataclasses(command)
 
     labels, labeler = read_labels(data.labels)
-    options = dict(recipe.get("model", {}))
+    options: dict = {"recipe": {"model": recipe.get("model", {})}}
     for name in ("num_context_tokens", "class_specific_context"):
         if getattr(data, name) is not None:
             options[name] = getattr(data, name)

@@ -73,7 +73,7 @@ def main(command: list[str] | None = None) -> dict[str, float]:
     if data.use_recipe == "linear_head":
         model = text.with_linear_head()
     else:
-        options = dict(IMAGE_RECIPES[data.use_recipe]["model"])
+        options: dict = {"recipe": IMAGE_RECIPES[data.use_recipe]}
         if data.num_context_tokens is not None:
             options["num_context_tokens"] = data.num_context_tokens
         clip, tokenizer = (text.clip, text.get_tokenizer()) if data.clip is None else (data.clip, None)

@@ -15,6 +15,7 @@ from .configuration_checks import (
     check_label_count,
     check_labels,
     check_numbers,
+    check_recipe,
     check_texts,
     check_token_ids,
     check_towers,
@@ -525,6 +526,32 @@ def context_token_ids(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]
     return ids
 
 
+def add_recipe_options(options: dict[str, Any], recommended: Mapping[str, Any] | None) -> None:
+    """Adds the model options of a recipe to those that are given, which win; takes `recipe` out of them.
+
+    Args:
+        options (`dict`): fields of [`TaiDptConfig`] and `recipe`: `"recommended"` (the default), `"paper"` or
+            `{"model": {...}}`.
+        recommended (`Mapping`, *optional*): the recipe that the base recommends.
+
+    Raises:
+        ValueError: the recipe is something else.
+    """
+    recipe = options.pop("recipe", "recommended")
+    if isinstance(recipe, Mapping):
+        found: Any = recipe
+    elif recipe in ("recommended", "paper"):
+        found = recommended if recipe == "recommended" else None
+        check_recipe(found)  # from a file of anybody
+    else:
+        raise ValueError(f"`recipe` is {str(recipe)[:80]!r}: give 'recommended', 'paper' or {{'model': {{...}}}}.")
+    if found is None or options.get("class_embedding_source") == "fixed":  # nothing is learned
+        return
+    for name, value in (found.get("model") or {}).items():
+        if name != "context_init" or "num_context_tokens" not in options:  # which takes its place
+            options.setdefault(name, value)
+
+
 def build_config(
     clip_config: Any,
     labels: Sequence[str],
@@ -571,6 +598,7 @@ __all__ = [
     "CLIPResNetConfig",
     "CLIPResNetVisionConfig",
     "TaiDptConfig",
+    "add_recipe_options",
     "build_config",
     "check_dense_features",
     "check_labels",

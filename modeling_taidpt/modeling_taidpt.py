@@ -19,7 +19,7 @@ from transformers.utils import can_return_tuple, logging
 
 from .backbones import DualEncoder, text_side
 from .class_embeddings import cached_class_embeddings, encode_chunks, get_or_compute, split_classes
-from .configuration_taidpt import TaiDptConfig, build_config, check_labels, context_token_ids
+from .configuration_taidpt import TaiDptConfig, add_recipe_options, build_config, check_labels, context_token_ids
 from .hub import (
     clip_class,
     find_tokenizer,
@@ -240,10 +240,11 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 is used as it is (not copied) and frozen.
             labels (`Sequence[str]`): the labels, in the order of the logits.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the base's own by default, else CLIP's BPE.
-            **config: fields of [`TaiDptConfig`]; `context_init`, words whose token embeddings start the context
-                vectors, as `"a photo of a"` (without them they start from N(0, 0.02^2)); and for a Hub repository
-                `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype` (a model that was loaded
-                from one does not know its revision: give it here too). With
+            **config: fields of [`TaiDptConfig`]; `recipe`, whose model options are the defaults (`"recommended"`, the
+                base's own, unless it is `"paper"` or `{"model": {...}}`); `context_init`, words whose token embeddings
+                start the context vectors, as `"a photo of a"` (without them they start from N(0, 0.02^2)); and for a
+                Hub repository `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype` (a model that
+                was loaded from one does not know its revision: give it here too). With
                 `prompt_pair="positive_negative"` `local_weight` is 1 by default.
 
         Returns:
@@ -259,6 +260,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 source, arguments = settle(str(clip_id_or_model), arguments)
                 clip = load_clip(source, **arguments)
         config.setdefault("base_model_revision", arguments.get("revision"))
+        config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
+        add_recipe_options(config, config["recommended_recipe"])
         unknown = sorted(set(config) - set(TaiDptConfig.__dataclass_fields__) - {"context_init"})
         if unknown:
             raise ValueError(f"`{unknown[0]}` is not an option of TaiDptConfig: see its documentation for the names.")
@@ -266,7 +269,6 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         found, vocab_size = [Origin(source, hub_arguments)] if source else [], clip.config.text_config.vocab_size
         tokenizer = find_tokenizer(found, vocab_size, tokenizer)
         context_ids = context_token_ids(tokenizer, config)
-        config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
         config.setdefault("word_counts", getattr(clip.config, "word_counts", None))
         config.setdefault("base_model_name_or_path", portable_source(source))
         if config.get("prompt_pair") == "positive_negative":

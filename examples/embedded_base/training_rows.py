@@ -201,7 +201,7 @@ def learn(
         return folder
     shutil.rmtree(folder, ignore_errors=True)  # of a training that was stopped
     set_seed(seed)  # context vectors may start at random
-    model = GapModel.from_clip(clip, corpora.labels, **{**recipe["model"], **row.model})
+    model = GapModel.from_clip(clip, corpora.labels, recipe="paper", **{**recipe["model"], **row.model})
     quiet = {"report_to": "none", "disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no"}
     own = {"label_column": "labels", "feature_dtype": "float16", "save_prompts_only": True, "seed": seed}
     own |= {"max_steps": steps} if steps else {}

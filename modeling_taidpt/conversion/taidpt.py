@@ -74,7 +74,7 @@ def convert_taidpt_checkpoint(
         clip = convert_openai_checkpoint(clip)
     options = _learned_scales(state) | config
     options |= {"num_context_tokens": contexts[0].shape[-2], "class_specific_context": contexts[0].dim() == 3}
-    model = TaiDptModel.from_clip(clip, labels, tokenizer, **options)
+    model = TaiDptModel.from_clip(clip, labels, tokenizer, **{"recipe": "paper"} | options)
     for name, context in zip(("global_context", "local_context"), contexts, strict=True):
         target = getattr(model.prompt_learner, name)
         if target.shape != context.shape:

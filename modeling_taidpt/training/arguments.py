@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from transformers import TrainingArguments
@@ -19,7 +19,8 @@ from .schedules import EPOCH_COSINE
 
 logger = logging.get_logger(__name__)
 
-PAPER_RECIPE = "paper"
+PAPER_RECIPE, RECOMMENDED = "paper", "recommended"
+REPLACES = {"num_train_epochs": "max_steps"}  # of a recipe, by what is given
 FEATURE_DTYPES = ("float32", "float16", "bfloat16")
 CAPTION_LOSSES = tuple(name for name in LOSSES if name != "partial_asl")  # captions name classes, they deny none
 LOSS_TARGETS = {  # the scores of TaiDptOutput that a loss is on, by the name of the option
@@ -108,8 +109,10 @@ class TaiDptTrainingArguments(TrainingArguments):
             (`gradient_checkpointing` of older transformers) fewer too. As many as there are classes keeps everything.
         save_prompts_only (`bool`, *optional*, defaults to `False`):
             Whether [`~TaiDptTrainer.save_model`] leaves the CLIP out. Checkpoints during training always do.
-        recipe (`str`, *optional*, defaults to `"paper"`):
-            Name of the recipe, for the log; set by [`~TaiDptTrainingArguments.from_recipe`].
+        recipe (`str`, *optional*, defaults to `"recommended"`):
+            `"recommended"`: the trainer takes what is not given here from the recipe that the model's base recommends,
+            where it has one. `"paper"`: the defaults here. [`~TaiDptTrainingArguments.from_recipe`] sets the name of
+            its recipe, for the log.
     """
 
     # Defaults of the paper.
@@ -164,7 +167,22 @@ class TaiDptTrainingArguments(TrainingArguments):
     pad_to_multiple_of: int | None = field(default=None, metadata={"help": "Caption lengths are multiples of it."})
     prompt_chunk_size: int | None = field(default=None, metadata={"help": "Classes encoded at a time, twice."})
     save_prompts_only: bool = field(default=False, metadata={"help": "Leave the CLIP out of the saved model."})
-    recipe: str = field(default=PAPER_RECIPE, metadata={"help": "Name of the recipe, for the log."})
+    recipe: str = field(default=RECOMMENDED, metadata={"help": "`recommended` (the base's own), or `paper`."})
+
+    _given: ClassVar[set[str]]  # names of the arguments that are given, of each instance
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> TaiDptTrainingArguments:
+        """Note which arguments are given, so that a recipe fills in the others."""
+        self = super().__new__(cls)
+        names = [entry.name for entry in fields(cls) if entry.init]
+        vars(self)["_given"] = {*names[: len(args)], *kwargs}
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Note, too, what is set later."""
+        super().__setattr__(name, value)
+        if getattr(self, "_is_made", False):
+            super().__setattr__("_given", self._given | {name})  # a copy may share the old set
 
     def __post_init__(self) -> None:
         """Check the options of TaI-DPT and fill in what depends on others.
@@ -195,6 +213,7 @@ class TaiDptTrainingArguments(TrainingArguments):
             logger.warning(
                 "This CPU has no bfloat16 units: `bf16=True` is many times slower than fp32 here, leave it out."
             )
+        self._is_made = True
 
     def _scores_checkpoints(self) -> bool:
         """Whether there is a score for each checkpoint, by which the best can be chosen."""
@@ -272,13 +291,37 @@ class TaiDptTrainingArguments(TrainingArguments):
         """
         if not isinstance(recipe, Mapping) or not isinstance(recipe.get("training"), Mapping):
             raise ValueError(f"The recipe {recipe!r} has no 'training' arguments: give {{'training': {{...}}}}.")
-        arguments = {**recipe["training"], **overrides}
+        training = dict(recipe["training"])
+        for given, replaced in REPLACES.items():
+            if given in overrides and replaced not in overrides:
+                training.pop(replaced, None)
+        arguments = {**training, **overrides}
         known = {entry.name for entry in fields(cls) if entry.init}
         unknown = sorted(set(arguments) - known)
         if unknown:
             raise ValueError(f"{unknown[0]!r} in the recipe is not a training argument: see TaiDptTrainingArguments.")
-        arguments.setdefault("recipe", str(recipe.get("name", "recommended")))
+        arguments.setdefault("recipe", str(recipe.get("name", "custom")))
         return cls(**arguments)
+
+    def with_recipe(self, recipe: Mapping[str, Any]) -> TaiDptTrainingArguments:
+        """New arguments: those that were given here, the others from a recipe.
+
+        Args:
+            recipe (`Mapping`): as for [`~TaiDptTrainingArguments.from_recipe`].
+
+        Returns:
+            [`TaiDptTrainingArguments`]: where all arguments were given, as a parser does, those count that differ from
+            the defaults.
+
+        Raises:
+            ValueError: as there.
+        """
+        names = {entry.name for entry in fields(self) if entry.init} - {"recipe"}
+        given = names & self._given
+        if given == names:
+            default = type(self)(self.output_dir)
+            given = {name for name in names if getattr(self, name) != getattr(default, name)} | {"output_dir"}
+        return self.from_recipe(recipe, **{name: getattr(self, name) for name in given})
 
     def describe_recipe(self) -> str:
         """Names the recipe and what differs from the paper's, for the log."""

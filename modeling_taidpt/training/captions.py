@@ -145,8 +145,8 @@ class TrainingCaptions(TrainingData):
         drawn = learned[sample_captions(self.corpus_labels, self.limit, self.seed)]  # (drawn,)
         if len(drawn) < len(learned):
             logger.warning(
-                f"Learning from {len(drawn):,} of {len(learned):,} captions, drawn by class: {self.limit:,} of each, all of "
-                "rarer ones. More would take longer to encode and hardly serve a run of so many steps; "
+                f"Learning from {len(drawn):,} of {len(learned):,} captions, drawn by class: {self.limit:,} of each, "
+                "all of rarer ones. More would take longer to encode and hardly serve a run of so many steps; "
                 "`max_captions_per_class` says how many."
             )
             most = max(LEAST_HELD_OUT, round(len(held_out) * len(drawn) / len(learned)))

@@ -1,7 +1,7 @@
 """Which captions of a large corpus are learned from: so many of each class, all of the rare ones.
 
-A run of so many steps sees so many captions. What a corpus holds beyond that is encoded in vain, and encoding is most of
-the time that a run takes on a CPU.
+A run of so many steps sees so many captions. What a corpus holds beyond that is encoded in vain, and encoding is most
+of the time that a run takes on a CPU.
 """
 
 from __future__ import annotations

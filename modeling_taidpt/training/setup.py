@@ -17,10 +17,7 @@ from ..hub import load_config
 from ..hub_errors import plain_errors
 from ..modeling_taidpt import TaiDptModel
 from ..origins import HUB_ARGUMENTS, resolve_source
-from .arguments import PAPER_RECIPE, TaiDptTrainingArguments
-
-RECOMMENDED = "recommended"
-REPLACES = {"num_context_tokens": "context_init", "num_train_epochs": "max_steps"}  # of a recipe, by a setting
+from .arguments import PAPER_RECIPE, RECOMMENDED, TaiDptTrainingArguments
 
 
 class _Parser(HfArgumentParser):
@@ -64,15 +61,12 @@ def set_up_training(
     """
     recipe = find_recipe(recipe, base, **hub_arguments)
     training, options = split_settings(settings or {})
-    recipe_training, recipe_options = dict(recipe.get("training", {})), dict(recipe.get("model", {}))
-    for given, replaced in REPLACES.items():
-        for chosen, inherited in ((training, recipe_training), (options, recipe_options)):
-            if given in chosen and replaced not in chosen:
-                inherited.pop(replaced, None)
-    recipe = {**recipe, "training": recipe_training}
+    recipe = {"training": {}} | recipe
     arguments = TaiDptTrainingArguments.from_recipe(recipe, output_dir=str(output_dir), **training)
     set_seed(arguments.seed)  # the prompts start at random
-    model = TaiDptModel.from_clip(base, labels, **(recipe_options | options), **hub_arguments)
+    model = TaiDptModel.from_clip(
+        base, labels, **{"recipe": {"model": recipe.get("model", {})}} | options, **hub_arguments
+    )
     return model, arguments
 
 
@@ -104,7 +98,7 @@ def find_recipe(
         with plain_errors(base, hub_arguments.get("revision")):
             config = load_config(resolve_source(base), **hub_arguments)
         found = getattr(config, "recommended_recipe", None)
-        return {"name": RECOMMENDED} | found if found else {"name": PAPER_RECIPE, "training": {}}
+        return {"name": "the base's own"} | found if found else {"name": PAPER_RECIPE, "training": {}}
     if recipe == PAPER_RECIPE:
         return {"name": PAPER_RECIPE, "training": {}}
     return read_recipe(recipe, protocol)
@@ -147,18 +141,21 @@ def _parse_arguments(texts: Mapping[str, str]) -> dict[str, Any]:
     return {name: getattr(namespace, name) for name in texts}
 
 
-def default_arguments(model: Any, output_dir: str = "tmp_trainer") -> TaiDptTrainingArguments:
-    """The training arguments that a model's base recommends, else the paper's.
+def settled_arguments(args: TaiDptTrainingArguments, model: Any, learns_images: bool) -> TaiDptTrainingArguments:
+    """The arguments with a recipe: of `"recommended"` that of the model's base where it has one, else the paper's.
 
     Args:
+        args ([`TaiDptTrainingArguments`]): as the user gave them; what is given in them wins over the recipe.
         model ([`TaiDptModel`]): the model to train.
-        output_dir (`str`, *optional*, defaults to `"tmp_trainer"`): folder of the run.
+        learns_images (`bool`): whether it learns from labelled images, for which no base has a recipe.
 
     Returns:
-        [`TaiDptTrainingArguments`].
+        [`TaiDptTrainingArguments`]: new ones, or those that have a recipe as they are.
     """
-    recipe = model.config.recommended_recipe if isinstance(model, TaiDptModel) else None
-    return TaiDptTrainingArguments.from_recipe(recipe or {"name": PAPER_RECIPE, "training": {}}, output_dir=output_dir)
+    if args.recipe != RECOMMENDED:
+        return args
+    found = None if learns_images else getattr(model.config, "recommended_recipe", None)
+    return args.with_recipe(found or {"name": PAPER_RECIPE, "training": {}})
 
 
 def checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
@@ -181,4 +178,4 @@ def checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
     return model
 
 
-__all__ = ["checked_model", "default_arguments", "find_recipe", "set_up_training", "split_settings"]
+__all__ = ["checked_model", "find_recipe", "set_up_training", "settled_arguments", "split_settings"]

@@ -64,7 +64,7 @@ from .resume import (
     whole_checkpoint,
 )
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
-from .setup import checked_model, default_arguments
+from .setup import checked_model, settled_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -89,8 +89,8 @@ class TaiDptTrainer(Trainer):
 
     Args:
         model ([`TaiDptModel`]): made by [`TaiDptModel.from_clip`].
-        args ([`TaiDptTrainingArguments`], *optional*): the recipe that the model's base recommends by default, else
-            the paper's, as with `taidpt train`.
+        args ([`TaiDptTrainingArguments`], *optional*): what is not given in them is taken from the recipe that the
+            model's base recommends, else from the paper's, as with `taidpt train`; see `args.recipe`.
         data_collator (`Callable`, *optional*): makes batches of features; pads them by default.
         train_dataset (`Dataset`, `IterableDataset`, `str` or `Path`): captions to learn from: a data set with a
             caption column, or a text, CSV, JSON, JSON lines or Parquet file; see [`read_captions`]. A stream is read
@@ -157,15 +157,17 @@ class TaiDptTrainer(Trainer):
         """Label, split and encode the captions, or encode the images, then set up the trainer."""
         self.model_init = model_init
         reader = model if model is not None or model_init is None else self.call_model_init()
-        args = default_arguments(reader) if args is None else checked_arguments(args)
+        args = checked_arguments(TaiDptTrainingArguments("tmp_trainer") if args is None else args)
+        learns_images = is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column)
         reader = checked_model(reader, args)
+        args = settled_arguments(args, reader, learns_images)
         self.image_eval_dataset = image_eval_dataset
         self.image_processor = image_processor or getattr(processing_class, "image_processor", None)
         self._set_up(reader.to(args.device), args, processing_class, labeler, max_captions_per_class)
         if image_eval_dataset is not None:  # what is wrong with it is said before hours of training
             self.image_eval_dataset = read_images(image_eval_dataset, args.image_column)
             self.image_eval_dataset.labels(self.labels)
-        if is_image_data(eval_dataset if train_dataset is None else train_dataset, args.image_column):
+        if learns_images:
             self._data = TrainingImages(reader, args, self.image_processor, image_transform)
             self.image_processor = self._data.processor
         warn_of_overlap(train_dataset, image_eval_dataset)

@@ -153,7 +153,7 @@ def test_arguments_come_from_a_command_line_and_from_a_recipe(tmp_path):
     recipe = {"model": {"num_context_tokens": 4}, "training": training}
     args = TaiDptTrainingArguments.from_recipe(recipe, output_dir=str(tmp_path), learning_rate=1e-3)
     assert (args.optim.value, args.caption_prototype_weight, args.learning_rate) == ("adamw_torch", 10, 1e-3)
-    assert args.describe_recipe().startswith("Recipe: recommended (adamw_torch")
+    assert args.describe_recipe().startswith("Recipe: custom (adamw_torch")
     assert args.num_train_epochs == 20
     with pytest.raises(ValueError, match="'momentum' in the recipe"):
         TaiDptTrainingArguments.from_recipe({"training": {"momentum": 0.9}}, output_dir=str(tmp_path))
