@@ -28,6 +28,7 @@ CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
 CLASS_EMBEDDING_SOURCES = ("learned", "fixed")
 PROMPT_PAIRS = ("global_local", "positive_negative")
 LABEL_ORIGINS = ("learned", "shared", "template", "hypernym")
+DENSE_DEFAULTS = {"tipsv2": "value_residual"}  # of the bases that publish what they are best seen with
 IMAGE_STANDARDIZATIONS = ("center", "zscore", "captions")
 DENSE_FEATURES = ("value", "value_residual", "sclip", "clearclip", "naclip")
 # What building a configuration raises where a field is of a wrong type; the last one is not an error of values.
@@ -211,7 +212,7 @@ class TaiDptConfig(PreTrainedConfig):
         dense_features (`str`, *optional*, defaults to `"value"`):
             What is done to the last block of a ViT for the dense features: `"value"`, `"value_residual"`, `"sclip"`,
             `"clearclip"` or `"naclip"` (see `image_encoding.py` for what each computes and where it is from).
-            Convolutional towers have all but `"value_residual"`.
+            Convolutional towers have all but `"value_residual"`. A new model on TIPS v2 has `"value_residual"`.
         flip (`bool`, *optional*, defaults to `False`):
             Whether image features are averaged with those of the mirror image.
         multi_crop (`bool` or `"max"`, *optional*, defaults to `False`):
@@ -470,8 +471,11 @@ class TaiDptConfig(PreTrainedConfig):
     @property
     def embedding_dim(self) -> int:
         """Width of the joint image-text space."""
-        width = getattr(self.clip_config, "projection_dim", None)
-        return self.clip_config.text_config.projection_size if width is None else width  # SigLIP has no projection
+        text_config = self.clip_config.text_config
+        for config, name in ((self.clip_config, "projection_dim"), (text_config, "projection_size")):  # SigLIP's last
+            if getattr(config, name, None) is not None:
+                return getattr(config, name)
+        return text_config.hidden_size  # TIPS v2 projects nothing
 
     def _check(self) -> None:
         """Raises a `ValueError` that says what is wrong with a field; nothing has been allocated yet."""
@@ -575,7 +579,7 @@ def build_config(
     check_labels(labels)
     names = list(options.pop("class_names", None) or labels)
     start, end = frame_token_ids(tokenizer)
-    period = tokenizer(".", add_special_tokens=False)["input_ids"]  # none where the tokenizer strips punctuation
+    period = _token_after_a_word(tokenizer, ".")  # none where the tokenizer strips punctuation
     return TaiDptConfig(
         clip_config=copy.deepcopy(clip_config),
         id2label=dict(enumerate(labels)),
@@ -584,10 +588,17 @@ def build_config(
         class_input_ids=tokenize_names(tokenizer, names),
         bos_token_id=start,
         eos_token_id=end,
-        period_token_id=period[0] if period else None,
+        period_token_id=period,
         pad_token_id=tokenizer.pad_token_id,
-        **options,
+        **({"dense_features": DENSE_DEFAULTS.get(clip_config.model_type, "value")} | options),
     )
+
+
+def _token_after_a_word(tokenizer: PreTrainedTokenizerBase, sign: str) -> int | None:
+    """Id of a sign at the end of a word; alone, it may begin with a token for the space before it (SentencePiece)."""
+    word, both = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", f"a{sign}"))
+    after = both[len(word) :] if both[: len(word)] == word else tokenizer(sign, add_special_tokens=False)["input_ids"]
+    return after[-1] if after else None
 
 
 # Sub-configurations are resolved by their `model_type`, in the installed package and in remote code alike.

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 from safetensors.torch import load_file
 from transformers import (
@@ -18,7 +21,7 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
-from .backbones import IMAGE_SIDES, MODEL_CLASSES, DualEncoder
+from .backbones import MODEL_CLASSES, DualEncoder, require_known_towers
 from .configuration_checks import one_line
 from .configuration_taidpt import TaiDptConfig
 from .hub_errors import PlainError, plain_errors, prefer_cache
@@ -37,9 +40,10 @@ def clip_class(config: Any) -> Any:
     """The model class of a CLIP's or another dual encoder's configuration.
 
     Raises:
-        ValueError: the configuration is none of them.
+        ValueError: the configuration is none of them, or one of its towers is not supported.
     """
     if config.model_type in MODEL_CLASSES:
+        require_known_towers(config)
         return MODEL_CLASSES[config.model_type]
     raise ValueError(
         f"A `{config.model_type}` model is not a CLIP: give a checkpoint of {', '.join(MODEL_CLASSES)}, as "
@@ -313,13 +317,42 @@ def find_image_processor(config: TaiDptConfig) -> Any:
                 return processor
         except (OSError, ValueError) as error:
             if (found := origin.find(IMAGE_PROCESSOR_NAME)) is not None:  # another one would make other pixels
+                if (same := _without_torchvision(found, config.image_size)) is not None:
+                    return same
                 raise ValueError(f"The image processor {found!r} cannot be used: {one_line(error)}") from error
             logger.info(f"{origin.name} has no image processor: {error}")
-    if config.clip_config.model_type in IMAGE_SIDES:  # SigLIP's squeezes to a square
-        from transformers import SiglipImageProcessor
-
-        return SiglipImageProcessor(size={"height": config.image_size, "width": config.image_size})
+    family = config.clip_config.model_type
+    if family in ("siglip", "siglip2", "tipsv2"):
+        return square_image_processor(config.image_size, plain=family == "tipsv2")
     return clip_image_processor(config.image_size)
+
+
+def _without_torchvision(file: str, image_size: int) -> Any:
+    """TIPS v2's image processor, which transformers has for torchvision alone; `None` where it is another one."""
+    try:
+        settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(settings, dict) or settings.get("image_processor_type") != "Tipsv2ImageProcessor":
+        return None
+    processor = square_image_processor(image_size, plain=True)
+    for name in processor.to_dict():
+        if name in settings and name != "image_processor_type":
+            setattr(processor, name, settings[name])
+    return processor
+
+
+def square_image_processor(size: int, plain: bool = False) -> Any:
+    """SigLIP's image processor, which squeezes to a square.
+
+    Args:
+        size (`int`): side in pixels.
+        plain (`bool`, *optional*, defaults to `False`): leaves pixels in [0, 1] and resizes bilinearly, as TIPS v2.
+    """
+    from transformers import SiglipImageProcessor
+
+    options = {"do_normalize": False, "resample": PIL.Image.Resampling.BILINEAR} if plain else {}
+    return SiglipImageProcessor(size={"height": size, "width": size}, **options)
 
 
 def clip_image_processor(size: int) -> Any:

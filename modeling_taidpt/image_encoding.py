@@ -10,9 +10,10 @@ and the projection:
 - `"clearclip"`: W_o softmax(q q') v, neither (ClearCLIP, ECCV 2024, section 3.3);
 - `"naclip"`: W_o softmax(k k' + G) v, neither; G is a Gaussian of the distance in the grid (NACLIP, WACV 2025, 3.3).
 
-Products are scaled as the block scales them; the class token, where there is one, takes part in the attention without
-a cell in the grid. A convolutional tower has an attention pool in the block's place: the same attention goes over its
-cells with the pool's projections, without positions. The pool has neither residual nor MLP to keep.
+Products are scaled as the block scales them; class token and registers, where there are any, take part in the
+attention without a cell in the grid. A tower that scales what its layers add (TIPS v2) scales it here too. A
+convolutional tower has an attention pool in the block's place: the same attention goes over its cells with the pool's
+projections, without positions. The pool has neither residual nor MLP to keep.
 
 Features may be averaged over views of an image: its mirror image, and overlapping windows of a large one. Or an image
 keeps the features of ten views, the whole and nine tiles, whose scores are joined (`scores.join_tiles`).
@@ -25,7 +26,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from .backbones import DualEncoder, image_side
+from .backbones import Block, DualEncoder, compute_dtype, image_side
 from .configuration_taidpt import TaiDptConfig, check_dense_features
 from .layer_record import Record
 from .modeling_clip_resnet import AttentionPool, CLIPResNetModel
@@ -76,7 +77,7 @@ def encode_images(
         pooled, dense = image_features(clip, pixels, *options, record)
         return normalize(pooled), normalize(dense)  # (batch, dim), (batch, height, width, dim)
 
-    pixel_values = pixel_values.to(clip.logit_scale.dtype)  # (batch, 3, height, width)
+    pixel_values = pixel_values.to(compute_dtype(clip))  # (batch, 3, height, width)
     if multi_crop == TILES:
         return encode_tiles(encode, pixel_values, config.image_size, config.patch_size, flip)
     window = config.image_size if multi_crop else None
@@ -119,35 +120,35 @@ def image_features(
         return pooled, _pool_features(tower.attention_pool, cells, dense_features)
     side = image_side(clip)
     hidden = side.embed(pixel_values, interpolate_pos_encoding)  # (batch, prefix + patches, width)
-    *first, last = side.tower.encoder.layers
-    with record.of_layers(side.tower.encoder.layers):
+    *first, last = side.layers
+    with record.of_layers(side.layers):
         for layer in first:
             hidden = layer(hidden, None)  # (batch, prefix + patches, width)
-        normed = last.layer_norm1(hidden)  # (batch, prefix + patches, width)
-        value = last.self_attn.v_proj(normed)  # (batch, prefix + patches, width)
+        block = side.parts(last)
+        normed = block.norm(hidden)  # (batch, prefix + patches, width)
+        value = block.value(normed)  # (batch, prefix + patches, width)
         # with a class token the block's other outputs are of no use: 7 % of a ViT-B's work
         alone = side.prefix_tokens and not record
-        output = _class_token(last, hidden, normed, value) if alone else last(hidden, None)
+        output = _class_token(block, hidden, normed, value) if alone else last(hidden, None)
     pooled = side.pool(output)  # (batch, dim)
     grid = tuple(length // side.patch_size for length in pixel_values.shape[-2:])  # height, width in cells
-    changed = _changed_block(last, hidden, normed, value, grid, side.prefix_tokens, dense_features)
+    changed = _changed_block(block, hidden, normed, value, grid, side.prefix_tokens, dense_features)
     dense = side.project(changed)  # (batch, patches, dim)
     return pooled, dense.unflatten(1, grid)  # (batch, dim), (batch, height, width, dim)
 
 
-def _class_token(layer: nn.Module, hidden: torch.Tensor, normed: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _class_token(block: Block, hidden: torch.Tensor, normed: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """The last block as it is, for the class token alone: `(batch, tokens, width)` thrice to `(batch, 1, width)`."""
-    attention = layer.self_attn
-    heads = (attention.q_proj(normed[:, :1]), attention.k_proj(normed), value)  # (batch, 1 or tokens, width) each
+    heads = (block.query(normed[:, :1]), block.key(normed), value)  # (batch, 1 or tokens, width) each
     attended = nn.functional.scaled_dot_product_attention(
-        *(_split_heads(states, attention.num_heads) for states in heads)
+        *(_split_heads(states, block.num_heads) for states in heads)
     )  # (batch, heads, 1, head_dim)
-    token = hidden[:, :1] + attention.out_proj(attended.transpose(1, 2).flatten(2))  # (batch, 1, width)
-    return token + layer.mlp(layer.layer_norm2(token))  # (batch, 1, width)
+    token = hidden[:, :1] + block.out(attended.transpose(1, 2).flatten(2))  # (batch, 1, width)
+    return token + block.feed(token)  # (batch, 1, width)
 
 
 def _changed_block(
-    layer: nn.Module,
+    block: Block,
     hidden: torch.Tensor,
     normed: torch.Tensor,
     value: torch.Tensor,
@@ -156,14 +157,13 @@ def _changed_block(
     option: str,
 ) -> torch.Tensor:
     """The changed last block: `(batch, prefix + patches, width)` thrice to the patches `(batch, patches, width)`."""
-    attention = layer.self_attn
     if option not in WITHOUT_ATTENTION:
-        heads = (attention.q_proj(normed), attention.k_proj(normed), value)  # (batch, prefix + patches, width) each
-        value = _self_attention(*heads, attention.num_heads, grid, prefix, option)
-    patches = attention.out_proj(value[:, prefix:])  # (batch, patches, width)
+        heads = (block.query(normed), block.key(normed), value)  # (batch, prefix + patches, width) each
+        value = _self_attention(*heads, block.num_heads, grid, prefix, option)
+    patches = block.out(value[:, prefix:])  # (batch, patches, width)
     if option in WITH_RESIDUAL:
         patches = hidden[:, prefix:] + patches  # (batch, patches, width)
-        patches = patches + layer.mlp(layer.layer_norm2(patches))  # (batch, patches, width)
+        patches = patches + block.feed(patches)  # (batch, patches, width)
     return patches
 
 

@@ -88,7 +88,9 @@ class Record:
             if get_ident() == thread and isinstance(output, tuple) and output[1] is not None:
                 weights.append(output[1])
 
-        attentions = [layer.self_attn for layer in layers if hasattr(layer, "self_attn")]
+        # one name or the other, by family; the blocks of a convolutional tower have neither
+        parts = [getattr(layer, "self_attn", getattr(layer, "attention", None)) for layer in layers]
+        attentions = [part for part in parts if part is not None]
         handles = [layer.register_forward_hook(keep_states) for layer in layers if self.wants_hidden_states]
         handles += [part.register_forward_hook(keep_weights) for part in attentions if self.wants_attentions]
         try:

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers import initialization as init
 from transformers.utils import can_return_tuple, logging
 
-from .backbones import DualEncoder, text_side
+from .backbones import DualEncoder, contrastive_scale, text_side
 from .class_embeddings import cached_class_embeddings, encode_chunks, get_or_compute, split_classes
 from .configuration_taidpt import TaiDptConfig, add_recipe_options, build_config, check_labels, context_token_ids
 from .hub import (
@@ -96,9 +96,10 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = (
-        *(f"{name}EncoderLayer" for name in ("CLIP", "MetaClip2", "Siglip", "Siglip2", "AltCLIP")),
-        *("ChineseCLIPTextLayer", "ChineseCLIPVisionLayer", "AltRobertaLayer", "Bottleneck"),
-        *("CLIPTextEmbeddings", "CLIPVisionEmbeddings"),
+        *(f"{name}EncoderLayer" for name in ("CLIP", "CLIPSeg", "MetaClip2", "Siglip", "Siglip2", "AltCLIP")),
+        *("ChineseCLIPTextLayer", "ChineseCLIPVisionLayer", "AltRobertaLayer", "Bottleneck", "Tipsv2TextEncoderLayer"),
+        *("BertLayer", "RobertaLayer", "XLMRobertaLayer", "CamembertLayer", "ViTLayer", "Tipsv2VisionLayer"),
+        *("CLIPTextEmbeddings", "CLIPVisionEmbeddings", "ViTEmbeddings", "Tipsv2VisionEmbeddings"),
     )
     _keep_in_fp32_modules_strict = (
         "prompt_learner",
@@ -183,7 +184,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             self.caption_bank = None
             return
         if caption_bank_temperature is None:
-            caption_bank_temperature = default_bank_temperature(float(self.clip.logit_scale.detach().float().exp()))
+            caption_bank_temperature = default_bank_temperature(float(contrastive_scale(self.clip)))
         if not 0 < caption_bank_temperature < math.inf:
             raise ValueError(f"`caption_bank_temperature` is {caption_bank_temperature}: give a number above 0.")
         self.caption_bank = CaptionBank.from_features(bank, log_weights, self.config.embedding_dim).to(self.device)

@@ -69,7 +69,7 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
     """
     prefix_context = _prefix_context(config)
     max_length = config.clip_config.text_config.max_position_embeddings
-    tails = prompt_tails(config, classes, prefix_context, max_length - 1 - prefix_context)
+    tails = prompt_tails(config, classes, prefix_context, 1 + prefix_context, max_length)
     lengths = [len(tail) for tail in tails]
     longest, starts = max(lengths), list(accumulate(lengths, initial=0))
     flat = [entry for tail in tails for entry in tail]
@@ -94,7 +94,7 @@ def build_layout(config: TaiDptConfig, classes: range) -> PromptLayout:
 
 
 def prompt_tails(
-    config: TaiDptConfig, classes: range, prefix_context: int, max_length: int
+    config: TaiDptConfig, classes: range, prefix_context: int, before: int, max_length: int
 ) -> list[list[tuple[int, int]]]:
     """The prompts of some classes after the start token and the shared context vectors.
 
@@ -102,7 +102,8 @@ def prompt_tails(
         config ([`TaiDptConfig`]): class names as token ids, number and position of the context vectors.
         classes (`range`): the classes.
         prefix_context (`int`): context vectors in the shared prefix.
-        max_length (`int`): most entries of a tail.
+        before (`int`): tokens and context vectors before the tail.
+        max_length (`int`): most tokens and context vectors of a prompt.
 
     Returns:
         `list[list[tuple[int, int]]]`: for each class its tokens as (id, -1) and context vectors as (0, number).
@@ -114,11 +115,10 @@ def prompt_tails(
         raise ValueError("`config.class_input_ids` is missing: build the model with `TaiDptModel.from_clip`.")
     tails = [_tail(config, index, prefix_context) for index in classes]
     for index, tail in zip(classes, tails, strict=True):
-        if len(tail) > max_length:
-            before = 1 + prefix_context
+        if before + len(tail) > max_length:
             raise ValueError(
                 f"The prompt of class {config.class_names[index][:60]!r} has {before + len(tail)} tokens, the text "
-                f"tower takes {before + max_length}: shorten the name or use fewer context tokens."
+                f"tower takes {max_length}: shorten the name or use fewer context tokens."
             )
     return tails
 
@@ -364,7 +364,7 @@ def lay_out_prompts(config: TaiDptConfig, classes: range, side: TextSide) -> tup
         ValueError: a prompt is longer than the text tower's positions; the class is named.
     """
     start = [] if config.bos_token_id is None else [(config.bos_token_id, -1)]
-    prompts = [start + tail for tail in prompt_tails(config, classes, 0, side.max_length - 1)]
+    prompts = [start + tail for tail in prompt_tails(config, classes, 0, len(start), side.max_length)]
     length = side.max_length if side.pads_prompts else max(map(len, prompts))
     padding = (config.pad_token_id or 0, -1)
     padded = torch.tensor([prompt + [padding] * (length - len(prompt)) for prompt in prompts])  # (classes, length, 2)

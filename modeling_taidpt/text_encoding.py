@@ -51,7 +51,7 @@ def pad_tokens(ids: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[
         `tuple[torch.Tensor, torch.Tensor]`: token ids and mask, 0 for padding, each `(batch, longest)`.
     """
     lengths = torch.tensor([len(tokens) for tokens in ids])  # (batch,)
-    longest = int(lengths.max())
+    longest = max(int(lengths.max()), 1)  # an empty text of a tower without start and end is one token of padding
     rows = [[*tokens, *[pad_token_id or 0] * (longest - len(tokens))] for tokens in ids]
     return torch.tensor(rows), (torch.arange(longest) < lengths[:, None]).long()  # (batch, longest) each
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -11,19 +13,32 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from transformers import (
     AltCLIPConfig,
     AltCLIPModel,
+    BertConfig,
     ChineseCLIPConfig,
     ChineseCLIPModel,
+    CLIPSegConfig,
+    CLIPSegForImageSegmentation,
+    CLIPSegModel,
+    CLIPVisionConfig,
+    DistilBertConfig,
     MetaClip2Config,
     MetaClip2Model,
     PreTrainedTokenizerFast,
+    RobertaConfig,
     Siglip2Config,
     Siglip2Model,
     SiglipConfig,
     SiglipModel,
+    Tipsv2Config,
+    Tipsv2Model,
+    VisionTextDualEncoderConfig,
+    VisionTextDualEncoderModel,
+    ViTConfig,
     pipeline,
 )
 
 from modeling_taidpt import CaptionFeatures, TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments
+from modeling_taidpt.hub import find_image_processor
 
 LABELS = ["dog", "traffic light", "cat"]
 CAPTIONS = ["a dog at a traffic light", "a cat", "the cat and the dog see a cat"]
@@ -32,7 +47,7 @@ TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "nu
 LENGTH = 16
 
 
-def word_tokenizer(start: str | None, end: str, pad: str, period: bool) -> PreTrainedTokenizerFast:
+def word_tokenizer(start: str | None, end: str | None, pad: str, period: bool) -> PreTrainedTokenizerFast:
     """A word-level tokenizer framed as a family frames its texts; without `period` it strips punctuation."""
     tokens = ["<pad>", "<end>", "<start>", "<unk>", ".", *WORDS]
     tokenizer = Tokenizer(models.WordLevel({token: index for index, token in enumerate(tokens)}, unk_token="<unk>"))
@@ -40,7 +55,7 @@ def word_tokenizer(start: str | None, end: str, pad: str, period: bool) -> PreTr
         [pre_tokenizers.Whitespace(), pre_tokenizers.Punctuation("isolated" if period else "removed")]
     )
     tokenizer.normalizer = normalizers.Lowercase()
-    frame = f"{start} $A {end}" if start else f"$A {end}"
+    frame = " ".join(filter(None, (start, "$A", end)))
     specials = [(token, tokens.index(token)) for token in (start, end) if token]
     tokenizer.post_processor = processors.TemplateProcessing(single=frame, special_tokens=specials)
     return PreTrainedTokenizerFast(
@@ -58,25 +73,37 @@ def make(name: str, attention: str = "sdpa"):
     torch.manual_seed(0)
     vocabulary = {"vocab_size": 40, "pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
     vision = {**TOWER, "image_size": 32, "patch_size": 8}
-    if name in ("siglip", "siglip2"):
-        text = {**TOWER, **vocabulary, "max_position_embeddings": LENGTH}
-        if name == "siglip":
-            config, model = SiglipConfig(text_config=text, vision_config=vision), SiglipModel
-            tokenizer = word_tokenizer(None, "<end>", "<end>", period=False)  # pads with its end, strips punctuation
-        else:
-            vision = {**TOWER, "num_patches": 16, "patch_size": 8}
-            config, model = Siglip2Config(text_config=text, vision_config=vision), Siglip2Model
-            tokenizer = word_tokenizer(None, "<end>", "<pad>", period=True)
+    text = {**TOWER, **vocabulary, "max_position_embeddings": LENGTH}
+    tokenizer = word_tokenizer("<start>", "<end>", "<pad>", period=True)
+    if name == "siglip":
+        config, model = SiglipConfig(text_config=text, vision_config=vision), SiglipModel
+        tokenizer = word_tokenizer(None, "<end>", "<end>", period=False)  # pads with its end, strips punctuation
+    elif name == "siglip2":
+        vision = {**TOWER, "num_patches": 16, "patch_size": 8}
+        config, model = Siglip2Config(text_config=text, vision_config=vision), Siglip2Model
+        tokenizer = word_tokenizer(None, "<end>", "<pad>", period=True)
+    elif name == "tipsv2":
+        vision |= {"mlp_ratio": 2, "layerscale_value": 0.7}
+        config, model = Tipsv2Config(text_config=text, vision_config=vision), Tipsv2Model
+        tokenizer = word_tokenizer(None, None, "<pad>", period=True)
+    elif name in ("vit-roberta", "clip-bert"):
+        towers = (
+            (ViTConfig(**vision), RobertaConfig(**text | {"max_position_embeddings": LENGTH + 1}))
+            if name == "vit-roberta"
+            else (CLIPVisionConfig(**vision), BertConfig(**text))
+        )
+        config = VisionTextDualEncoderConfig.from_vision_text_configs(*towers, projection_dim=24)
+        model = VisionTextDualEncoderModel
     else:
-        text = {**TOWER, **vocabulary, "max_position_embeddings": LENGTH + (name == "altclip"), "project_dim": 28}
-        if name == "metaclip_2":
-            config = MetaClip2Config(text_config=text, vision_config=vision, projection_dim=24)
-        elif name == "chinese_clip":
-            config = ChineseCLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-        else:
-            config = AltCLIPConfig(text_config=text, vision_config=vision, projection_dim=24)
-        model = {"metaclip_2": MetaClip2Model, "chinese_clip": ChineseCLIPModel, "altclip": AltCLIPModel}[name]
-        tokenizer = word_tokenizer("<start>", "<end>", "<pad>", period=True)
+        text |= {"project_dim": 28} | ({"max_position_embeddings": LENGTH + 1} if name == "altclip" else {})
+        kinds = {
+            "metaclip_2": (MetaClip2Config, MetaClip2Model),
+            "clipseg": (CLIPSegConfig, CLIPSegModel),
+            "chinese_clip": (ChineseCLIPConfig, ChineseCLIPModel),
+            "altclip": (AltCLIPConfig, AltCLIPModel),
+        }
+        config_class, model = kinds[name]
+        config = config_class(text_config=text, vision_config=vision, projection_dim=24)
     config._attn_implementation = attention
     model = model(config).eval()
     for parameter in model.parameters():  # far enough from zero that every part matters
@@ -84,7 +111,10 @@ def make(name: str, attention: str = "sdpa"):
     return model, tokenizer
 
 
-FAMILIES = ["metaclip_2", "siglip", "siglip2", "chinese_clip", "altclip"]
+FAMILIES = [
+    *("metaclip_2", "siglip", "siglip2", "chinese_clip", "altclip"),
+    *("tipsv2", "clipseg", "vit-roberta", "clip-bert"),  # the last two are vision-text dual encoders
+]
 
 
 @pytest.fixture(params=FAMILIES)
@@ -107,6 +137,7 @@ def own_text_features(name, clip, tokenizer, texts):
 
 def own_image_features(name, clip, pixel_values, **options):
     if name != "siglip2":
+        options = {} if name == "tipsv2" else options  # its positions always fit
         return clip.get_image_features(pixel_values, **options).pooler_output
     from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 
@@ -171,6 +202,104 @@ def test_dense_features_of_an_attention_pool(option):
     torch.testing.assert_close(model.encode_images(pixel_values)[1][0].flatten(0, 1), unit(y), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("option", ["value", "value_residual", "sclip", "clearclip", "naclip"])
+@pytest.mark.parametrize("name", ["tipsv2", "vit-roberta"])
+@torch.no_grad()
+def test_dense_features_of_other_blocks(name, option):
+    """TIPS v2: a class token, a register, scaled layers; ViT: a pooler before the projection."""
+    from .test_image_encoding import gaussian, mix, norm, project
+
+    clip, tokenizer = make(name)
+    model = TaiDptModel.zero_shot(clip, LABELS, tokenizer=tokenizer, dense_features=option)
+    vision, heights = clip.vision_model, ((4, 4), (3, 5))
+    layers = vision.encoder.layer if name == "tipsv2" else vision.layers
+    first, last = layers
+    norms, prefix = (
+        ((last.norm1, last.norm2), 2) if name == "tipsv2" else ((last.layernorm_before, last.layernorm_after), 1)
+    )
+    scales = (last.layer_scale1.lambda1, last.layer_scale2.lambda1) if name == "tipsv2" else (1, 1)
+    for height, width in heights:
+        pixel_values = torch.randn(1, 3, 8 * height, 8 * width)
+        options = {} if name == "tipsv2" else {"interpolate_pos_encoding": True}
+        hidden = first(vision.embeddings(pixel_values, **options), None)[0]  # (prefix + cells, width)
+        q, k, v = (project(getattr(last.attention, f"{part}_proj"), norm(norms[0], hidden)) for part in "qkv")
+        mixed = mix(option, q, k, v, 4, gaussian(height, width, prefix))
+        y = scales[0] * project(last.attention.o_proj, mixed)
+        if option in ("value_residual", "sclip"):
+            y = hidden + y
+            y = y + scales[1] * last.mlp(norm(norms[1], y))
+        y = norm(vision.layernorm, y)[prefix:]
+        if name == "vit-roberta":
+            y = clip.visual_projection(torch.tanh(project(vision.pooler.dense, y)))
+        dense = model.encode_images(pixel_values, interpolate_pos_encoding=True)[1][0]
+        torch.testing.assert_close(dense.flatten(0, 1), unit(y), rtol=1e-4, atol=1e-5)
+
+
+def test_tips_is_seen_by_its_values_with_residual_and_in_plain_pixels(tmp_path):
+    """As in the published segmentation; its image processor needs torchvision in transformers, not here."""
+    clip, tokenizer = make("tipsv2")
+    assert TaiDptModel.zero_shot(clip, LABELS, tokenizer=tokenizer).config.dense_features == "value_residual"
+    chosen = TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=2, dense_features="naclip")
+    assert chosen.config.dense_features == "naclip"
+    white = Image.new("RGB", (50, 40), (255, 51, 0))
+    settings = {"image_processor_type": "Tipsv2ImageProcessor", "size": {"height": 24, "width": 40}}
+    (tmp_path / "base").mkdir()
+    clip.save_pretrained(tmp_path / "base")
+    for size, stored in (((32, 32), None), ((24, 40), settings)):
+        if stored:
+            stored = stored | {"do_normalize": False, "resample": 2, "do_rescale": True, "rescale_factor": 1 / 255}
+            (tmp_path / "base" / "preprocessor_config.json").write_text(json.dumps(stored))
+        model = TaiDptModel.from_clip(str(tmp_path / "base"), LABELS, tokenizer, num_context_tokens=2)
+        pixels = find_image_processor(model.config)(images=white, return_tensors="pt")["pixel_values"]
+        assert pixels.shape == (1, 3, *size)
+        torch.testing.assert_close(pixels[0].amax((1, 2)), torch.tensor([1.0, 0.2, 0.0]), rtol=0, atol=1e-6)
+
+
+@torch.no_grad()
+def test_tips_texts_without_a_word_have_finite_scores(tmp_path):
+    """Its texts have no start and no end: an empty one is a token of padding, and padding needs no mask."""
+    clip, tokenizer = make("tipsv2")
+    model = TaiDptModel.zero_shot(clip, LABELS, tokenizer=tokenizer)
+    tokens = tokenizer([*CAPTIONS, ""], padding=True, padding_side="right", return_tensors="pt")
+    with_mask = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits
+    assert with_mask.isfinite().all()
+    assert torch.equal(model(input_ids=tokens["input_ids"]).logits, with_mask)
+    assert model.encode_texts(["", "a cat"]).isfinite().all() and model.encode_texts([""]).isfinite().all()
+    kept = CaptionFeatures.encode(model, ["", "a cat"], np.eye(2, 3), tokenizer, cache_dir=tmp_path, progress=False)
+    assert [len(kept[index]["token_embeds"]) for index in (0, 1)] == [1, 2]
+
+
+@torch.no_grad()
+def test_what_cosines_are_multiplied_with(family):
+    from modeling_taidpt.backbones import compute_dtype, contrastive_scale
+
+    name, clip, tokenizer = family
+    tokens = tokenizer(["a cat"], padding="max_length", max_length=LENGTH, return_tensors="pt")
+    if name == "siglip2":
+        expected = clip.logit_scale.exp()
+    else:
+        outputs = clip(pixel_values=torch.randn(1, 3, 32, 32), **tokens)
+        cosine = unit(outputs.image_embeds) @ unit(outputs.text_embeds).T
+        expected = (outputs.logits_per_image - getattr(clip, "logit_bias", 0)) / cosine
+    torch.testing.assert_close(contrastive_scale(clip), expected.reshape(()), rtol=1e-4, atol=1e-4)
+    assert compute_dtype(clip.to(torch.bfloat16)) == torch.bfloat16
+    model = TaiDptModel.zero_shot(clip.float(), LABELS, tokenizer=tokenizer)
+    bank = unit(torch.randn(5, model.config.embedding_dim))
+    model.set_caption_bank(bank)
+    assert model(pixel_values=torch.randn(1, 3, 32, 32)).logits.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["tipsv2", "vit-roberta"])
+def test_hidden_states_and_attentions(name):
+    clip, tokenizer = make(name, "eager")
+    model = TaiDptModel.zero_shot(clip, LABELS, tokenizer=tokenizer)
+    pixel_values, flags = torch.randn(1, 3, 32, 32), {"output_hidden_states": True, "output_attentions": True}
+    expected, outputs = clip.vision_model(pixel_values, **flags), model(pixel_values=pixel_values, **flags)
+    for kind in ("hidden_states", "attentions"):
+        for ours, theirs in zip(getattr(outputs, kind), getattr(expected, kind), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def plain_class_embeddings(name, model):
     """One class, one branch at a time, through the text tower with its own embeddings replaced."""
     clip, config, results = model.clip, model.config, []
@@ -179,9 +308,10 @@ def plain_class_embeddings(name, model):
         rows = []
         for index, ids in enumerate(config.class_input_ids):
             vectors = context[index] if config.class_specific_context else context
-            start = [2] if "siglip" not in name else []
+            start = [2] if "siglip" not in name and name != "tipsv2" else []
             period = [4] if name != "siglip" else []
-            ids = [*start, *[3] * len(vectors), *ids, *period, 1]  # unknown tokens where the context stands
+            end = [1] if name != "tipsv2" else []
+            ids = [*start, *[3] * len(vectors), *ids, *period, *end]  # unknown tokens where the context stands
             if "siglip" in name:
                 ids += [config.pad_token_id] * (LENGTH - len(ids))
 
@@ -258,8 +388,6 @@ def test_kept_caption_features_are_those_of_the_model(family, tmp_path):
 def test_saved_models_keep_an_image_processor_that_fits(tmp_path):
     from transformers import Siglip2ImageProcessor
 
-    from modeling_taidpt.hub import find_image_processor
-
     clip, tokenizer = make("siglip2")
     Siglip2ImageProcessor(patch_size=8).save_pretrained(tmp_path)  # cuts patches: of no use here
     options = {"num_context_tokens": 2, "base_model_name_or_path": str(tmp_path)}
@@ -271,12 +399,60 @@ def test_saved_models_keep_an_image_processor_that_fits(tmp_path):
     )
 
 
-def test_clear_errors(tmp_path):
-    clip, tokenizer = make("siglip")
+@pytest.mark.parametrize("name", ["siglip", "chinese_clip", "tipsv2", "vit-roberta"])
+def test_padding_on_the_left_is_refused_where_it_moves_the_text(name):
+    clip, tokenizer = make(name)
     model = TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=2)
     tokens = tokenizer(CAPTIONS, padding=True, return_tensors="pt")
     with pytest.raises(ValueError, match="padded on the left"):
         model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+
+
+def test_towers_without_a_pooler_are_refused_before_weights_are_read(tmp_path):
+    small = {"dim": 32, "hidden_dim": 64, "n_layers": 1, "n_heads": 2, "vocab_size": 40}
+    vision = CLIPVisionConfig(**TOWER, image_size=32, patch_size=8)
+    config = VisionTextDualEncoderConfig.from_vision_text_configs(vision, DistilBertConfig(**small))
+    config.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"`text_config` of this .* is a `distilbert`: supported are .*xlm-roberta"):
+        TaiDptModel.from_clip(str(tmp_path), LABELS, make("clip-bert")[1])
+
+
+def test_the_clip_of_a_published_clipseg_is_taken_out_of_it(tmp_path):
+    clip, tokenizer = make("clipseg")
+    config = clip.config
+    config.extract_layers, config.reduce_dim, config.decoder_num_attention_heads = [0, 1], 8, 2
+    whole = CLIPSegForImageSegmentation(config)
+    whole.save_pretrained(tmp_path)
+    model = TaiDptModel.from_clip(str(tmp_path), LABELS, tokenizer, num_context_tokens=2)
+    for name, weight in whole.clip.state_dict().items():
+        assert torch.equal(model.clip.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("name", ["siglip", "tipsv2", "altclip"])
+def test_prompts_may_fill_the_text_tower_to_its_last_position(name):
+    clip, tokenizer = make(name)
+    frame = {"siglip": 1, "tipsv2": 0, "altclip": 2}[name]
+    free = LENGTH - frame - 1 - (name != "siglip")  # a name of one token, and a full stop
+    assert (
+        TaiDptModel.from_clip(clip, ["dog"], tokenizer, num_context_tokens=free).encode_classes()[0].isfinite().all()
+    )
+    with pytest.raises(ValueError, match="has 17 tokens, the text tower takes 16"):
+        TaiDptModel.from_clip(clip, ["dog"], tokenizer, num_context_tokens=free + 1)
+
+
+def test_the_full_stop_is_the_one_at_the_end_of_a_word():
+    """SentencePiece puts the space before a text into a token of its own: alone, a full stop begins with it."""
+    pieces = ["<pad>", "<unk>", "▁", ".", "▁a", "▁dog", "▁cat", *"docat"]
+    tokenizer = Tokenizer(models.Unigram([(piece, -1.0) for piece in dict.fromkeys(pieces)], unk_id=1))
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", unk_token="<unk>")
+    assert fast(".", add_special_tokens=False)["input_ids"] == [2, 3]
+    model = TaiDptModel.from_clip(make("tipsv2")[0], ["dog", "cat"], fast, num_context_tokens=2)
+    assert model.config.period_token_id == 3
+
+
+def test_clear_errors(tmp_path):
+    clip, tokenizer = make("siglip")
     with pytest.raises(ValueError, match=r"The prompt of class 'dog' has .* tokens, the text tower takes 16"):
         TaiDptModel.from_clip(clip, LABELS, tokenizer, num_context_tokens=15)
     clip, tokenizer = make("siglip2")

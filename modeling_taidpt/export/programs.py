@@ -175,16 +175,23 @@ def _capture(scorer: ImageScorer, processor: Any) -> torch.export.ExportedProgra
 
 @contextlib.contextmanager
 def _any_size() -> Iterator[None]:
-    """The two functions of others that are replaced, for as long as a program is captured.
+    """The three functions of others that are replaced, for as long as a program is captured.
 
     transformers leaves position embeddings as they are where the image has their own size, unless
     `torch.jit.is_tracing()`: an exported program would hold a branch for that size and refuse all others, or refuse
     that one. SigLIP 2 checks its sizes with an operator that ONNX has not; `pixel_values` cannot fail that check.
+    TIPS v2 makes a plain number of the grid's sides, which would fix them.
     """
     tracing = mock.patch("torch.jit.is_tracing", return_value=True)
     checks = mock.patch("transformers.models.siglip2.modeling_siglip2.torch_compilable_check", create=True)
-    with tracing, checks:
+    sides = mock.patch("transformers.models.tipsv2.modeling_tipsv2.torch_int", _whole_number, create=True)
+    with tracing, checks, sides:
         yield
+
+
+def _whole_number(value: Any) -> Any:
+    """A free dimension as it is, any other number as a whole one."""
+    return value if isinstance(value, torch.SymInt) else int(value)
 
 
 def _name_dimensions(graph: Any) -> None:

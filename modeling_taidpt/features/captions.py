@@ -174,7 +174,8 @@ class _CaptionEncoder(Encoder):
             batch = self.tokenizer.pad(rows, return_tensors="pt", **options)
             pooled, tokens = self._encode(batch["input_ids"], batch["attention_mask"])
             for place, index in enumerate(members):
-                features[index] = (pooled[place], tokens[place, : len(ids[index])])
+                # one token at least: towers without start and end see an empty text as one of padding
+                features[index] = (pooled[place], tokens[place, : max(len(ids[index]), 1)])
             bar.update(len(members))
         return features
 
