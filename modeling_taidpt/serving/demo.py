@@ -1,32 +1,49 @@
-"""A page in the browser that tags photographs: upload, custom labels, scores, heatmaps (Gradio, `taidpt[demo]`).
+"""A page in the browser that tags photographs: uploads, custom labels, chips, heatmaps, CSV (Gradio, `taidpt[demo]`).
 
 The server reads uploads and example photographs only: an address or a server path in a request is refused. Number of
-bytes, pixels and labels are limited. Nothing is loaded from the network, by the server or by the page.
+photographs, bytes, pixels and labels are limited. Nothing is loaded from the network, by the server or by the page.
 """
 
 from __future__ import annotations
 
+import functools
 import os
-import unicodedata
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from PIL import Image
 
-from .. import DEFAULT_CHECKPOINT
-from ..pipelines.image_reading import ImageEntry, read_image
+from .photograph_tagger import (
+    MAX_LABEL_LENGTH,
+    MAX_LABELS,
+    MAX_PIXELS,
+    SHOWN_LABELS,
+    PhotographTagger,
+    Tag,
+    TaggedPhotograph,
+    escape,
+    found_tags,
+    read_own_labels,
+    write_table,
+)
 
 MAX_UPLOAD = 10 * 2**20  # bytes
-MAX_PIXELS = 40_000_000
-MAX_LABELS = 100
-MAX_LABEL_LENGTH = 200  # characters
-SHOWN_LABELS = 10  # bars and choices
-SHOWN_SIDE = 640  # pixels of the longer side of a heatmap
+SHOWN_CHIPS = 30
+SHOWN_IN_CAPTION = 2  # labels below a photograph of the gallery
+CHIP_COLORS = {"found": "#e11d48"}
+CSS = """
+#found .token {border-radius: 1rem; padding: 0.15rem 0.7rem}
+#gallery .grid-wrap {height: auto; min-height: 0; max-height: 560px; overflow-y: auto}
+#gallery .caption-label {left: 0.4rem; right: 0.4rem; max-width: none; white-space: normal; text-align: left}
+@media (max-width: 600px) {#gallery .grid-container {grid-template-columns: 1fr 1fr}}
+"""
+FIRST_EXAMPLE = "coffee"  # what the page opens with
 TITLE = "Tag photographs with your own labels"
 INTRODUCTION = (
-    "Choose a photograph. The model scores its own labels, or yours: write them with commas between. It learned them "
-    "from captions alone; no labelled photograph was needed."
+    "Choose photographs. The model looks at each as a whole and scores its own labels, or yours. Nothing leaves the "
+    "machine that serves this page."
 )
 ABOUT_SCORES = (
     "A score is the probability of the label by the checkpoint's own calibration. Compare scores with each other "
@@ -45,7 +62,7 @@ def build_demo(
     Args:
         model (`str` or `Pipeline`, *optional*): folder or Hub repository of a checkpoint, or a pipeline
             "multi-label-image-classification"; the checkpoint that ships by default.
-        examples (`Sequence[str]`, *optional*): example photographs; those that ship by default.
+        examples (`Sequence[str]`, *optional*): photographs that the page opens with; those that ship by default.
         max_pixels (`int`, *optional*, defaults to 40 million): pixels of a photograph at most.
 
     Returns:
@@ -58,65 +75,16 @@ def build_demo(
     gr = _gradio()
     server = PhotographTagger(model, max_pixels)
     examples = example_photographs() if examples is None else [str(path) for path in examples]
-    has_thresholds = getattr(server.tagger.model.config, "score_thresholds", None) is not None
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600)) as page:
-        tags = gr.State([])
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
-                photograph = _take_uploads_only(
-                    gr.Image(
-                        label="Photograph",
-                        type="filepath",
-                        sources=["upload", "clipboard"],
-                        height=300,
-                        elem_id="photograph",
-                    )
-                )
-                if examples:
-                    gr.Examples(examples, photograph, label="Examples", api_visibility="private")
-                labels = gr.Textbox(
-                    label="Your labels",
-                    placeholder="cup, spoon, newspaper. Empty: the labels of the checkpoint.",
-                    lines=2,
-                    max_length=(MAX_LABEL_LENGTH + 2) * MAX_LABELS,
-                    elem_id="labels",
-                )
-                own = gr.Checkbox(has_thresholds, label="Thresholds of the checkpoint", visible=has_thresholds)
-                threshold = gr.Slider(
-                    0, 1, 0, step=0.001, label="Threshold", visible=not has_thresholds, elem_id="threshold"
-                )
-                button = gr.Button("Tag", variant="primary", elem_id="tag")
-            with gr.Column(scale=3, min_width=360):
-                found = gr.Markdown("", elem_id="found")
-                message = gr.Markdown("", elem_id="message")
-                chart = gr.BarPlot(
-                    x="label", y="score", color="threshold", sort="-y", height=320, label="Scores",
-                    color_map={"reached": "#d1495b", "below": "#9aa5b1"}, x_title=" ", y_title="score",
-                    x_label_angle=-35, colors_in_legend=[], tooltip="all", y_axis_format="~g", elem_id="chart",
-                )  # fmt: skip
-                choice = gr.Radio([], label="Where is it?", elem_id="choice")
-                heatmap = gr.Image(
-                    label="Heatmap",
-                    interactive=False,
-                    height=320,
-                    buttons=["download", "fullscreen"],
-                    elem_id="heatmap",
-                )
+                inputs = _draw_inputs(gr, server, examples)
+            with gr.Column(scale=3, min_width=340):
+                outputs = _draw_outputs(gr)
         fitted_on = getattr(server.tagger.model.config, "score_calibration", None)
         gr.Markdown(f"{ABOUT_SCORES} Fitted on {escape(fitted_on)}." if fitted_on else ABOUT_SCORES)
-        private = {"api_visibility": "private", "show_progress": "minimal", "concurrency_id": "model"}
-        gr.on(
-            [photograph.change, button.click, labels.submit],
-            server.tag, [photograph, labels], [tags, message], **private,
-        ).then(
-            server.show, [tags, threshold, own], [found, chart, choice, threshold], **private,
-        ).then(
-            server.locate, [photograph, tags, choice], [heatmap], **private,
-        )  # fmt: skip
-        for control in (threshold.release, own.change):
-            control(server.show, [tags, threshold, own], [found, chart, choice, threshold], **private)
-        choice.input(server.locate, [photograph, tags, choice], [heatmap], **private)
+        _connect(gr, page, server, inputs, outputs)
     return page
 
 
@@ -140,7 +108,8 @@ def launch_demo(model: Any = None, *, examples: Sequence[str | Path] | None = No
     page = build_demo(model, examples=examples)
     system = ["system-ui", "sans-serif"]  # no font from the network
     theme = gr.themes.Soft(primary_hue="rose", font=system, font_mono=["ui-monospace", "monospace"])
-    page.launch(**{"max_file_size": MAX_UPLOAD, "theme": theme, "ssr_mode": False, "footer_links": []} | options)
+    defaults = {"max_file_size": MAX_UPLOAD, "theme": theme, "css": CSS, "ssr_mode": False, "footer_links": []}
+    page.launch(**defaults | options)
     return page
 
 
@@ -149,167 +118,227 @@ def example_photographs() -> list[str]:
     package = Path(__file__).parents[1]
     for folder in (package / "example_images", package.parent / "examples" / "images"):
         if folder.is_dir():
-            return sorted(map(str, folder.glob("*.jpg")))
+            files = sorted(folder.glob("*.jpg"), key=lambda file: (file.stem != FIRST_EXAMPLE, file.name))
+            return [str(file) for file in files]
     return []
 
 
-class Tag(NamedTuple):
-    """One label of a photograph."""
+class Inputs(NamedTuple):
+    """The parts of the page that people write to."""
 
-    label: str
-    score: float
-    present: bool  # by the thresholds of the checkpoint
-
-
-class PhotographTagger:
-    """What the page does on the server, as plain functions.
-
-    Args:
-        model (`str` or `Pipeline`, *optional*): as for [`build_demo`].
-        max_pixels (`int`, *optional*, defaults to 40 million): as for [`build_demo`].
-    """
-
-    def __init__(self, model: Any = None, max_pixels: int = MAX_PIXELS) -> None:
-        if model is None or isinstance(model, (str, Path)):
-            import transformers
-
-            import modeling_taidpt  # noqa: F401  registers the pipeline
-
-            pipeline: Any = transformers.pipeline
-            model = pipeline("multi-label-image-classification", model=str(model or DEFAULT_CHECKPOINT))
-        self.tagger, self.max_pixels = model, max_pixels
-
-    def tag(self, photograph: str | None, text: str | None) -> tuple[list[Tag], str]:
-        """Scores all labels of a photograph.
-
-        Args:
-            photograph (`str`, *optional*): file of the upload.
-            text (`str`, *optional*): custom labels with commas or line breaks between.
-
-        Returns:
-            `tuple[list[Tag], str]`: labels by falling score, none where something is wrong; and a message.
-        """
-        if photograph is None:
-            return [], ""
-        try:
-            labels, notes = read_own_labels(text or "")
-            image = self._read(photograph)
-            options = {"candidate_labels": labels} if labels else {}
-            results = self.tagger(image, **options)
-            present = {result["label"] for result in results}
-            if getattr(self.tagger.model.config, "score_thresholds", None) is not None:
-                present = {result["label"] for result in self.tagger(image, threshold="auto", **options)}
-        except ValueError as error:
-            return [], f"⚠️ {error}"
-        notes += self._notes(labels)
-        return [Tag(row["label"], row["score"], row["label"] in present) for row in results], "  \n".join(notes)
-
-    def show(self, tags: Sequence[Any], threshold: float, own: bool) -> tuple[str, Any, Any, Any]:
-        """What is seen of the scores: a heading, the chart, the labels to choose from, the range of the slider."""
-        import pandas as pd
-
-        gr = _gradio()
-        found = [Tag(*tag) for tag in tags]
-        best = max((tag.score for tag in found), default=1.0)
-        threshold = min(threshold, best)  # the best label of a photograph is always within reach
-        if not own:
-            found = [tag._replace(present=tag.score >= threshold) for tag in found]
-        present = [tag.label for tag in found if tag.present][: SHOWN_LABELS if own or threshold else 1]
-        heading = f"### {escape(' · '.join(present))}" if present else ""
-        if found and not present:
-            heading = "### No label reaches the threshold"
-        found = found[:SHOWN_LABELS]
-        bars = [(tag.label, tag.score, "reached" if tag.present else "below") for tag in found]
-        chart = gr.BarPlot(pd.DataFrame(bars, columns=["label", "score", "threshold"]))
-        labels = [tag.label for tag in found]
-        choice = gr.Radio(labels, value=labels[0] if labels else None)
-        top = min(float(f"{1.05 * best:.1e}"), 1.0)  # two digits that are not below the best score
-        slider = gr.Slider(maximum=top, step=top / 200, value=threshold, visible=not own)
-        return heading, chart, choice, slider
-
-    def locate(self, photograph: str | None, tags: Sequence[Sequence[Any]], label: str | None) -> Image.Image | None:
-        """The photograph with the heatmap of one of its labels."""
-        from .plots import overlay_heatmap
-
-        labels = [tag[0] for tag in tags]
-        if photograph is None or label not in labels:
-            return None
-        image = self._read(photograph)
-        image.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-        own = set(labels) != set(self.tagger.model.config.labels)
-        results = self.tagger(image, return_heatmaps=True, candidate_labels=labels if own else None)
-        return overlay_heatmap(image, next(row["heatmap"] for row in results if row["label"] == label))
-
-    def _read(self, photograph: str) -> Image.Image:
-        """Reads an upload, once its number of pixels is known to be small enough."""
-        content = Path(photograph).read_bytes()
-        try:
-            return read_image(ImageEntry(content), max_pixels=self.max_pixels)
-        except ValueError as error:
-            raise ValueError(f"This file cannot be read: {str(error).partition(': ')[2]}") from error
-
-    def _notes(self, labels: Sequence[str]) -> list[str]:
-        """What is to be said about custom labels."""
-        model, notes = self.tagger.model, []
-        unlearned = [label for label in labels if label not in model.config.label_indices]
-        if unlearned:
-            notes.append(f"No prompts were learned for {escape(', '.join(unlearned))}: their scores are less sure.")
-        rare = model.rare_words(labels) if labels and hasattr(model, "rare_words") else {}
-        if rare:
-            words = ", ".join(sorted({word for found in rare.values() for word in found}))
-            notes.append(f"The model hardly saw the words {escape(words)}: use more common ones.")
-        return notes
+    photographs: Any
+    examples: Any  # the button that takes the examples, and their files
+    example_files: list[str]
+    labels: Any
+    button: Any
+    own_thresholds: Any
+    threshold: Any
 
 
-def read_own_labels(text: str) -> tuple[list[str], list[str]]:
-    """Labels that somebody wrote.
+class Outputs(NamedTuple):
+    """The parts of the page that say what was found."""
 
-    Args:
-        text (`str`): labels with commas or line breaks between; blank for none.
-
-    Returns:
-        `tuple[list[str], list[str]]`: the labels, each once, and notes about them.
-
-    Raises:
-        ValueError: only commas, too many labels, or one that is too long; a sentence for the page.
-    """
-    written = [" ".join(_visible(part).split()) for part in text.replace("\n", ",").split(",")]
-    written = [label for label in written if label]
-    if text.strip() and not written:
-        raise ValueError("There is no label between the commas: write words, as cup, spoon.")
-    labels: dict[str, str] = {}
-    repeated: dict[str, None] = {}
-    for label in written:
-        if label.casefold() in labels:
-            repeated[label] = None
-        labels.setdefault(label.casefold(), label)
-    long = [label for label in written if len(label) > MAX_LABEL_LENGTH]
-    if long:
-        raise ValueError(
-            f"The label {escape(long[0][:30])}… has {len(long[0])} characters, {MAX_LABEL_LENGTH} are taken: write a "
-            "word or a few."
-        )
-    if len(labels) > MAX_LABELS:
-        raise ValueError(f"There are {len(labels)} labels, {MAX_LABELS} are taken here: leave some out.")
-    notes = [f"Written more than once, counted once: {escape(', '.join(repeated))}."] if repeated else []
-    return list(labels.values()), notes
+    message: Any
+    gallery: Any
+    chips: Any
+    scores: Any
+    choice: Any
+    heatmap: Any
+    table: Any
+    download: Any
 
 
-def escape(text: str) -> str:
-    """Text that Markdown and HTML show as it is written."""
-    return "".join(f"&#{ord(sign)};" if not (sign.isalnum() or sign in " ,.-·") else sign for sign in _visible(text))
-
-
-def _visible(text: str) -> str:
-    """Text without control characters and without signs that turn the direction of whatever follows."""
-    joiners = "\u200c\u200d"  # of letters and of emoji
-    return "".join(
-        " " if unicodedata.category(sign) in ("Cc", "Cf") and sign not in joiners else sign for sign in text
+def _draw_inputs(gr: Any, server: PhotographTagger, examples: Sequence[str]) -> Inputs:
+    """The left side of the page."""
+    photographs = gr.File(
+        examples, label="Photographs", file_count="multiple", file_types=["image"], height=190, elem_id="photographs"
     )
+    example_files = [entry["path"] for entry in photographs.value or []]  # copies in the cache, which are kept there
+    _take_uploads_only(photographs)
+    with gr.Row():
+        take_examples = gr.Button("Examples", visible=bool(examples), elem_id="examples", min_width=100)
+        button = gr.Button("Tag", variant="primary", elem_id="tag", min_width=100)
+    labels = gr.Textbox(
+        label="Your labels",
+        placeholder="cup, spoon, newspaper. Empty: the labels of the checkpoint.",
+        lines=2,
+        max_length=(MAX_LABEL_LENGTH + 2) * MAX_LABELS,
+        elem_id="labels",
+    )
+    known = server.tagger.model.config.labels
+    with gr.Accordion(f"The {len(known)} labels of the checkpoint", open=False, elem_id="known"):
+        gr.Markdown(escape(", ".join(sorted(known))))
+    own_thresholds = gr.Checkbox(
+        server.has_thresholds,
+        label="Thresholds of the checkpoint",
+        info="Each label has its own, fitted so that as many labels are found as photographs show.",
+        visible=server.has_thresholds,
+        elem_id="own_thresholds",
+    )
+    threshold = gr.Slider(
+        0, 1, 0.5,
+        step=0.01,
+        label="Score that a label needs to be found",
+        info="Left: more labels, more of them wrong. Right: fewer labels, surer ones.",
+        visible=not server.has_thresholds,
+        elem_id="threshold",
+    )  # fmt: skip
+    return Inputs(photographs, take_examples, example_files, labels, button, own_thresholds, threshold)
 
 
-def _take_uploads_only(component: Any) -> Any:
-    """Makes an image component refuse what is not an upload: Gradio's server would fetch what an address names.
+def _draw_outputs(gr: Any) -> Outputs:
+    """The right side of the page."""
+    message = gr.Markdown("", elem_id="message")
+    gr.Markdown("Choose a photograph, and a label to see where it is.")
+    gallery = gr.Gallery(
+        show_label=False, label="Results", columns=3, object_fit="cover", allow_preview=False, interactive=False,
+        buttons=[], elem_id="gallery",
+    )  # fmt: skip
+    chips = gr.HighlightedText(label="Found", color_map=CHIP_COLORS, show_inline_category=False, elem_id="found")
+    with gr.Row():
+        with gr.Column(min_width=280):
+            scores = gr.Label(label="Scores", num_top_classes=SHOWN_LABELS, show_heading=False, elem_id="scores")
+        with gr.Column(min_width=280):
+            heatmap = gr.Image(
+                label="Heatmap", interactive=False, height=280, buttons=["download", "fullscreen"], elem_id="heatmap"
+            )
+            choice = gr.Radio([], label="Where is it?", elem_id="choice")
+    with gr.Accordion("All results as a table", open=False):
+        table = gr.Dataframe(
+            headers=["photograph", "found", "scores"], datatype="str", interactive=False, wrap=True, buttons=[],
+            column_widths=["25%", "45%", "30%"],
+            elem_id="table",
+        )  # fmt: skip
+    download = gr.DownloadButton("Download as CSV", interactive=False, elem_id="download")
+    return Outputs(message, gallery, chips, scores, choice, heatmap, table, download)
+
+
+def _connect(gr: Any, page: Any, server: PhotographTagger, inputs: Inputs, outputs: Outputs) -> None:
+    """What happens when: tag, then show all photographs, then the chosen one, then where its best label is."""
+    tagged, chosen = gr.State([]), gr.State(0)
+    view = PageView(server, Path(outputs.download.GRADIO_CACHE))
+    private = {"api_visibility": "private", "show_progress": "minimal", "concurrency_id": "model"}
+    controls = [inputs.threshold, inputs.own_thresholds]
+
+    def show_all(event: Any) -> Any:
+        parts = [outputs.gallery, outputs.table, outputs.download, inputs.threshold]
+        return event(view.show_all, [tagged, *controls], parts, **private)
+
+    def show_one(event: Any) -> Any:
+        return event(
+            view.show_one, [tagged, chosen, *controls], [outputs.chips, outputs.scores, outputs.choice], **private
+        )
+
+    def locate(event: Any) -> Any:
+        return event(view.locate, [tagged, chosen, outputs.choice], [outputs.heatmap], **private)
+
+    def tag(event: Any) -> None:
+        done = event(server.tag, [inputs.photographs, inputs.labels], [tagged, outputs.message], **private)
+        locate(show_one(show_all(done.then(lambda: 0, None, [chosen], **private).then).then).then)
+
+    def choose(event: Any) -> int:
+        return event.index
+
+    choose.__annotations__["event"] = gr.SelectData  # Gradio looks for the type itself, and is imported late here
+
+    def choose_label(event: Any) -> str:
+        return event.value
+
+    choose_label.__annotations__["event"] = gr.SelectData
+    photographs = inputs.photographs
+    starts = [page.load, photographs.upload, photographs.clear, photographs.delete]
+    tag(functools.partial(gr.on, [*starts, inputs.button.click, inputs.labels.submit]))
+    take = inputs.examples.click(lambda: (inputs.example_files, ""), None, [photographs, inputs.labels], **private)
+    tag(take.then)
+    locate(show_one(outputs.gallery.select(choose, None, [chosen], **private).then).then)
+    for change in (inputs.threshold.release, inputs.own_thresholds.change):
+        show_one(show_all(change).then)
+    locate(outputs.choice.input)
+    locate(outputs.scores.select(choose_label, None, [outputs.choice], **private).then)
+
+
+class PageView:
+    """What the page shows of the results.
+
+    Args:
+        server (`PhotographTagger`): whose results they are.
+        cache (`Path`): folder of Gradio's files, whose contents are deleted after an hour.
+    """
+
+    def __init__(self, server: PhotographTagger, cache: Path) -> None:
+        self.server, self.cache = server, cache
+
+    def show_all(
+        self, tagged: Sequence[TaggedPhotograph], threshold: float, own: bool
+    ) -> tuple[list[tuple[Image.Image, str]], list[list[str]], Any, Any]:
+        """Gallery, table, download and the range of the slider."""
+        gr = _gradio()
+        top = self._top(tagged)
+        threshold = min(threshold, top)
+        found = [found_tags(photograph, None if own else threshold) for photograph in tagged]
+        gallery = [(photograph.thumbnail, _caption(tags)) for photograph, tags in zip(tagged, found, strict=True)]
+        table = [
+            [photograph.name, ", ".join(tag.label for tag in tags), ", ".join(f"{tag.score:.3f}" for tag in tags)]
+            for photograph, tags in zip(tagged, found, strict=True)
+        ]
+        file = None
+        if tagged:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            file = str(Path(tempfile.mkdtemp(dir=self.cache)) / "tags.csv")
+            write_table(tagged, None if own else threshold, file)
+        slider = gr.Slider(maximum=top, step=top / 100, value=threshold, visible=not own)
+        return gallery, table, gr.DownloadButton(value=file, interactive=bool(tagged)), slider
+
+    def show_one(
+        self, tagged: Sequence[TaggedPhotograph], chosen: int, threshold: float, own: bool
+    ) -> tuple[list[tuple[str, str | None]], Any, Any]:
+        """Chips, bars and labels to choose from of one photograph."""
+        gr = _gradio()
+        if not tagged:
+            return [], None, gr.Radio([], value=None)
+        photograph = tagged[min(chosen, len(tagged) - 1)]
+        found = found_tags(photograph, None if own else min(threshold, self._top(tagged)))
+        more = len(found) - SHOWN_CHIPS
+        chips: list[tuple[str, str | None]] = [(_with_score(tag), "found") for tag in found[:SHOWN_CHIPS]]
+        chips += [(f"and {more} more", None)] if more > 0 else []
+        best = photograph.tags[:SHOWN_LABELS]
+        names = [tag.label for tag in best]
+        return (
+            chips or [("No label reaches its threshold." if own else "No label has this score.", None)],
+            {tag.label: tag.score for tag in best},
+            gr.Radio(names, value=names[0] if names else None),
+        )
+
+    def locate(self, tagged: Sequence[TaggedPhotograph], chosen: int, label: str | None) -> Image.Image | None:
+        """The chosen photograph with the heatmap of one of its labels."""
+        photograph = tagged[min(chosen, len(tagged) - 1)] if tagged else None
+        if photograph is None or label not in {tag.label for tag in photograph.tags}:
+            return None
+        try:
+            return self.server.locate(photograph, str(label))
+        except ValueError as error:
+            raise _gradio().Error(str(error), print_exception=False) from error
+
+    def _top(self, tagged: Sequence[TaggedPhotograph]) -> float:
+        """Where the slider ends: 1 for probabilities; else, as such scores are small, at the best score."""
+        best = max((tag.score for photograph in tagged for tag in photograph.tags), default=1.0)
+        calibrated = getattr(self.server.tagger.model.config, "score_calibration", "unknown") is not None
+        return 1.0 if calibrated else min(float(f"{1.05 * best:.1e}"), 1.0)
+
+
+def _with_score(tag: Tag) -> str:
+    return f"{tag.label} {tag.score:.0%}"
+
+
+def _caption(tags: Sequence[Tag]) -> str:
+    """The first labels of a photograph, for its place in the gallery."""
+    names = [_with_score(tag) for tag in tags[:SHOWN_IN_CAPTION]]
+    more = f" +{len(tags) - SHOWN_IN_CAPTION}" if len(tags) > SHOWN_IN_CAPTION else ""
+    return " · ".join(names) + more if names else "nothing found"
+
+
+def _take_uploads_only(component: Any) -> None:
+    """Makes a file component refuse what is not an upload: Gradio's server would fetch what an address names.
 
     Methods of this one component are replaced; a subclass would make Gradio write a stub file into the package.
     """
@@ -320,18 +349,17 @@ def _take_uploads_only(component: Any) -> Any:
             raise gr.Error("Upload the photograph: addresses are not fetched here.", print_exception=False)
         return await keep_in_cache(path)
 
-    def preprocess(payload: Any) -> str | None:
-        """The file of the upload, not opened: whether it is an image is checked where messages are written."""
-        if payload is None:
-            return None
+    def preprocess(payload: Any) -> list[str]:
+        """The files of the uploads, not opened: whether they are images is checked where messages are written."""
         # Gradio itself checks only what says that it is a file: {"path": ...} alone would pass.
-        file, uploads = Path(payload.path or "").resolve(), Path(component.GRADIO_CACHE).resolve()
-        if not file.is_relative_to(uploads) or not file.is_file():
+        entries = [] if payload is None else [payload] if hasattr(payload, "path") else list(payload)
+        uploads = Path(component.GRADIO_CACHE).resolve()
+        files = [Path(entry.path or "").resolve() for entry in entries]
+        if not all(file.is_relative_to(uploads) and file.is_file() for file in files):
             raise gr.Error("Upload the photograph: files of the server are not taken.", print_exception=False)
-        return str(file)
+        return [str(file) for file in files]
 
     component.async_move_resource_to_block_cache, component.preprocess = move_to_cache, preprocess
-    return component
 
 
 def _gradio() -> Any:

@@ -22,19 +22,23 @@ COLORMAP = "inferno"
 BAR_COLOR = "#d1495b"
 STRENGTH = 0.8  # how much of the photograph the strongest point of a heatmap covers
 OUTSIDE = 0.35  # brightness of what the image processor crops away
-PANEL = 3.2  # height of an image in inches
+WIDTH = 8.0  # inches of a figure: a column of text, so that its letters are as large as those around it
+ROW = 2.9  # inches of height at most of a row of images
+SCALE_NAME = "how well a place fits the label (one scale for all)"
 FIGURE_SUFFIXES = (".jpg", ".jpeg", ".pdf", ".png", ".svg", ".webp")
 
 
-def overlay_heatmap(image: Any, heatmap: np.ndarray) -> Image.Image:
-    """Lays a heatmap on its photograph, which turns grey: its lowest point shows it, its highest covers most.
+def overlay_heatmap(image: Any, heatmap: np.ndarray, scale: tuple[float, float] | None = None) -> Image.Image:
+    """Lays a heatmap on its photograph, which turns gray: low values show it, high ones cover most of it.
 
-    Each map has its own scale, so that colours say where a label is rather than whether it is there. What the image
-    processor crops away (NaN) is dark.
+    What the image processor crops away (NaN) is dark.
 
     Args:
         image (`PIL.Image.Image` or anything that the pipeline reads): the photograph.
         heatmap (`np.ndarray` of shape `(height, width)`): `"heatmap"` of a result.
+        scale (`tuple[float, float]`, *optional*): the values of no and of full color, so that several maps can share
+            them; by default the lowest and the highest value of this map, whose colors then say where a label is
+            rather than whether it is there.
 
     Returns:
         `PIL.Image.Image`: RGB, of the size of the heatmap.
@@ -50,11 +54,11 @@ def overlay_heatmap(image: Any, heatmap: np.ndarray) -> Image.Image:
         photograph = photograph.resize((width, height), Image.Resampling.BICUBIC)
     grey = np.asarray(photograph.convert("L"), dtype=np.float32)[..., None] / 255  # (height, width, 1)
     seen = np.isfinite(heatmap)  # (height, width)
-    low, high = (heatmap[seen].min(), heatmap[seen].max()) if seen.any() else (0.0, 0.0)
-    strength = np.where(seen, (heatmap - low) / max(high - low, 1e-12), 0.0)  # (height, width), 0 to 1
-    colours = colormap(strength)[..., :3]  # (height, width, 3)
+    low, high = _range([heatmap]) if scale is None else scale
+    strength = np.where(seen, (heatmap - low) / max(high - low, 1e-12), 0.0).clip(0, 1)  # (height, width)
+    colors = colormap(strength)[..., :3]  # (height, width, 3)
     weight = STRENGTH * strength[..., None] ** 2  # (height, width, 1)
-    inside = (1 - weight) * grey + weight * colours  # (height, width, 3)
+    inside = (1 - weight) * grey + weight * colors  # (height, width, 3)
     blended = np.where(seen[..., None], inside, OUTSIDE * grey)  # (height, width, 3)
     return Image.fromarray(np.rint(255 * blended.clip(0, 1)).astype(np.uint8))
 
@@ -84,20 +88,43 @@ def draw_results(
         raise ValueError("`results` holds lists: give those of one image, and draw each image for itself.")
     photograph = read_image(ImageEntry(image))
     maps = [result for result in results if "heatmap" in result][:max_heatmaps]
-    width = PANEL * min(max(photograph.width / photograph.height, 0.5), 2.0)  # inches
-    widths = [width, PANEL, *(width for _ in maps)]
-    figure = Figure(figsize=(sum(widths) + 0.25 * len(widths), PANEL + 0.5), layout="constrained")
-    engine: Any = figure.get_layout_engine()
-    engine.set(w_pad=0.08, h_pad=0.08)  # inches
-    image_panel, bars, *panels = figure.subplots(1, len(widths), width_ratios=widths)
+    aspect = min(max(photograph.width / photograph.height, 0.5), 2.0)
+    top = min(ROW, WIDTH / 2 / aspect)  # inches, as those below
+    below = min(ROW, WIDTH / max(len(maps), 2) / aspect) + 0.6 if maps else 0.0
+    figure = Figure(figsize=(WIDTH, top + 0.4 + below), layout="constrained")
+    rows = figure.add_gridspec(2 if maps else 1, 1, height_ratios=[top + 0.4, below] if maps else None)
+    image_panel, bars = figure.add_subfigure(rows[0]).subplots(1, 2, width_ratios=[top * aspect, WIDTH - top * aspect])
     image_panel.imshow(photograph)
     image_panel.set_axis_off()
     _draw_bars(bars, results[:max_labels])
-    for panel, result in zip(panels, maps, strict=True):
-        panel.imshow(overlay_heatmap(photograph, result["heatmap"]))
-        panel.set_title(f"{_short(result['label'])}  {result['score']:.3g}", fontsize=10)
-        panel.set_axis_off()
+    if maps:
+        draw_heatmap_row(figure.add_subfigure(rows[1]), [(photograph, result) for result in maps])
     return figure
+
+
+def draw_heatmap_row(figure: Any, maps: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
+    """Draws heatmaps side by side on one scale, which a bar below them names.
+
+    Args:
+        figure (`matplotlib.figure.Figure` or `SubFigure`): where to draw.
+        maps (`Sequence[tuple]`): photograph and result with its `"heatmap"`, for each panel.
+    """
+    from matplotlib.colors import Normalize
+
+    scale = _range([result["heatmap"] for _, result in maps])
+    panels = figure.subplots(1, max(len(maps), 2), squeeze=False)[0]  # one map is no wider than two
+    for panel in panels:
+        panel.set_axis_off()
+        panel.set_anchor("N")
+    for panel, (photograph, result) in zip(panels, maps, strict=False):
+        panel.imshow(overlay_heatmap(photograph, result["heatmap"], scale))
+        panel.set_title(f"{_short(result['label'])}  {result['score']:.2f}", fontsize=10)
+    colors = _matplotlib().cm.ScalarMappable(Normalize(*scale), _matplotlib().colormaps[COLORMAP])
+    bar = figure.colorbar(
+        colors, ax=panels.tolist(), location="bottom", fraction=0.04, pad=0.03, aspect=60, label=SCALE_NAME
+    )
+    bar.ax.tick_params(labelsize=8)
+    bar.outline.set_visible(False)
 
 
 def save_figure(
@@ -107,7 +134,7 @@ def save_figure(
     *,
     max_labels: int = 8,
     max_heatmaps: int = 3,
-    dpi: int = 120,
+    dpi: int = 150,
 ) -> Path:
     """Saves what [`draw_results`] draws; the file is written whole or not at all.
 
@@ -117,7 +144,7 @@ def save_figure(
         output (`str`): file; its suffix is the format (.png, .jpg, .webp, .svg or .pdf).
         max_labels (`int`, *optional*, defaults to 8): bars at most.
         max_heatmaps (`int`, *optional*, defaults to 3): heatmaps at most.
-        dpi (`int`, *optional*, defaults to 120): pixels per inch.
+        dpi (`int`, *optional*, defaults to 150): pixels per inch.
 
     Returns:
         `Path`: the file.
@@ -139,7 +166,7 @@ def _draw_bars(axes: Any, results: Sequence[Mapping[str, Any]]) -> None:
     """One horizontal bar for each score, the best on top; the axis ends a little after the best score."""
     scores = [result["score"] for result in results]
     bars = axes.barh(range(len(scores)), scores, color=BAR_COLOR, height=0.7)
-    axes.bar_label(bars, [f"{score:.3g}" for score in scores], padding=3, fontsize=9)
+    axes.bar_label(bars, [f"{score:.2g}" for score in scores], padding=3, fontsize=9)
     axes.set_yticks(range(len(scores)), [_short(result["label"]) for result in results], fontsize=10)
     axes.set_xlim(0, 1.25 * max([*scores, 1e-9]))
     axes.set_ylim(max(len(scores), 3) - 0.5, -0.5)  # the best on top; few bars stay thin
@@ -148,6 +175,17 @@ def _draw_bars(axes: Any, results: Sequence[Mapping[str, Any]]) -> None:
     axes.locator_params(axis="x", nbins=4)
     axes.set_xlabel("score" if scores else "no label reaches the threshold", fontsize=9)
     axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _range(heatmaps: Sequence[np.ndarray]) -> tuple[float, float]:
+    """The lowest and the highest value of heatmaps."""
+    seen = [heatmap[np.isfinite(heatmap)] for heatmap in heatmaps]  # (seen pixels,) each
+    seen = [values for values in seen if values.size]
+    return (
+        (float(min(values.min() for values in seen)), float(max(values.max() for values in seen)))
+        if seen
+        else (0.0, 0.0)
+    )
 
 
 def _short(label: str) -> str:
@@ -163,4 +201,4 @@ def _matplotlib() -> Any:
     return matplotlib
 
 
-__all__ = ["draw_results", "overlay_heatmap", "save_figure"]
+__all__ = ["draw_heatmap_row", "draw_results", "overlay_heatmap", "save_figure"]

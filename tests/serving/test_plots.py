@@ -31,6 +31,16 @@ def test_overlay_covers_the_highest_place_and_darkens_what_was_not_seen():
     assert (pixels[:, :75] == 35).all() and (pixels[:, 375:] == 35).all()  # outside: dark
 
 
+def test_overlays_can_share_a_scale():
+    grey, weak = Image.new("RGB", (4, 3), (100, 100, 100)), np.full((3, 4), 0.1, dtype=np.float32)
+    weak[0, 0] = 0.2
+    own, shared = (np.asarray(overlay_heatmap(grey, weak, scale)).astype(int) for scale in (None, (0.0, 1.0)))
+    assert own[0, 0, 0] > 200  # the highest of this map
+    assert abs(shared[0, 0] - 100).max() < 10  # far below the highest of all
+    high = np.asarray(overlay_heatmap(grey, np.full((3, 4), 7.0, dtype=np.float32), (0.0, 1.0))).astype(int)
+    assert (high[0, 0] == own[0, 0]).all()  # values outside the scale are its ends
+
+
 @pytest.mark.parametrize("value", [0.25, np.nan])
 def test_overlay_of_a_map_without_differences(value):
     grey = Image.new("RGB", (4, 3), (100, 100, 100))
@@ -42,7 +52,9 @@ def test_figure_has_the_photograph_bars_and_maps_of_the_best_labels():
     results = make_results(["cat", "a $5 note", "x" * 5000, "dog"])
     figure = draw_results(CAT, results, max_labels=3, max_heatmaps=2)
     figure.canvas.draw()  # a dollar sign starts no formula
-    picture, bars, first, second = figure.axes
+    picture, bars, first, second, scale = figure.axes
+    assert 7 < figure.get_figwidth() < 9  # as wide as a column of text
+    assert scale.get_xlabel() and np.allclose(scale.get_xlim(), (-0.2, 0.6))  # one for all maps
     assert picture.images[0].get_array().shape[:2] == (300, 451)
     assert [bar.get_width() for bar in bars.patches] == [result["score"] for result in results[:3]]
     assert bars.yaxis_inverted()  # the best on top
