@@ -1,23 +1,29 @@
-"""Labelled photographs, seen once through the frozen trunk: the grid of every view is cached, the pixels are not."""
+"""Photographs, seen once through the frozen trunk: the map of every view is cached, the pixels are not."""
 
 from __future__ import annotations
 
+import copy
 import json
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessorPil, PreTrainedModel
 
+from modeling_taidpt.atomic import staged_file
 from modeling_taidpt.pipelines.image_reading import open_encoded
 
 from .concepts import Concept, find_mentions
 
 IMAGENET_MEAN, IMAGENET_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+BATCH = 32  # views that the trunk sees at once
 
 
 def base_image_processor() -> CLIPImageProcessorPil:
@@ -27,7 +33,7 @@ def base_image_processor() -> CLIPImageProcessorPil:
 
 @dataclass
 class Photographs:
-    """Photographs of one folder: file names, labels and, once encoded, cells.
+    """Photographs of one folder: file names, labels, captions and, once encoded, maps.
 
     Args:
         folder (`Path`): holds `images/`.
@@ -35,7 +41,12 @@ class Photographs:
         names (`list[str]`): file names.
         labels (`torch.Tensor` of shape `(photographs, categories)`): multi-hot.
         caption_ids (`list[int | None]`): the image id that captions of the same photograph carry, where known.
-        cells (`torch.Tensor` of shape `(photographs, views, cells, channels)`, *optional*): half precision.
+        captions (`list[list[str]]`): the photographs' own captions, empty where there are none.
+        wnids (`list[str | None]`): the ImageNet class of each, as a WordNet id, where known.
+        complete (`bool`): whether a category that is not among the labels is absent, and not just unknown.
+        maps (`torch.Tensor` of shape `(photographs, views, cells, width)`, *optional*): what enters the trunk's last
+            convolution, in half precision; [`expand_maps`] makes cells of it, at a quarter of their size.
+        pooled (`torch.Tensor` of shape `(photographs, views, channels)`, *optional*): means of the cells.
     """
 
     folder: Path
@@ -43,7 +54,11 @@ class Photographs:
     names: list[str]
     labels: torch.Tensor
     caption_ids: list[int | None]
-    cells: torch.Tensor | None = None
+    captions: list[list[str]] = field(default_factory=list)
+    wnids: list[str | None] = field(default_factory=list)
+    complete: bool = True
+    maps: torch.Tensor | None = None
+    pooled: torch.Tensor | None = None
 
 
 def is_selection(name: str) -> bool:
@@ -55,27 +70,54 @@ def read_photographs(folder: str | Path, selection: bool) -> Photographs:
     """Reads the part of a folder that is for training, or the part that is for selection.
 
     Args:
-        folder (`str` or `Path`): holds `images/` and `labels.json` (`categories`: names; `images`: `file_name`,
-            `labels` as indices of categories and, where it is a COCO photograph, `coco_id`).
+        folder (`str` or `Path`): holds `images/` and one or both of two tables. `labels.json` is an object with
+            `categories` (names) and `images` (`file_name`, `labels` as indices of categories and, where it is a COCO
+            photograph, `coco_id`), or, where other objects are unknown, a list of `file_name`, `labels` as names and
+            perhaps `wnid`. `captions.jsonl` has `file_name` and `captions` a line.
         selection (`bool`): which of the two parts.
 
     Returns:
         [`Photographs`]: not encoded yet.
 
     Raises:
-        ValueError: the part is empty.
+        ValueError: there is no table, or the part is empty.
     """
     folder = Path(folder)
-    content = json.loads((folder / "labels.json").read_text())
-    images = [image for image in content["images"] if is_selection(image["file_name"]) == selection]
+    labels_file, captions_file = folder / "labels.json", folder / "captions.jsonl"
+    if not labels_file.exists() and not captions_file.exists():
+        raise ValueError(f"{folder} holds neither labels.json nor captions.jsonl: add one of them.")
+    own = _read_own_captions(captions_file)
+    categories, images, complete = _read_labels(labels_file, list(own))
+    images = [image for image in images if is_selection(image["file_name"]) == selection]
     if not images:
         part = "selection" if selection else "training"
-        raise ValueError(f"{folder}/labels.json lists no {part} photograph: add some (file names decide the part).")
-    labels = torch.zeros(len(images), len(content["categories"]))  # (photographs, categories)
+        raise ValueError(f"{folder} lists no {part} photograph: add some (file names decide the part).")
+    labels = torch.zeros(len(images), len(categories))  # (photographs, categories)
     for row, image in enumerate(images):
         labels[row, image["labels"]] = 1
-    ids = [image.get("coco_id") for image in images]
-    return Photographs(folder, content["categories"], [image["file_name"] for image in images], labels, ids)
+    names = [image["file_name"] for image in images]
+    ids, wnids = ([image.get(key) for image in images] for key in ("coco_id", "wnid"))
+    return Photographs(folder, categories, names, labels, ids, [own.get(name, []) for name in names], wnids, complete)
+
+
+def _read_own_captions(file: Path) -> dict[str, list[str]]:
+    """Captions by file name, of a file that may be missing."""
+    if not file.exists():
+        return {}
+    lines = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    return {line["file_name"]: line["captions"] for line in lines}
+
+
+def _read_labels(file: Path, captioned: list[str]) -> tuple[list[str], list[dict[str, Any]], bool]:
+    """Categories, images with indices of categories, and whether all categories of an image are known."""
+    if not file.exists():
+        return [], [{"file_name": name, "labels": []} for name in captioned], False
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if isinstance(content, dict):
+        return content["categories"], content["images"], True
+    categories = sorted({label for image in content for label in image["labels"]})
+    images = [{**image, "labels": [categories.index(label) for label in image["labels"]]} for image in content]
+    return categories, images, False
 
 
 def random_view(image: Image.Image, generator: np.random.Generator) -> Image.Image:
@@ -86,25 +128,53 @@ def random_view(image: Image.Image, generator: np.random.Generator) -> Image.Ima
     return view.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if generator.random() < 0.5 else view
 
 
+def fused_copy(trunk: PreTrainedModel) -> PreTrainedModel:
+    """The same MobileNetV2 with every normalisation folded into its convolution; a third faster on CPUs."""
+    trunk = copy.deepcopy(trunk).eval()
+    for layer in trunk.modules():
+        if isinstance(getattr(layer, "normalization", None), nn.BatchNorm2d):
+            layer.convolution = fuse_conv_bn_eval(layer.convolution, layer.normalization)
+            layer.normalization = nn.Identity()
+    return trunk.to(memory_format=torch.channels_last)
+
+
 @torch.inference_mode()
-def encode_photographs(photographs: Photographs, trunk: PreTrainedModel, random_views: int, seed: int) -> None:
+def encode_photographs(
+    photographs: Photographs, trunk: PreTrainedModel, random_views: int, seed: int, bf16: bool = False
+) -> None:
     """Runs the trunk over every photograph: the view that the processor gives, then some random ones.
 
     Args:
-        photographs ([`Photographs`]): `cells` is set, `(photographs, 1 + random_views, cells, channels)`.
-        trunk (`PreTrainedModel`): gives `last_hidden_state` `(batch, channels, height, width)`.
+        photographs ([`Photographs`]): `maps` and `pooled` are set, with `1 + random_views` views.
+        trunk (`PreTrainedModel`): a MobileNetV2.
         random_views (`int`): random square cuts of each photograph.
         seed (`int`): seed of the cuts.
+        bf16 (`bool`, *optional*, defaults to `False`): autocast to bfloat16.
     """
-    processor, generator = base_image_processor(), np.random.default_rng(seed)
-    cells = []
-    for name in tqdm(photographs.names, desc=f"encode {photographs.folder.name}"):
-        image = open_encoded(photographs.folder / "images" / name).convert("RGB")
-        views = [image] + [random_view(image, generator) for _ in range(random_views)]
-        pixels = processor(views, return_tensors="pt")["pixel_values"]  # (views, 3, 224, 224)
-        maps = trunk(pixels).last_hidden_state  # (views, channels, 7, 7)
-        cells.append(maps.flatten(2).transpose(1, 2).half())  # (views, cells, channels)
-    photographs.cells = torch.stack(cells)  # (photographs, views, cells, channels)
+    processor, fused, views = base_image_processor(), fused_copy(trunk), 1 + random_views
+    maps, pooled, block = [], [], max(1, BATCH // views)
+    for start in tqdm(range(0, len(photographs.names), block), desc=f"encode {photographs.folder.name}"):
+        images = []
+        for name in photographs.names[start : start + block]:
+            image = open_encoded(photographs.folder / "images" / name).convert("RGB")
+            generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
+            images += [image] + [random_view(image, generator) for _ in range(random_views)]
+        pixels = processor(images, return_tensors="pt")["pixel_values"]  # (block * views, 3, 224, 224)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            hidden = fused.conv_stem(pixels.to(memory_format=torch.channels_last))  # (block * views, 16, 112, 112)
+            for layer in fused.layer:
+                hidden = layer(hidden)  # in the end (block * views, width, 7, 7)
+            cells = fused.conv_1x1(hidden).float()  # (block * views, channels, 7, 7)
+        maps.append(hidden.flatten(2).transpose(1, 2).half().unflatten(0, (-1, views)))  # (block, views, cells, width)
+        pooled.append(cells.mean(dim=(2, 3)).half().unflatten(0, (-1, views)))  # (block, views, channels)
+    photographs.maps, photographs.pooled = torch.cat(maps), torch.cat(pooled)
+
+
+def expand_maps(trunk: PreTrainedModel, maps: torch.Tensor) -> torch.Tensor:
+    """Runs the trunk's last convolution: cached maps `(images, cells, width)` to cells `(images, cells, channels)`."""
+    side = round(maps.shape[1] ** 0.5)
+    grids = maps.float().transpose(1, 2).unflatten(-1, (side, side))  # (images, width, side, side)
+    return trunk.conv_1x1(grids).flatten(2).transpose(1, 2)  # (images, cells, channels)
 
 
 def relabel(photographs: Photographs, concepts: list[Concept], num_labels: int) -> None:
@@ -128,29 +198,36 @@ def relabel(photographs: Photographs, concepts: list[Concept], num_labels: int) 
     photographs.categories = [concept.name for concept in concepts[:num_labels]]
 
 
-def load_cells(
-    photographs: Photographs, trunk: PreTrainedModel, random_views: int | None, seed: int, folder: str | None
+def load_maps(
+    photographs: Photographs,
+    trunk: PreTrainedModel,
+    random_views: int | None,
+    seed: int,
+    folder: str | None,
+    bf16: bool = False,
 ) -> None:
     """Encodes photographs, or reads what an earlier run cached in `folder`.
 
     Args:
-        photographs ([`Photographs`]): `cells` is set.
+        photographs ([`Photographs`]): `maps` and `pooled` are set.
         trunk (`PreTrainedModel`): as in [`encode_photographs`].
-        random_views (`int`, *optional*): as there; by default more for a small folder, 4 to 16.
+        random_views (`int`, *optional*): as there; by default more for a small folder, 1 to 5.
         seed (`int`): as there.
-        folder (`str`, *optional*): where cells are cached; nothing is by default.
+        folder (`str`, *optional*): where maps are cached; nothing is by default.
+        bf16 (`bool`, *optional*, defaults to `False`): as there.
     """
     if random_views is None:
-        random_views = min(16, max(4, 10_000 // len(photographs.names)))
-    recipe = {"names": photographs.names, "random_views": random_views, "seed": seed}
+        random_views = min(5, max(1, 6_000 // len(photographs.names)))
+    recipe = {"names": photographs.names, "random_views": random_views, "seed": seed, "bf16": bf16}
     kind = "selection" if is_selection(photographs.names[0]) else "training"
     file = Path(folder) / f"{photographs.folder.name}-{kind}.pt" if folder else None
     if file and file.exists():
         kept = torch.load(file, weights_only=True)
         if kept["recipe"] == recipe:
-            photographs.cells = kept["cells"]
+            photographs.maps, photographs.pooled = kept["maps"], kept["pooled"]
             return
-    encode_photographs(photographs, trunk, random_views, seed)
+    encode_photographs(photographs, trunk, random_views, seed, bf16)
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"recipe": recipe, "cells": photographs.cells}, file)
+        with staged_file(file) as staged:  # a run that is stopped leaves no half file
+            torch.save({"recipe": recipe, "maps": photographs.maps, "pooled": photographs.pooled}, staged)

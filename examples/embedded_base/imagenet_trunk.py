@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 SHA256_START = "b0353104"
@@ -44,22 +45,23 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
     return torch.load(io.BytesIO(content), weights_only=True)
 
 
-def load_trunk(path: str | Path) -> tuple[MobileNetV2Model, torch.Tensor]:
+def load_trunk(path: str | Path) -> tuple[MobileNetV2Model, nn.Linear]:
     """Builds the frozen trunk and gives the ImageNet classifier that was trained on it.
 
     Args:
         path (`str` or `Path`): the wheel or the `.pth` file.
 
     Returns:
-        `tuple[MobileNetV2Model, torch.Tensor]`: the trunk in eval mode, whose `last_hidden_state` is
-        `(batch, 1280, height / 32, width / 32)`, and the classifier rows `(1000, 1280)`.
+        `tuple[MobileNetV2Model, nn.Linear]`: the trunk in eval mode, whose `last_hidden_state` is
+        `(batch, 1280, height / 32, width / 32)`, and the classifier of its mean, 1280 to 1000.
     """
     weights = read_weights(path)
-    rows = weights.pop("classifier.1.weight")  # (1000, 1280)
-    weights.pop("classifier.1.bias")
+    classifier = nn.Linear(1280, 1000).requires_grad_(False)
+    classifier.weight.copy_(weights.pop("classifier.1.weight"))  # (1000, 1280)
+    classifier.bias.copy_(weights.pop("classifier.1.bias"))  # (1000,)
     # torchvision pads evenly and normalises with epsilon 1e-5, TensorFlow's MobileNets do neither
     config = MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5)
     trunk = MobileNetV2Model(config, add_pooling_layer=False).eval().requires_grad_(False)
     names = list(trunk.state_dict())  # both list the same layers in the same order
     trunk.load_state_dict(dict(zip(names, weights.values(), strict=True)))
-    return trunk, rows
+    return trunk, classifier

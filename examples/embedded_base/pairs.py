@@ -2,6 +2,7 @@
 
 A composed pair is a real caption and a made-up feature: for every concept that the caption names one prototype is
 drawn (a row of the ImageNet classifier, or the feature of a photograph that shows the concept), and they are mixed.
+A real pair is a photograph with a caption that names its labels, or with a caption of its own.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import nn
 
-from .concepts import Concept
+from .concepts import IMAGENET_SYNSETS, Concept
 from .image_features import Photographs
 
 
@@ -28,6 +30,9 @@ class PairOptions:
         photo_share (`float`): how often a prototype is a photograph's feature, where both kinds exist.
         frequency_power (`float`): captions are drawn by their rarest concept, with weight count ** (power - 1).
         candidates (`int`): captions looked at for a photograph without own captions.
+        recognized (`int`): views of any photographs that the ImageNet classifier is surest of become prototypes of a
+            concept too, at most so many of them.
+        sureness (`float`): probability that the classifier must give a concept's classes for that.
     """
 
     mixing: float = 2.0
@@ -37,6 +42,8 @@ class PairOptions:
     photo_share: float = 0.5
     frequency_power: float = 0.4
     candidates: int = 6
+    recognized: int = 16
+    sureness: float = 0.3
 
 
 class PairSampler:
@@ -44,10 +51,10 @@ class PairSampler:
 
     Args:
         mentions (`list[list[int]]`): concepts that each caption names.
-        groups (`list[tuple]`): a key per caption; captions of the same image share it.
-        concepts (`list[Concept]`): what the numbers mean.
+        groups (`list[tuple]`): a key per caption, see [`photograph_key`]; captions of the same image share it.
+        concepts (`list[Concept]`): what the numbers mean, the labels of the photographs first.
         photographs (`list[Photographs]`): encoded, with labels over the first concepts.
-        classifier (`torch.Tensor` of shape `(1000, channels)`): ImageNet rows.
+        classifier (`nn.Linear`): ImageNet's, channels to 1000.
         options ([`PairOptions`], *optional*): how pairs are drawn.
         seed (`int`, *optional*, defaults to 0): seed of all draws.
     """
@@ -58,44 +65,66 @@ class PairSampler:
         groups: list[tuple],
         concepts: list[Concept],
         photographs: list[Photographs],
-        classifier: torch.Tensor,
+        classifier: nn.Linear,
         options: PairOptions | None = None,
         seed: int = 0,
     ) -> None:
         self.options = options or PairOptions()
         self.generator = np.random.default_rng(seed)
         self.num_concepts = len(concepts)
-        pooled = [part.cells.float().mean(dim=2) for part in photographs]  # (photographs, views, channels) each
+        pooled = [part.pooled.float() for part in photographs]  # (photographs, views, channels) each
         self.mean = torch.cat([part[:, 0] for part in pooled]).mean(dim=0)  # (channels,)
         self.views = torch.cat([part.flatten(0, 1) for part in pooled]) - self.mean  # (all views, channels)
         self.norm = self.views.norm(dim=1).mean()
-        self._index_photographs(photographs)
-        means = class_means(classifier, self.views, self.options.shrinkage)  # (1000, channels)
-        self.bank = torch.cat([means, unit(self.views)])  # (1000 + all views, channels)
+        self.maps = [part.maps.flatten(0, 1) for part in photographs]  # (views, cells, width) each
         self.rows = Choices([sorted(concept.rows) for concept in concepts])
-        shown = [self.shows.get(number, []) for number in range(self.num_concepts)]
-        self.shots = Choices([[1000 + view for photo in photos for view in self.views_of[photo]] for photos in shown])
+        self._index_photographs(photographs, _concepts_of_classes(concepts))
+        means = class_means(classifier.weight, self.views, self.options.shrinkage)  # (1000, channels)
+        self.bank = torch.cat([means, unit(self.views)])  # (1000 + all views, channels)
+        shots = [
+            [view for photo in self.shows.get(n, []) for view in self.views_of[photo]] for n in range(len(concepts))
+        ]
+        for shown, sure in zip(shots, self._recognized(concepts, classifier), strict=True):
+            shown.extend(sure)
+        self.shots = Choices([[len(means) + view for view in shown] for shown in shots])
         self._index_captions(mentions, groups)
 
-    def _index_photographs(self, photographs: list[Photographs]) -> None:
+    def _index_photographs(self, photographs: list[Photographs], class_concepts: dict[str, int]) -> None:
         self.labels_of: list[list[int]] = []
         self.key_of: list[tuple] = []
         self.views_of: list[range] = []
         self.shows: dict[int, list[int]] = {}
-        views = 0
+        self.labelled: list[int] = []
+        num_labels = photographs[0].labels.shape[1]
         for content in photographs:
-            for row, caption_id in enumerate(content.caption_ids):
+            views = content.pooled.shape[1]
+            for row, name in enumerate(content.names):
+                photo = len(self.labels_of)
                 labels = content.labels[row].nonzero().flatten().tolist()
+                if content.complete and labels:
+                    self.labelled.append(photo)
+                wnid = content.wnids[row] if content.wnids else None
+                labels = sorted({*labels, class_concepts[wnid]}) if wnid in class_concepts else labels
                 for label in labels:
-                    self.shows.setdefault(label, []).append(len(self.labels_of))
+                    self.shows.setdefault(label, []).append(photo)
                 self.labels_of.append(labels)
-                self.key_of.append(("coco", caption_id))
-                self.views_of.append(range(views, views + content.cells.shape[1]))
-                views += content.cells.shape[1]
-        self.photos = [photo for photo, labels in enumerate(self.labels_of) if labels]
-        self.classes = sorted(self.shows)
+                self.key_of.append(photograph_key(content, row, name))
+                first = self.views_of[-1].stop if self.views_of else 0
+                self.views_of.append(range(first, first + views))
+        self.classes = sorted(label for label in self.shows if label < num_labels)
+
+    def _recognized(self, concepts: list[Concept], classifier: nn.Linear) -> list[list[int]]:
+        """For every concept, the views that the ImageNet classifier is surest to be one of its classes."""
+        chances = classifier(self.views + self.mean).softmax(dim=1)  # (all views, 1000)
+        found: list[list[int]] = []
+        for concept in concepts:
+            sums = chances[:, sorted(concept.rows)].sum(dim=1)  # (all views,)
+            best = sums.topk(min(self.options.recognized if concept.rows else 0, len(sums)))
+            found.append(best.indices[best.values > self.options.sureness].tolist())
+        return found
 
     def _index_captions(self, mentions: list[list[int]], groups: list[tuple]) -> None:
+        labelled = set(self.labelled)
         known = (self.rows.counts + self.shots.counts) > 0  # (concepts,)
         self.mentions = [[number for number in named if known[number]] for named in mentions]
         counts = np.bincount([number for named in self.mentions for number in named], minlength=self.num_concepts)
@@ -109,6 +138,12 @@ class PairSampler:
             for number in named:
                 self.naming.setdefault(number, []).append(caption)
         self.of_image = of_image
+        self.captioned = []  # photographs with captions of their own whose labels are not known
+        for photo, key in enumerate(self.key_of):
+            if photo not in labelled and key in of_image:
+                self.captioned.append(photo)
+                named = {number for caption in of_image[key] for number in self.mentions[caption]}
+                self.labels_of[photo] = sorted(named.union(self.labels_of[photo]))
         self.repeated = [captions for captions in of_image.values() if len(captions) > 1]
 
     def _draw(self, items: Sequence):
@@ -165,28 +200,69 @@ class PairSampler:
     def _shuffled(self, items: list[int]) -> list[int]:
         return [items[index] for index in self.generator.permutation(len(items))]
 
-    def real(self, size: int) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-        """Draws photographs, half of them by class so that rare ones come too, with a caption each.
+    def real(self, size: int) -> tuple[list[int], list[int], torch.Tensor]:
+        """Draws labelled photographs, half of them by class so that rare ones come too, with a caption each.
 
         Args:
             size (`int`): pairs.
 
         Returns:
-            `tuple[list[int], torch.Tensor, torch.Tensor]`: as [`PairSampler.composed`].
+            `tuple[list[int], list[int], torch.Tensor]`: caption numbers, view numbers, concepts `(size, concepts)`.
         """
-        captions, features, named = [], [], []
+        captions, views, named = [], [], []
         for _ in range(size):
-            by_class = self.generator.random() < 0.5
-            photo = self._draw(self.shows[self._draw(self.classes)] if by_class else self.photos)
+            by_class = self.generator.random() < 0.5 or not self.labelled
+            photo = self._draw(self.shows[self._draw(self.classes)] if by_class else self.labelled)
             captions.append(self._caption_for(photo))
-            features.append(self.views[self._draw(self.views_of[photo])] + self.mean)  # (channels,)
+            views.append(self._draw(self.views_of[photo]))
             named.append(self.labels_of[photo])
-        return captions, torch.stack(features), self.shown(named)
+        return captions, views, self.shown(named)
+
+    def own(self, size: int) -> tuple[list[int], list[int], torch.Tensor]:
+        """Draws different photographs with one of their own captions each, at most as many as there are.
+
+        Args:
+            size (`int`): pairs.
+
+        Returns:
+            `tuple[list[int], list[int], torch.Tensor]`: as [`PairSampler.real`]; concepts are those that any of the
+            captions of a photograph names.
+        """
+        photos = self.generator.permutation(self.captioned)[:size].tolist()
+        captions = [self._draw(self.of_image[self.key_of[photo]]) for photo in photos]
+        views = [self._draw(self.views_of[photo]) for photo in photos]
+        return captions, views, self.shown([self.labels_of[photo] for photo in photos])
+
+    def features(self, views: list[int]) -> torch.Tensor:
+        """Pooled features `(views, channels)` of views."""
+        return self.views[views] + self.mean
+
+    def cells(self, views: list[int]) -> torch.Tensor:
+        """Cached maps `(views, cells, width)` of views, see [`expand_maps`]."""
+        ends = np.cumsum([len(part) for part in self.maps])
+        parts = np.searchsorted(ends, views, side="right")
+        return torch.stack(
+            [self.maps[part][view - ends[part]] for part, view in zip(parts.tolist(), views, strict=True)]
+        )
 
     def paraphrases(self, size: int) -> tuple[list[int], list[int]]:
         """Draws `size` images with several captions, two captions each."""
         pairs = [self.generator.choice(self._draw(self.repeated), 2, replace=False) for _ in range(size)]
         return [int(first) for first, _ in pairs], [int(second) for _, second in pairs]
+
+
+def photograph_key(photographs: Photographs, row: int, name: str) -> tuple:
+    """What the captions of a photograph are found by: its COCO id where it has one, else folder and file name."""
+    number = photographs.caption_ids[row]
+    return (photographs.folder.name, name) if number is None else ("coco", number)
+
+
+def _concepts_of_classes(concepts: list[Concept]) -> dict[str, int]:
+    """For the WordNet id of every ImageNet class that is part of a concept, the concept of the fewest classes."""
+    found: dict[str, int] = {}
+    for number in sorted(range(len(concepts)), key=lambda each: -len(concepts[each].rows)):
+        found.update(dict.fromkeys(concepts[number].rows, number))
+    return {name: found[row] for row, name in enumerate(IMAGENET_SYNSETS.read_text().split()) if row in found}
 
 
 class Choices:

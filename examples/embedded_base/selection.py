@@ -1,4 +1,4 @@
-"""Scores a base on the selection photographs: zero-shot templates, and class vectors from captions."""
+"""Scores a base on the selection photographs: templates, class vectors from captions, retrieval, where objects are."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from transformers import CLIPTokenizer
 
 from modeling_taidpt import CLIPResNetModel, TaiDptModel, mean_average_precision
 
-from .image_features import Photographs
-from .training import CaptionEncoder
+from .image_features import Photographs, expand_maps
+from .training import CaptionEncoder, encode_pooled
 
 TEMPLATES = (
     "a photo of a {}.",
@@ -23,6 +23,7 @@ TEMPLATES = (
     "a good photo of a {}.",
 )
 CAPTIONS_PER_CLASS = 350
+GRIDS = 1000  # grids of four photographs in the pointing game
 
 
 @torch.no_grad()
@@ -70,9 +71,9 @@ def score_selection(
     for way, vectors in ways.items():
         tagger.class_embeddings_global.copy_(vectors)
         tagger.class_embeddings_local.copy_(vectors)
-        for part in photographs:
+        for part in filter(lambda each: each.complete, photographs):
             shown = part.labels.sum(dim=0) > 0  # (labels,)
-            output = score_cells(tagger, part.cells[:, 0])
+            output = score_cells(tagger, first_cells(model, part))
             scores[f"{part.folder.name}/{way}"] = {
                 name: mean_average_precision(logits[:, shown], part.labels[:, shown])["map"]
                 for name, logits in output.items()
@@ -88,3 +89,79 @@ def score_cells(tagger: TaiDptModel, cells: torch.Tensor) -> dict[str, torch.Ten
     dense = torch.nn.functional.normalize(pool.dense(maps), dim=-1)  # (images, side, side, dim)
     output = tagger(image_embeds=pooled, dense_embeds=dense)
     return {"global": output.logits_global, "local": output.logits_local, "merged": output.logits}
+
+
+@torch.no_grad()
+def first_cells(model: CLIPResNetModel, photographs: Photographs) -> torch.Tensor:
+    """The trunk's cells `(photographs, cells, channels)` of the first view of each photograph."""
+    trunk = model.vision_model.trunk
+    return torch.cat([expand_maps(trunk, part) for part in photographs.maps[:, 0].split(64)])
+
+
+@torch.no_grad()
+def score_retrieval(
+    model: CLIPResNetModel, tokenizer: CLIPTokenizer, photographs: Photographs
+) -> dict[str, dict[str, float]]:
+    """Recall of photographs by their first caption, and of captions by photographs, among all of the folder.
+
+    Args:
+        model ([`CLIPResNetModel`]): the base.
+        tokenizer (`CLIPTokenizer`): its tokenizer.
+        photographs ([`Photographs`]): encoded; those without captions are left out.
+
+    Returns:
+        `dict`: `{"images": {"R@1": ..., "R@5": ..., "R@10": ...}, "captions": {...}}`, in percent.
+    """
+    rows = [row for row, captions in enumerate(photographs.captions) if captions]
+    token_ids = tokenizer([photographs.captions[row][0] for row in rows], truncation=True)["input_ids"]
+    encode = CaptionEncoder(model, token_ids, max_tokens=tokenizer.model_max_length)
+    texts = torch.cat([encode(part) for part in _blocks(len(rows))])  # (captions, dim)
+    images = encode_pooled(model, photographs.pooled[rows, 0].float())  # (photographs, dim)
+    cosines = texts @ images.T  # (captions, photographs)
+    found = {}
+    for name, table in (("images", cosines), ("captions", cosines.T)):
+        ranks = (table > table.diag()[:, None]).sum(dim=1)  # (queries,)
+        found[name] = {f"R@{most}": 100 * (ranks < most).float().mean().item() for most in (1, 5, 10)}
+    return found
+
+
+def _blocks(length: int, size: int = 256) -> list[list[int]]:
+    return [list(range(start, min(start + size, length))) for start in range(0, length, size)]
+
+
+@torch.no_grad()
+def score_pointing(
+    model: CLIPResNetModel, class_vectors: torch.Tensor, photographs: list[Photographs], seed: int = 0
+) -> float:
+    """The pointing game on cells: of four photographs with one label each, does a label's best cell lie in its own?
+
+    Args:
+        model ([`CLIPResNetModel`]): the base.
+        class_vectors (`torch.Tensor` of shape `(labels, dim)`): normalised.
+        photographs (`list[Photographs]`): encoded; those of one label are played with.
+        seed (`int`, *optional*, defaults to 0): draws the grids.
+
+    Returns:
+        `float`: percent of the labels of all grids; chance is 25.
+    """
+    best, classes = [], []
+    for part in photographs:
+        rows = (part.labels.sum(dim=1) == 1).nonzero().flatten()  # (single,)
+        for block in rows.split(64):
+            maps = expand_maps(model.vision_model.trunk, part.maps[block, 0])  # (block, cells, channels)
+            best.append((encode_pooled(model, maps) @ class_vectors.T).amax(dim=1))  # (block, labels)
+            classes.append(part.labels[block].argmax(dim=1))  # (block,)
+    scores, labels = torch.cat(best).numpy(), torch.cat(classes).numpy()  # (single, labels), (single,)
+    of_class = {label: np.flatnonzero(labels == label) for label in np.unique(labels)}
+    generator, hits = np.random.default_rng(seed), 0
+    for _ in range(GRIDS):
+        four = [generator.choice(of_class[label]) for label in generator.choice(sorted(of_class), 4, replace=False)]
+        hits += sum(int(scores[four, labels[photo]].argmax() == place) for place, photo in enumerate(four))
+    return 100 * hits / (4 * GRIDS)
+
+
+@torch.no_grad()
+def encode_template(model: CLIPResNetModel, tokenizer: CLIPTokenizer, labels: list[str]) -> torch.Tensor:
+    """Vectors `(labels, dim)` of the labels in the first template, normalised."""
+    texts = tokenizer([TEMPLATES[0].format(label) for label in labels])["input_ids"]
+    return CaptionEncoder(model, texts)(list(range(len(labels))))

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from transformers import MobileNetV2Config, MobileNetV2Model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -19,6 +20,7 @@ CAPTIONS = ["a cat on a mat", "two cats sleep", "a red bus", "the bus stops near
 MENTIONS = [[0], [0], [1], [0, 1], [2], [2]]
 KEYS = [("coco", 1), ("coco", 1), ("coco", 2), ("coco", 3), ("flickr", 4), ("flickr", 4)]
 CHANNELS = 1280
+WIDTH = 80  # of the maps that enter the tiny trunk's last convolution
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +51,17 @@ def model(base, trunk, small_tokenizer):
 
 
 def make_photographs(base, labels: torch.Tensor, cells: torch.Tensor):
-    ids = [None] * len(labels)
     names = [f"{number}.jpg" for number in range(len(labels))]
-    return base.image_features.Photographs(Path("photos"), ["cat", "bus", "kite"], names, labels, ids, cells)
+    categories = ["cat", "bus", "kite"]
+    photographs = base.image_features.Photographs(Path("photos"), categories, names, labels, [None] * len(labels))
+    photographs.maps, photographs.pooled = torch.rand(*cells.shape[:3], WIDTH), cells.mean(dim=2)
+    return photographs
+
+
+def make_classifier(rows: torch.Tensor) -> torch.nn.Linear:
+    classifier = torch.nn.Linear(CHANNELS, len(rows), bias=False).requires_grad_(False)
+    classifier.weight.copy_(rows)
+    return classifier
 
 
 @pytest.fixture
@@ -67,9 +77,14 @@ def sampler(base):
     cells = 0.1 * torch.randn(18, 2, 4, CHANNELS, generator=generator)
     cells += 2 * labels.argmax(1)[:, None, None, None] * torch.nn.functional.one_hot(torch.tensor(7), CHANNELS)
     rows = torch.randn(1000, CHANNELS, generator=generator)
-    photographs = [make_photographs(base, labels, cells)]
-    options = base.pairs.PairOptions(shrinkage=float("inf"), background_low=0.0, background_high=0.0, photo_share=0.0)
-    return base.pairs.PairSampler(MENTIONS, KEYS, concepts, photographs, rows, options)
+    options = base.pairs.PairOptions(
+        shrinkage=float("inf"), background_low=0.0, background_high=0.0, photo_share=0.0, recognized=0
+    )
+    # two photographs whose labels are not known: captions have the key "flickr" 4, none has "flickr" 5
+    own = make_photographs(base, torch.zeros(2, 3), cells[:2] + 0.1)
+    own.folder, own.names, own.complete = Path("flickr"), [4, 5], False
+    photographs = [make_photographs(base, labels, cells), own]
+    return base.pairs.PairSampler(MENTIONS, KEYS, concepts, photographs, make_classifier(rows), options)
 
 
 def test_reduced_tokenizer_encodes_any_word_and_its_own_words_as_before(small_tokenizer, tokenizer):
@@ -155,16 +170,91 @@ def test_real_pairs_and_paraphrases(sampler):
         assert first != second and KEYS[first] == KEYS[second]
 
 
+def test_own_captions_pair_with_their_photograph_alone(sampler):
+    captions, views, shown = sampler.own(8)
+    assert len(captions) == 1 and captions[0] in (4, 5)
+    assert views[0] // 2 == 18  # two views a photograph, the first after the 18 labelled ones
+    assert shown.nonzero().tolist() == [[0, 2]]
+    assert sampler.cells(views).shape == (1, 4, WIDTH)
+    assert torch.equal(sampler.cells(views)[0], sampler.maps[1][views[0] - 36])
+
+
+def test_views_that_the_classifier_is_sure_of_become_prototypes(base):
+    concepts = [base.concepts.Concept("cat", rows={3}), base.concepts.Concept("kite")]
+    photographs = make_photographs(base, torch.zeros(3, 3), torch.zeros(3, 2, 4, CHANNELS))
+    photographs.pooled = torch.eye(6, CHANNELS).unflatten(0, (3, 2))  # every view in a direction of its own
+    rows = torch.zeros(1000, CHANNELS)
+    rows[3, 3] = 100  # the second view of the second photograph
+    sampler = base.pairs.PairSampler([], [], concepts, [photographs], make_classifier(rows))
+    assert sampler.shots.values[: sampler.shots.counts[0]].tolist() == [1000 + 3]
+    assert sampler.shots.counts[1] == 0
+
+
 def test_contrastive_loss_masks_equal_and_contained_concepts(base):
     torch.manual_seed(0)
     first, second = (torch.nn.functional.normalize(torch.randn(3, 8), dim=-1) for _ in range(2))
     shown = torch.tensor([[1.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])  # 0 is contained in 1
     logits = 10 * first @ second.T
-    logits[0, 1] = logits[1, 0] = -torch.inf
-    expected = -(logits.log_softmax(0).diag().mean() + logits.log_softmax(1).diag().mean()) / 2
-    found = base.training.contrastive_loss(first, second, torch.tensor(10.0), shown)
+    masked = logits.clone()
+    masked[0, 1] = masked[1, 0] = -torch.inf
+    expected = -(masked.log_softmax(0).diag().mean() + masked.log_softmax(1).diag().mean()) / 2
+    found = base.training.contrastive_loss(logits, base.training.equal_or_contained(shown))
     assert torch.allclose(found, expected, atol=1e-6)
-    assert base.training.contrastive_loss(first, second, torch.tensor(10.0)) > found
+    assert base.training.contrastive_loss(logits) > found
+
+
+def test_captions_that_share_a_concept_or_say_the_same_are_no_negatives(base):
+    texts = torch.tensor([[1.0, 0.0, 0.0], [0.99, 0.1, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    shown = torch.tensor([[0.0, 0.0], [0.0, 0.0], [1.0, 0.0], [1.0, 1.0]])
+    found = base.training.sharing(shown, texts, near=0.85)
+    assert found.nonzero().tolist() == [[0, 0], [0, 1], [1, 0], [1, 1], [2, 2], [2, 3], [3, 2], [3, 3]]
+
+
+def test_local_similarity_is_between_mean_and_largest_cell(base):
+    texts, cells = torch.eye(2)[:1], torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    similarity = base.training.local_similarity
+    assert torch.allclose(similarity(texts, cells, 0.0), torch.tensor([[0.5]]))
+    assert torch.allclose(similarity(texts, cells, 100.0), torch.tensor([[1.0]]))
+
+
+def test_folders_of_names_and_of_captions_are_read(base, tmp_path):
+    names = [name for name in map("{}.jpg".format, range(40)) if not base.image_features.is_selection(name)][:2]
+    table = [
+        {"file_name": names[0], "labels": ["bus"], "wnid": "n1"},
+        {"file_name": names[1], "labels": ["cat", "bus"]},
+    ]
+    (tmp_path / "labels.json").write_text(json.dumps(table))
+    (tmp_path / "captions.jsonl").write_text(json.dumps({"file_name": names[1], "captions": ["a", "b"]}) + "\n")
+    found = base.image_features.read_photographs(tmp_path, selection=False)
+    assert not found.complete and found.categories == ["bus", "cat"] and found.wnids == ["n1", None]
+    assert found.labels.tolist() == [[1, 0], [1, 1]] and found.captions == [[], ["a", "b"]]
+    (tmp_path / "labels.json").unlink()
+    found = base.image_features.read_photographs(tmp_path, selection=False)
+    assert found.names == [names[1]] and found.labels.shape == (1, 0)
+    (tmp_path / "captions.jsonl").unlink()
+    with pytest.raises(ValueError, match="neither"):
+        base.image_features.read_photographs(tmp_path, selection=False)
+
+
+def test_cached_maps_give_the_cells_of_the_trunk(base, trunk, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (2, 240, 260, 3), dtype=np.uint8)
+    photographs = make_photographs(base, torch.zeros(2, 3), torch.zeros(2, 1, 4, CHANNELS))
+    photographs.folder = tmp_path
+    (tmp_path / "images").mkdir()
+    for name, each in zip(photographs.names, pixels, strict=True):
+        Image.fromarray(each).save(tmp_path / "images" / name, quality=95)
+    base.image_features.load_maps(photographs, trunk, 1, 0, str(tmp_path / "features"))
+    assert photographs.maps.shape == (2, 2, 49, WIDTH)
+    images = [Image.open(tmp_path / "images" / name) for name in photographs.names]
+    inputs = base.image_features.base_image_processor()(images, return_tensors="pt")
+    with torch.no_grad():
+        expected = trunk(**inputs).last_hidden_state.flatten(2).transpose(1, 2)  # (2, 49, channels)
+        cells = base.image_features.expand_maps(trunk, photographs.maps[:, 0])  # (2, 49, channels)
+    assert torch.allclose(cells, expected, atol=2e-2)
+    assert torch.allclose(photographs.pooled[:, 0].float(), expected.mean(1), atol=1e-2)
+    kept = photographs.maps
+    base.image_features.load_maps(photographs, None, 1, 0, str(tmp_path / "features"))
+    assert torch.equal(photographs.maps, kept)
 
 
 def test_encoder_equals_one_text_at_a_time(base, model, small_tokenizer):
@@ -185,21 +275,65 @@ def test_untrained_pool_is_the_mean_of_cells(model):
     assert torch.allclose(pooled, dense.mean(dim=(1, 2)), atol=1e-5)
 
 
-def test_training_learns_repeats_itself_and_leaves_the_trunk_alone(base, trunk, sampler, small_tokenizer):
+@pytest.fixture
+def make_trainer(base, trunk, sampler, small_tokenizer):
     ids = small_tokenizer(CAPTIONS)["input_ids"]
-    options = base.training.BaseTrainingOptions(steps=12, composed=8, real=4, paraphrases=2, warmup=2)
-    runs = []
-    for _ in range(2):
+
+    def make(steps: int = 12):
         torch.manual_seed(0)
         sampler.generator = np.random.default_rng(0)
+        options = base.training.BaseTrainingOptions(steps=steps, composed=8, real=4, own=1, paraphrases=2, warmup=2)
         model = base.base_model.build_base(trunk, small_tokenizer, sampler.mean)
-        losses = base.training.train(model, sampler, base.training.CaptionEncoder(model, ids), options)
-        runs.append(losses)
-    assert runs[0] == runs[1]
-    assert np.mean(runs[0][-3:]) < np.mean(runs[0][:3])
-    for name, tensor in model.vision_model.trunk.state_dict().items():
+        return base.training.Trainer(model, sampler, base.training.CaptionEncoder(model, ids), options)
+
+    return make
+
+
+def test_training_learns_repeats_itself_and_leaves_the_trunk_alone(make_trainer, trunk):
+    trainer = make_trainer()
+    losses = trainer.train()
+    assert losses == make_trainer().train()
+    assert np.mean(losses[-3:]) < np.mean(losses[:3])
+    for name, tensor in trainer.model.vision_model.trunk.state_dict().items():
         assert torch.equal(tensor, trunk.state_dict()[name])
-    assert not model.vision_model.attention_pool.q_proj.weight.any()
+    assert not trainer.model.vision_model.attention_pool.q_proj.weight.any()
+
+
+def test_a_stopped_training_goes_on_to_the_same_bit(make_trainer, tmp_path):
+    whole = make_trainer().train()
+    trainer = make_trainer()
+
+    def stop(step: int, loss: float) -> None:
+        if step == 5:
+            trainer.save(tmp_path / "state.pt", note="kept")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(stop)
+    resumed = make_trainer()
+    torch.manual_seed(7)
+    assert resumed.load(tmp_path / "state.pt")["note"] == "kept"
+    assert resumed.train() == whole
+    with pytest.raises(ValueError, match="other options"):
+        make_trainer(steps=3).load(tmp_path / "state.pt")
+
+
+def test_retrieval_and_pointing_count_what_is_found(base, model, small_tokenizer):
+    photographs = make_photographs(base, torch.eye(3).repeat(2, 1), torch.rand(6, 1, 4, CHANNELS))
+    photographs.captions = [[caption] for caption in CAPTIONS]
+    texts = base.training.CaptionEncoder(model, small_tokenizer(CAPTIONS)["input_ids"])(list(range(6)))  # (6, dim)
+    pool = model.vision_model.attention_pool
+    inverse = torch.linalg.pinv(pool.v_proj.weight)  # (channels, dim)
+    with torch.no_grad():
+        photographs.pooled = ((texts - pool.v_proj.bias) @ inverse.T)[:, None]  # (6, 1, channels)
+    found = base.selection.score_retrieval(model, small_tokenizer, photographs)
+    assert found["images"]["R@1"] == found["captions"]["R@10"] == 100
+    with torch.no_grad():
+        maps = base.image_features.expand_maps(model.vision_model.trunk, photographs.maps[:, 0])  # (6, 4, channels)
+        cells = base.training.encode_pooled(model, maps)  # (6, 4, dim)
+    photographs.labels = torch.eye(6)
+    assert base.selection.score_pointing(model, cells[:, 0], [photographs]) == 100  # a cell is nearest to itself
+    assert base.selection.score_pointing(model, torch.zeros_like(cells[:, 0]), [photographs]) == 25  # all ties
 
 
 def test_wordnet_concepts_know_rows_and_keep_names_apart(base):
