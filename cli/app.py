@@ -28,6 +28,7 @@ COMMANDS = {  # name: module, first sentence of its help
     "label": ("label", "Find the labels that captions name, count them, and write them down if wanted."),
     "train": ("train", "Learn prompts for your labels from captions; no image is needed."),
     "calibrate": ("calibrate", "Make the scores of a model probabilities, and find its thresholds."),
+    "adapt": ("adapt", "Learn from photographs of yours, without a label."),
     "evaluate": (
         "evaluate",
         "Measure models on labelled images: mAP of every branch with bootstrap intervals, and differences of models.",

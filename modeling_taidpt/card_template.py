@@ -74,7 +74,8 @@ Nothing is known of a training: this checkpoint was saved without a report.
 {% if config.score_calibration %}Probabilities were fitted on {{ text(config.score_calibration) }}.{% if config.score_thresholds is not none %} `threshold="auto"` uses the stored thresholds.{% endif %}{% else %}Scores are not probabilities: they only rank labels until `taidpt calibrate` has fitted them on a few images, with labels or without.{% endif %}
 {% if config.image_standardization == "captions" %}From each image's global score is taken what it scores for captions in general ({{ config.caption_bank_size }} clusters).
 {% elif config.image_standardization %}Scores of each image are standardized over the classes (`{{ config.image_standardization }}`).
-{% endif %}{% if config.score_statistics %}Classes are z-scored with the statistics of {{ text(config.score_statistics.source or "given scores") }}.
+{% endif %}{% if config.visual_photographs %}A classifier of patches from {{ config.visual_photographs }} unlabelled photographs is joined to the local prompts (`taidpt adapt`).
+{% endif %}{% if config.score_statistics and config.score_statistics.global_mean %}Classes are z-scored with the statistics of {{ text(config.score_statistics.source or "given scores") }}.
 {% endif %}
 ## Figures
 

@@ -107,7 +107,9 @@ def check_numbers(config: Any) -> None:
     if not isinstance(config.multi_crop, bool) and config.multi_crop != "max":
         raise ValueError(f"`multi_crop` is {_short(config.multi_crop)}: give true, false or 'max'.")
     for name, values in _mapping("score_statistics", config.score_statistics).items():
-        if name != "source":
+        if name == "visual_photographs":
+            _check_number("score_statistics['visual_photographs']", values, int, 1, math.inf)
+        elif name != "source":
             for index, value in enumerate(_sequence(f"score_statistics[{name!r}]", values)):
                 # the standard deviation of a class divides its scores
                 least = 1e-9 if name.endswith("_std") else -1e6
@@ -210,7 +212,9 @@ def check_classes(config: Any) -> None:
         if len(_sequence(name, values)) != count:
             raise ValueError(f"`{name}` has {len(values)} entries for {count} labels: give one each.")
     for name, values in _mapping("score_statistics", config.score_statistics).items():
-        if name != "source" and len(_sequence(f"score_statistics[{name!r}]", values)) != count:
+        if name in ("source", "visual_photographs"):
+            continue
+        if len(_sequence(f"score_statistics[{name!r}]", values)) != count:
             raise ValueError(f"`score_statistics` has {len(values)} values of {name} for {count} labels.")
     for index, name in enumerate(config.class_names):
         if not isinstance(name, str) or not is_visible(name):

@@ -248,7 +248,8 @@ class TaiDptConfig(PreTrainedConfig):
             Factor on their cosines: that of the CLIP's contrastive loss up to 32, else 16, unless told otherwise.
         score_statistics (`dict`, *optional*):
             Mean and standard deviation of each class and branch, by which classes are z-scored: `global_mean`,
-            `global_std`, `local_mean`, `local_std`, a list each, and `source`.
+            `global_std`, `local_mean`, `local_std`, a list each, and `source`; and `visual_photographs`, the number
+            of unlabelled photographs that the checkpoint's visual classifier was fitted on, if it has one.
 
         > Probabilities
 
@@ -448,6 +449,11 @@ class TaiDptConfig(PreTrainedConfig):
         if vision_config.model_type == "siglip2_vision_model":  # it has a number of patches instead
             return int(vision_config.num_patches**0.5) * self.patch_size
         return vision_config.image_size // self.patch_size * self.patch_size
+
+    @property
+    def visual_photographs(self) -> int:
+        """Photographs that the visual classifier was fitted on; 0 where the model has none."""
+        return (self.score_statistics or {}).get("visual_photographs", 0)
 
     def view_settings(self, multi_crop: bool | str | None = None, second_look: bool = False) -> dict[str, Any]:
         """Settings of the image processor that suit the views.

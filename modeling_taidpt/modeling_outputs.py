@@ -19,7 +19,8 @@ class TaiDptOutput(ModelOutput):
         logits_global (`torch.Tensor` of shape `(batch, classes)`): scores of the pooled feature.
         logits_local (`torch.Tensor` of shape `(batch, classes)`): scores of the dense features.
         similarity_map (`torch.Tensor` of shape `(batch, classes, height, width)`, *optional*): for images, cosine of
-            the dense features with the local (or positive) class embeddings.
+            the dense features with the local (or positive) class embeddings, joined with the visual classifier if the
+            model has one.
         class_embeddings (`tuple[torch.Tensor, torch.Tensor]`, *optional*): global and local class embeddings
             `(classes, dim)`, with `return_class_embeddings=True`.
         hidden_states (`tuple[torch.Tensor]`, *optional*): of the vision tower for images, of the text tower for

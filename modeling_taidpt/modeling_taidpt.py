@@ -56,6 +56,7 @@ from .variants import (
     with_linear_head,
     without_text_tower,
 )
+from .visual_classifier import VisualClassifier
 
 logger = logging.get_logger(__name__)
 
@@ -105,6 +106,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         "prompt_learner",
         "class_embeddings_global",
         "class_embeddings_local",
+        "visual_classifier",
         "log_scales",
         "^head",  # the model's own, not those of SigLIP's towers
     )
@@ -135,6 +137,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         self.caption_bank: CaptionBank | None = None
         if config.caption_bank_size:
             self.caption_bank = CaptionBank(config.caption_bank_size, config.embedding_dim)
+        self.visual_classifier: VisualClassifier | None = None
+        if config.visual_photographs:
+            self.visual_classifier = VisualClassifier(config.num_labels, config.embedding_dim)
         self._tokenizer: PreTrainedTokenizerBase | None = None
         self.training_report: dict[str, Any] | None = None  # what the model card says of the training
         self._word_counts: Mapping[str, int] | None = None
@@ -148,9 +153,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         if isinstance(module, PromptLearner):
             for parameter in module.parameters():
                 init.normal_(parameter, mean=0.0, std=INITIAL_STD)
-        elif isinstance(module, CaptionBank):
-            init.zeros_(module.features)
-            init.zeros_(module.log_weights)
+        elif isinstance(module, (CaptionBank, VisualClassifier)):
+            for buffer in module.buffers():
+                init.zeros_(buffer)
         elif module is self.head:
             init.zeros_(module.weight)
             init.zeros_(module.bias)
@@ -207,8 +212,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """
         if (logits_global is None) != (logits_local is None):
             raise ValueError("Give the scores of both branches, `logits_global` and `logits_local`, or none.")
-        both = None if logits_global is None else score_statistics(logits_global, logits_local, source)
-        self.config.score_statistics = both
+        both = {} if logits_global is None else score_statistics(logits_global, logits_local, source)
+        count = self.config.visual_photographs
+        self.config.score_statistics = both | ({"visual_photographs": count} if count else {}) or None
 
     def _freeze(self) -> None:
         """Leaves only what is learned on top of the CLIP trainable, and the CLIP in eval mode for good."""
@@ -725,7 +731,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 image's range with that of the part where it seems to be, cut from `pixel_values` and seen again; see
                 `second_look.py`. An image larger than the tower's size is first seen at that size.
             standardize (`bool`, *optional*): whether the scores are standardised as the configuration says
-                (`image_standardization`, `score_statistics`); by default those of images are, those of captions not.
+                (`image_standardization`, `score_statistics`), and those of images joined with the visual classifier;
+                by default those of images are, those of captions not.
             return_class_embeddings (`bool`, *optional*, defaults to `False`): also returns the class embeddings.
             prompt_chunk_size (`int`, *optional*): classes whose prompts go through the text tower at a time when
                 learning; the backward pass computes each chunk again, so that memory is that of one. By default more
@@ -763,6 +770,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         if class_embeddings is None:
             class_embeddings = self.encode_classes(prompt_chunk_size)
         global_embeddings, local_embeddings = class_embeddings  # (classes, dim) each
+        joined_embeddings, offset = local_embeddings, None
         record = Record.of_flags(self.config, output_hidden_states, output_attentions)
         if pixel_values is not None:
             multi_crop = self.config.multi_crop if multi_crop is None else multi_crop
@@ -779,6 +787,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             grid = dense_embeds.shape[1:3]
             pooled, dense, mask = image_embeds, dense_embeds.flatten(1, 2), None  # (batch, dim), (batch, cells, dim)
             spatial_scale = self.config.image_spatial_scale
+            if self.visual_classifier is not None and standardize is not False:
+                joined_embeddings, offset = self.visual_classifier(local_embeddings)  # (classes, dim), (classes,)
         else:
             grid = None
             pooled, dense, mask = caption_embeds, token_embeds, attention_mask  # (batch, dim), (batch, length, dim)
@@ -787,7 +797,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         with torch.autocast(global_embeddings.device.type, enabled=False):
             scales = (self.config.logit_scale, spatial_scale, self.log_scales)
             logits_global, logits_local, similarity = branch_scores(
-                pooled, dense, global_embeddings, local_embeddings, *scales, mask
+                pooled, dense, global_embeddings, joined_embeddings, *scales, mask, offset
             )
             if standardize is True or (standardize is None and image_embeds is not None):
                 logits_global, logits_local = standardize_scores(

@@ -84,6 +84,7 @@ def branch_scores(
     spatial_scale: float,
     log_scales: torch.Tensor | None = None,
     mask: torch.Tensor | None = None,
+    offset: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Global and local scores of two prompts per class.
 
@@ -97,6 +98,8 @@ def branch_scores(
         log_scales (`torch.Tensor` of shape `(2,)`, *optional*): of a positive and a negative prompt; see
             [`positive_negative_scores`].
         mask (`torch.Tensor` of shape `(batch, length)`, *optional*): true where a token counts.
+        offset (`torch.Tensor` of shape `(classes,)`, *optional*): added to the cosines with the local class
+            embeddings; see [`VisualClassifier`].
 
     Returns:
         `tuple[torch.Tensor, torch.Tensor, torch.Tensor]`: global and local scores `(batch, classes)`, and cosines of
@@ -105,6 +108,7 @@ def branch_scores(
     dense = dense.to(second.dtype)  # (batch, length, dim)
     if log_scales is None:
         similarity = dense @ second.T  # (batch, length, classes)
+        similarity = similarity if offset is None else similarity + offset
         logits_local = local_scores(similarity, spatial_scale, logit_scale, mask)  # (batch, classes)
         return global_scores(pooled, first, logit_scale), logits_local, similarity
     similarity = dense @ first.T  # (batch, length, classes)

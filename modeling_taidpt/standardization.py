@@ -207,7 +207,7 @@ def standardize_scores(
     elif step == "captions" and bank is not None:
         partition = bank(features, config.caption_bank_temperature)  # (batch, 1)
         logits_global = logits_global - config.logit_scale * partition  # (batch, classes)
-    if config.score_statistics is None:
+    if BRANCH_STATISTICS[0] not in (config.score_statistics or {}):
         return logits_global, logits_local
     values = [logits_global.new_tensor(config.score_statistics[name]) for name in BRANCH_STATISTICS]  # (classes,) each
     return (logits_global - values[0]) / values[1], (logits_local - values[2]) / values[3]

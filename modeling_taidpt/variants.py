@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
 
 from .backbones import text_side
 from .configuration_taidpt import TaiDptConfig
 from .tokenization_taidpt import tokenize_names
 
+logger = logging.get_logger(__name__)
+
+NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
 TEMPLATE_WORDS = "a photo of a"
 
 
@@ -52,7 +56,7 @@ def relabel(
         _make_room_for_words(config, old, indices, len(tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]))
     new = _on_shared_clip(model, config, tokenizer)
     with torch.no_grad():
-        _copy_extras(new, model)
+        _copy_extras(new, model, indices)
         if config.class_embedding_source == "fixed":
             _fill_fixed(new, model, indices)
         else:
@@ -139,6 +143,10 @@ def with_fixed_embeddings(
     if not baked:  # scales, head and statistics belong to the embeddings that they were learned with
         config.prompt_pair, config.linear_head = "global_local", False
         config.score_statistics = None
+        if model.visual_classifier is not None:
+            logger.warning_once(
+                "The visual classifier was fitted with other class embeddings and is left out: fit it again."
+            )
     new = _on_shared_clip(model, config, model._tokenizer)
     with torch.no_grad():
         _copy_extras(new, model)
@@ -205,14 +213,20 @@ def _check_trained_labels(config: TaiDptConfig, labels: list[str], indices: list
         )
 
 
-def _copy_extras(new: PreTrainedModel, model: PreTrainedModel) -> None:
-    """Copies what a model holds beside the prompts, where the new model has it too."""
+def _copy_extras(new: PreTrainedModel, model: PreTrainedModel, indices: Sequence[int | None] | None = None) -> None:
+    """Copies what a model holds beside the prompts, where the new model has it too.
+
+    `indices` are those of its classes in the model, as of [`known_classes`]; without them the classes are the same.
+    """
     if new.log_scales is not None:
         new.log_scales.copy_(model.log_scales)  # (2,)
     if new.head is not None:
         new.head.load_state_dict(model.head.state_dict())
     if new.caption_bank is not None:
         new.caption_bank.load_state_dict(model.caption_bank.state_dict())
+    if new.visual_classifier is not None:
+        indices = range(model.config.num_labels) if indices is None else indices
+        new.visual_classifier.copy_classes(model.visual_classifier, indices)
 
 
 def without_text_tower(clip: Any) -> Any:
@@ -242,12 +256,28 @@ def _relabelled_config(
     if old.score_statistics is not None:
         statistics = old.score_statistics.items()
         config.score_statistics = {name: _move_values(values, indices) for name, values in statistics}
+        _say_without_photographs(config, [label for label, index in pairs if index is None])
     for name in ("context_lengths", "context_positions"):
         values = getattr(old, name)
         default = old.num_context_tokens if name == "context_lengths" else old.class_token_position
         if values is not None:
             setattr(config, name, [default if old_index is None else values[old_index] for old_index in indices])
     return config
+
+
+def _say_without_photographs(config: TaiDptConfig, labels: list[str]) -> None:
+    """Says which labels the visual classifier does not know; one that knows none is dropped."""
+    if not config.visual_photographs or not labels:
+        return
+    if len(labels) == config.num_labels:
+        kept = {name: value for name, value in config.score_statistics.items() if name != "visual_photographs"}
+        config.score_statistics = kept or None
+    shown = ", ".join(map(repr, labels[:NAMES_IN_WARNING]))
+    more = f" and {len(labels) - NAMES_IN_WARNING} more" if len(labels) > NAMES_IN_WARNING else ""
+    logger.warning_once(
+        f"The visual classifier of this model was fitted for other labels: {shown}{more} are scored by their prompts "
+        "alone (`with_labels`, then `fit_visual_classifier` fits one for them)."
+    )
 
 
 def _move_values(values: Any, indices: list[int | None]) -> Any:

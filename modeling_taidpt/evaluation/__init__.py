@@ -20,6 +20,7 @@ from .score_fitting import (
     fit_score_statistics,
     fit_score_thresholds,
 )
+from .visual_fitting import fit_visual_classifier
 
 __all__ = [
     "average_precision",
@@ -35,6 +36,7 @@ __all__ = [
     "fit_score_statistics",
     "fit_score_thresholds",
     "fit_thresholds",
+    "fit_visual_classifier",
     "match_prevalence",
     "mean_average_precision",
     "metric_path",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -62,6 +63,7 @@ class ImageFeatures(KeptFeatures):
         bf16: bool = False,
         shard_size: int = SHARD_SIZE,
         progress: bool = True,
+        skip_unreadable: bool = False,
     ) -> ImageFeatures:
         """Encodes images with the image side of a model, or opens what an earlier call has cached.
 
@@ -80,6 +82,7 @@ class ImageFeatures(KeptFeatures):
             bf16 (`bool`, *optional*, defaults to `False`): whether matrix products are computed in bfloat16.
             shard_size (`int`, *optional*): images per file.
             progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
+            skip_unreadable (`bool`, *optional*, defaults to `False`): leaves out images that cannot be read.
 
         Returns:
             [`ImageFeatures`]: memory-mapped.
@@ -93,13 +96,19 @@ class ImageFeatures(KeptFeatures):
         processor = image_processor or find_image_processor(model.config)
         check_processor(processor, model.config._name_or_path or type(model).__name__)
         settings = f"format {FORMAT}, {dtype}, {'bf16' if bf16 else 'full'}, {shard_size} images a file"
-        contents = (images.content(index) for index in range(len(images)))
+        settings += ", unreadable ones left out" if skip_unreadable else ""
+        contents = (_content(images, index, skip_unreadable) for index in range(len(images)))
         folder = Path(cache_dir or feature_cache_dir(cls.kind)) / image_fingerprint(
             model, processor, contents, settings
         )
-        encoder = _ImageEncoder(model, processor, images, dtype, batch_size, bf16)
+        encoder = _ImageEncoder(model, processor, images, dtype, batch_size, bf16, skip_unreadable)
         shards = write_missing(encoder, range(len(images)), folder, shard_size, progress, cls.kind)
-        return cls(shards, np.arange(len(images)), labels)
+        features = cls(shards, np.arange(len(images)), labels)
+        if not skip_unreadable:
+            return features
+        # features of length 1 are never all 0: these are places of images that could not be read
+        readable = [index for index in range(len(images)) if bool(shards[index][0].any())]
+        return features if len(readable) == len(images) else features.select(readable)
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         """Return the features and labels of one image."""
@@ -130,14 +139,34 @@ def collate_images(items: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.
     return {name: torch.stack([item[name] for item in items]).float() for name in (*IMAGE_COLUMNS, "labels")}
 
 
+def _content(images: ImageRows, index: int, skip_unreadable: bool) -> bytes:
+    """What an image is made of; nothing where it cannot be read and is to be left out."""
+    try:
+        return images.content(index)
+    except ValueError:
+        if not skip_unreadable:
+            raise
+        return b""
+
+
 class _ImageEncoder(Encoder):
     """Encodes images with a frozen CLIP."""
 
     columns = IMAGE_COLUMNS
 
-    def __init__(self, model: Any, processor: Any, images: ImageRows, dtype: str, batch_size: int, bf16: bool) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        images: ImageRows,
+        dtype: str,
+        batch_size: int,
+        bf16: bool,
+        skip_unreadable: bool = False,
+    ) -> None:
         self.model, self.processor, self.images = model, processor, images
         self.dtype, self.batch_size, self.bf16 = getattr(torch, dtype), batch_size, bf16
+        self.skip_unreadable = skip_unreadable
 
     def __call__(self, items: list[int], bar: tqdm) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """Pooled `(dim,)` and dense `(cells, dim)` features of each image, in the cache's precision."""
@@ -145,21 +174,39 @@ class _ImageEncoder(Encoder):
         for start in range(0, len(items), self.batch_size):
             members = items[start : start + self.batch_size]
             settings = self.model.config.view_settings()
-            pixels = [self.images.pixels(index, self.processor, settings) for index in members]
+            pixels, unreadable = self._read(members, settings)
             if len({tuple(image.shape) for image in pixels}) > 1:
                 raise ValueError("The processor makes images of different sizes: use one that crops them to one size.")
-            pooled, dense = self._encode(torch.stack(pixels))
+            pooled, dense = self._encode(torch.stack(pixels), unreadable)
             features += zip(pooled, dense, strict=True)
             bar.update(len(members))
         return features
 
+    def _read(self, members: list[int], settings: dict[str, Any]) -> tuple[list[torch.Tensor], list[int]]:
+        """Pixels `(3, height, width)` of each image, and which of them are a blank in place of one."""
+        pixels: list[torch.Tensor] = []
+        unreadable = []
+        for place, index in enumerate(members):
+            try:
+                pixels.append(self.images.pixels(index, self.processor, settings))
+            except ValueError:
+                if not self.skip_unreadable:
+                    raise
+                size = (self.model.config.image_size,) * 2
+                blank = self.processor(images=[Image.new("RGB", size)], return_tensors="pt", **settings)
+                pixels.append(blank["pixel_values"][0])
+                unreadable.append(place)
+        return pixels, unreadable
+
     @torch.inference_mode()
-    def _encode(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _encode(self, pixel_values: torch.Tensor, blanks: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Features of a batch; those of blanks are 0."""
         size = self.model.config.image_size
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.bf16):
             pooled, dense = self.model.encode_images(
                 pixel_values.to(self.model.device), pixel_values.shape[-2:] != (size, size)
             )
+        pooled[blanks], dense[blanks] = 0, 0
         grid = (dense.shape[-3], dense.shape[-2])
         if self.grid not in (None, grid):
             raise ValueError(f"Images have {self.grid} and {grid} cells: use a processor that crops them to one size.")
