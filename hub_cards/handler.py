@@ -189,8 +189,8 @@ def _plain(entry: dict[str, Any]) -> dict[str, Any]:
     """A result of the pipeline as JSON has it: `null` for the pixels of a heatmap that were cropped away."""
     plain = {"label": entry["label"], "score": float(entry["score"])}
     if "heatmap" in entry:
-        rows = entry["heatmap"].round(4).tolist()  # (height, width) or (rows, columns)
-        plain["heatmap"] = [[None if math.isnan(value) else value for value in row] for row in rows]
+        rows = entry["heatmap"].tolist()  # (height, width) or (rows, columns); of four digits, as they may be small
+        plain["heatmap"] = [[None if math.isnan(value) else float(f"{value:.4g}") for value in row] for row in rows]
     return plain
 
 

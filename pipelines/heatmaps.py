@@ -1,4 +1,9 @@
-"""Where the model looks in an image, and heatmaps in the pixels of that image, whatever was resized and cropped."""
+"""Where the model looks in an image, and heatmaps in the pixels of that image, whatever was resized and cropped.
+
+What a heatmap shows was chosen by `examples/study_heatmaps.py` of the project: see [`cell_shares`]. Cells are those of
+the image at twice the size that the scores come from ([`enlarged`]): objects come in all sizes, and finer cells find
+the smaller ones.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
 from transformers.image_utils import get_image_size_for_max_height_width
+
+INVERSE_TEMPERATURE = 50.0  # on cosines, of the shares of a cell
+ENLARGEMENT = 2  # of an image, where its cells are to be shown
 
 
 class Axis(NamedTuple):
@@ -77,6 +86,40 @@ def processor_for(
     else:
         replaced["size"] = {"shortest_edge": square["height"]} if "shortest_edge" in size else square
     return ProcessorView(processor, replaced)
+
+
+def enlarged(view: ProcessorView) -> ProcessorView:
+    """The same part of the image at twice the size; the view itself where its processor does not resize, or pads."""
+    if not getattr(view, "do_resize", False) or getattr(view, "do_pad", False):
+        return view
+    names = ("size", "crop_size") if getattr(view, "do_center_crop", False) else ("size",)
+    sizes = {name: {key: ENLARGEMENT * side for key, side in _sides(getattr(view, name))} for name in names}
+    return ProcessorView(view.processor, view.replaced | sizes)
+
+
+def _sides(size: Any) -> list[tuple[str, int]]:
+    return [(key, side) for key, side in dict(size).items() if side is not None]
+
+
+def cell_shares(cosines: torch.Tensor) -> torch.Tensor:
+    """How much of each cell a label takes, among all labels and what is ordinary for it in the image.
+
+    `exp(50 s_c) / (sum_k exp(50 s_k) + exp(50 o_c))`, where the cosine that is ordinary for the label,
+    `o_c = mean + standard deviation`, is taken over the cells of the image. Other labels take the cells that show
+    them, and a label that is alone has its own background to stand out from.
+
+    Args:
+        cosines (`torch.Tensor` of shape `(..., labels, rows, columns)`): of cells with labels.
+
+    Returns:
+        `torch.Tensor` of the same shape: in [0, 1], at least fp32; high where the label is, whether or not the image
+        shows it: that is what its score says.
+    """
+    logits = INVERSE_TEMPERATURE * cosines.float()  # (..., labels, rows, columns)
+    mean = logits.mean(dim=(-2, -1), keepdim=True)  # (..., labels, 1, 1)
+    spread = (logits - mean).square().mean(dim=(-2, -1), keepdim=True).sqrt()  # (..., labels, 1, 1)
+    labels = logits.logsumexp(dim=-3, keepdim=True)  # (..., 1, rows, columns)
+    return (logits - torch.logaddexp(labels, mean + spread)).exp()  # (..., labels, rows, columns)
 
 
 def resized_size(processor: Any, height: int, width: int) -> tuple[int, int] | None:
@@ -177,4 +220,13 @@ def draw_heatmaps(cells: np.ndarray, window: Sequence[Axis]) -> Iterator[np.ndar
         yield heatmap
 
 
-__all__ = ["Axis", "ProcessorView", "crop_window", "draw_heatmaps", "processor_for", "resized_size"]
+__all__ = [
+    "Axis",
+    "ProcessorView",
+    "cell_shares",
+    "crop_window",
+    "draw_heatmaps",
+    "enlarged",
+    "processor_for",
+    "resized_size",
+]

@@ -1,7 +1,7 @@
 """Pipeline that gives an image every label that fits it, with a score and, if wanted, a heatmap.
 
 It imports only its siblings here, so that it travels with a checkpoint as remote code. Of the model it knows:
-called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatmaps, `similarity_map`
+called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatmaps, the cosines `similarity_map`
 `(batch, classes, rows, columns)`; `config.id2label` names the classes. Where the model has them it also uses
 `probabilities` (of logits; the sigmoid otherwise), `config.score_thresholds` (what is present), `with_labels` (for
 `candidate_labels`), `encode_classes` (once for a run; the argument `class_embeddings` takes what it gives),
@@ -28,7 +28,15 @@ from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
 from transformers.utils import logging
 
-from .heatmaps import ProcessorView, crop_window, draw_heatmaps, processor_for, resized_size
+from .heatmaps import (
+    ProcessorView,
+    cell_shares,
+    crop_window,
+    draw_heatmaps,
+    enlarged,
+    processor_for,
+    resized_size,
+)
 from .image_batches import ImageBatches, ImageStream, collate
 from .image_inputs import read_inputs
 from .image_reading import ImageEntry, read_image, unreadable
@@ -96,9 +104,11 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 - candidate_labels (`str` or `list[str]`, *optional*): scores these labels (a string is split at
                   commas) instead of the model's own.
                 - return_heatmaps (`bool` or `"cells"`, *optional*, defaults to `False`): adds `"heatmap"` to each
-                  label that is kept: a float32 array `(height, width)` of the turned image, the cosine of the pixel
-                  with the label, NaN where the image processor crops the image away; with `"cells"` the
-                  `(rows, columns)` of the model's cells, which share what the image processor keeps of the image.
+                  label that is kept: a float32 array `(height, width)` of the turned image, the share in [0, 1] of
+                  the place that the label takes among all labels and its background, NaN where the image processor
+                  crops the image away; with `"cells"` the `(rows, columns)` of the model's cells, which share what the
+                  image processor keeps of the image. It says where, the score says how much. The model sees the image
+                  once more for it, at twice the size, unless `image_size` says at which.
                 - image_size (`int`, *optional*): shorter side in pixels that the model sees, rounded to whole cells;
                   the image processor's by default.
                 - center_crop (`bool`, *optional*): `False` shows the model the whole image at its aspect ratio, sides
@@ -277,19 +287,26 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         image = read_image(entry, timeout)
         original, cell = (image.height, image.width), getattr(self.model.config, "patch_size", 1)
         processor = processor_for(self.image_processor, original, image_size, center_crop, cell)
-        view_settings = getattr(self.model.config, "view_settings", None)
+        view_settings, whole = getattr(self.model.config, "view_settings", None), {}
         if image_size is None and center_crop is None and view_settings is not None:
             # tiles and boxes want the whole image at twice the model's size
-            settings = view_settings(multi_crop, second_look) if second_look else view_settings(multi_crop)
-            processor = ProcessorView(self.image_processor, settings) if settings else processor
+            whole = view_settings(multi_crop, second_look) if second_look else view_settings(multi_crop)
+            processor = ProcessorView(self.image_processor, whole) if whole else processor
         resized = resized_size(processor, *original)
-        limit = Image.MAX_IMAGE_PIXELS
-        if resized is not None and limit is not None and resized[0] * resized[1] > limit:
+        if _is_too_large(resized):
             raise unreadable(entry, f"its sides ({image.width} x {image.height}) are too unequal for resizing")
         pixels = processor(image)  # (1, 3, height, width)
         # A list of images, not a batch: processors that do not crop give them different sizes.
         features: dict[str, Any] = {"images": [torch.as_tensor(pixels[0])]}
         if return_heatmaps:
+            larger = enlarged(processor)
+            if whole:
+                features["detailed"] = features["images"]
+            elif image_size is None and larger is not processor and hasattr(self.model.config, "image_size"):
+                larger_size = resized_size(larger, *original)
+                if not _is_too_large(larger_size):
+                    processor, resized, pixels = larger, larger_size, larger(image)  # (1, 3, 2 height, 2 width)
+                features["detailed"] = [torch.as_tensor(pixels[0])]
             processed = (pixels.shape[-2], pixels.shape[-1])
             features["window"] = crop_window(processor, original, resized, processed)
         return features
@@ -299,9 +316,25 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     ) -> dict[str, Any]:
         model = self.model if model is None else model
         self._warn_about_labels(model)
+        logits, cosines = self._run(model, model_inputs["images"], options, return_heatmaps)
+        results: dict[str, Any] = {"logits": torch.stack(logits)}  # (images, classes)
+        if return_heatmaps:
+            if "detailed" in model_inputs:
+                # the whole image shows where; tiles and boxes say how much
+                options = {name: value for name, value in options.items() if name != "second_look"}
+                if options.get("multi_crop", getattr(model.config, "multi_crop", None)) == "max":
+                    options["multi_crop"] = False
+                cosines = self._run(model, model_inputs["detailed"], options, True)[1]
+            results["shares"] = [cell_shares(values) for values in cosines]  # (classes, rows, columns) each
+            results["window"] = model_inputs["window"]
+        return results
+
+    def _run(
+        self, model: Any, entries: Sequence[Any], options: dict[str, Any], cosines: bool
+    ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Logits `(classes,)` of each image and, where they are wanted, the cosines of its cells."""
         # one image [(3, height, width)], or a batch of such lists
-        nested = [entry if isinstance(entry, list) else [entry] for entry in model_inputs["images"]]
-        images = [image for entry in nested for image in entry]
+        images = [image for entry in entries for image in (entry if isinstance(entry, list) else [entry])]
         logits: dict[int, torch.Tensor] = {}
         maps: dict[int, torch.Tensor] = {}
         for shape in dict.fromkeys(image.shape for image in images):
@@ -314,16 +347,12 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             pixels = torch.stack([images[place] for place in places])  # (images of this shape, 3, height, width)
             outputs = model(pixel_values=pixels.to(self.dtype), **options, **sized)
             logits.update(zip(places, outputs.logits, strict=True))  # (classes,) each
-            if return_heatmaps:
+            if cosines:
                 similarity = getattr(outputs, "similarity_map", None)  # (images of this shape, classes, rows, columns)
                 if similarity is None:
                     raise ValueError(f"`{type(model).__name__}` gives no `similarity_map`: leave return_heatmaps out.")
                 maps.update(zip(places, similarity, strict=True))  # (classes, rows, columns) each
-        results: dict[str, Any] = {"logits": torch.stack([logits[place] for place in range(len(images))])}
-        if return_heatmaps:
-            results["similarity_map"] = [maps[place] for place in range(len(images))]
-            results["window"] = model_inputs["window"]
-        return results
+        return [logits[place] for place in range(len(images))], [maps[place] for place in sorted(maps)]
 
     def postprocess(
         self,
@@ -345,7 +374,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         order = order[:top_k].tolist()
         results = [{"label": config.id2label[index], "score": float(scores[index])} for index in order]
         if return_heatmaps:
-            cells = model_outputs["similarity_map"][0].float().numpy()[order]  # (kept labels, rows, columns)
+            cells = model_outputs["shares"][0].numpy()[order]  # (kept labels, rows, columns)
             maps = cells if return_heatmaps == "cells" else draw_heatmaps(cells, model_outputs["window"])
             for result, heatmap in zip(results, maps, strict=True):
                 result["heatmap"] = heatmap
@@ -389,6 +418,11 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 f"The CLIP behind this model saw words of {_some(rare_labels)} fewer than 20 times in its training: "
                 "expect poor scores for these labels, or name them in more common words."
             )
+
+
+def _is_too_large(size: tuple[int, int] | None) -> bool:
+    """Whether an image of that height and width has more pixels than Pillow reads."""
+    return size is not None and Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS
 
 
 def _some(names: Sequence[str]) -> str:

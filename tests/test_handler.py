@@ -50,7 +50,8 @@ def test_many_images_and_own_labels(handler):
 
 def test_heatmaps_are_of_cells_unless_pixels_are_asked_for(handler):
     (entry,) = handler({"inputs": CAT, "parameters": {"top_k": 1, "return_heatmaps": True}})
-    cells = handler.pipeline.model.config.image_size // handler.pipeline.model.config.patch_size
+    config = handler.pipeline.model.config
+    cells = 2 * config.image_size // config.patch_size  # maps are of twice the size
     assert np.asarray(entry["heatmap"]).shape == (cells, cells)
     (entry,) = handler({"inputs": CAT, "parameters": {"top_k": 1, "return_heatmaps": "pixels"}})
     assert np.asarray(entry["heatmap"]).shape == (300, 451)

@@ -26,6 +26,7 @@ from torch import nn
 from ..atomic import staged_folder
 from ..data.collator import find_image_processor
 from ..modeling_taidpt import TaiDptModel
+from ..pipelines.heatmaps import cell_shares
 
 ONNX_FILE, QUANTIZED_FILE, TORCH_FILE = "model.onnx", "model_quantized.onnx", "model.pt2"
 LABELS_FILE = "labels.json"
@@ -37,10 +38,11 @@ class ImageScorer(nn.Module):
 
     Args:
         model ([`TaiDptModel`]): the model; its CLIP is shared unless it must be cast or moved.
-        heatmaps (`bool`, *optional*, defaults to `False`): whether `similarity_map` is returned too.
+        heatmaps (`bool` or `"shares"`, *optional*, defaults to `False`): whether the cosines are returned too, or what
+            the pipeline's heatmaps show of them.
     """
 
-    def __init__(self, model: TaiDptModel, heatmaps: bool = False) -> None:
+    def __init__(self, model: TaiDptModel, heatmaps: bool | str = False) -> None:
         super().__init__()
         with torch.no_grad():
             self.model = model.bake()
@@ -55,19 +57,22 @@ class ImageScorer(nn.Module):
             pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): normalised pixels.
 
         Returns:
-            `tuple[torch.Tensor, ...]`: probabilities `(batch, classes)` and, with `heatmaps`, the similarity map
-            `(batch, classes, rows, columns)`.
+            `tuple[torch.Tensor, ...]`: probabilities `(batch, classes)` and, with `heatmaps`, the similarity map, or
+            the shares, `(batch, classes, rows, columns)`.
         """
         outputs = self.model(pixel_values=pixel_values, interpolate_pos_encoding=True, return_dict=True)
         probabilities = self.model.probabilities(outputs.logits)  # (batch, classes)
-        return (probabilities, outputs.similarity_map) if self.heatmaps else (probabilities,)
+        if not self.heatmaps:
+            return (probabilities,)
+        cells = outputs.similarity_map  # (batch, classes, rows, columns)
+        return probabilities, cell_shares(cells) if self.heatmaps == "shares" else cells
 
 
 def export_onnx(
     model: TaiDptModel,
     output: str | Path,
     *,
-    heatmaps: bool = False,
+    heatmaps: bool | str = False,
     quantize: bool = False,
     opset: int = 20,
     image_processor: Any = None,
@@ -76,13 +81,17 @@ def export_onnx(
 
     The graph takes `pixel_values` `(batch, 3, height, width)`, float32, and gives `probabilities` `(batch, classes)`
     and, with `heatmaps`, `similarity_map` `(batch, classes, rows, columns)`: the cosine of each cell of the image with
-    the label. `labels.json` holds `{"labels": [...]}` in the order of the classes, with `"thresholds"` where the
+    the label; with `heatmaps="shares"` instead `heatmaps`, of the same shape: what those of the pipeline show
+    ([`~pipelines.heatmaps.cell_shares`]), at the size that the graph sees.
+
+    `labels.json` holds `{"labels": [...]}` in the order of the classes, with `"thresholds"` where the
     checkpoint has them; `preprocessor_config.json` the settings of the image processor, as transformers writes them.
 
     Args:
         model ([`TaiDptModel`]): the model.
         output (`str`): folder; files of an earlier export there are replaced, other files stay.
-        heatmaps (`bool`, *optional*, defaults to `False`): adds the output `similarity_map`.
+        heatmaps (`bool` or `"shares"`, *optional*, defaults to `False`): adds the output `similarity_map`, or
+            `heatmaps`.
         quantize (`bool`, *optional*, defaults to `False`): also writes `model_quantized.onnx`, with int8 weights and
             activations quantised as they come. It costs accuracy: `measure_quantization` says how much on your images.
         opset (`int`, *optional*, defaults to 20): version of the ONNX operators, 18 or later.
@@ -93,8 +102,10 @@ def export_onnx(
 
     Raises:
         ImportError: the extra `taidpt[onnx]` is not installed.
-        ValueError: `output` is a file, or `opset` is too old.
+        ValueError: `output` is a file, `opset` is too old, or `heatmaps` is another word.
     """
+    if heatmaps not in (True, False, "shares"):
+        raise ValueError(f"`heatmaps` is {heatmaps!r}: give True, False or 'shares'.")
     _require("onnx", "onnxscript", *(["onnxruntime"] if quantize else []))
     if opset < 18:
         raise ValueError(f"`opset` is {opset}: give 18 or later.")
@@ -108,7 +119,9 @@ def export_onnx(
                 dynamo=True,
                 opset_version=opset,
                 input_names=["pixel_values"],
-                output_names=["probabilities", "similarity_map"][: 1 + heatmaps],
+                output_names=["probabilities", "heatmaps" if heatmaps == "shares" else "similarity_map"][
+                    : 1 + bool(heatmaps)
+                ],
                 verbose=False,
             )
         _name_dimensions(program.model.graph)
@@ -202,6 +215,7 @@ def _name_dimensions(graph: Any) -> None:
         "pixel_values": ("batch", "3", "height", "width"),
         "probabilities": ("batch", "classes"),
         "similarity_map": ("batch", "classes", "rows", "columns"),
+        "heatmaps": ("batch", "classes", "rows", "columns"),
     }
     for value in (*graph.inputs, *graph.outputs):
         sizes = zip(value.shape, names[value.name], strict=True)

@@ -40,7 +40,8 @@ def export_web(
     """Writes a folder that is a page: `python -m http.server --directory OUTPUT` serves it, as any static host does.
 
     It holds `index.html`, `tagger.js`, `config.json`, `preprocessor_config.json`, `labels.json` with the thresholds of
-    the checkpoint, and `onnx/model.onnx` with heatmaps; in `lib/` transformers.js with its runtime.
+    the checkpoint, and `onnx/model.onnx` with heatmaps as the pipeline draws them, at the size of the scores; in
+    `lib/` transformers.js with its runtime.
 
     Args:
         model ([`TaiDptModel`]): the model.
@@ -66,7 +67,7 @@ def export_web(
         raise ValueError("The model is too large for a browser: its graph would not fit into one file of 2 GB.")
     library = {f"lib/{name}" for name in (LIBRARY_FILE, *RUNTIME_FILES.values())}  # of an earlier page
     with staged_folder(output, lambda written: library) as folder:
-        export_onnx(model, folder / "onnx", heatmaps=True, image_processor=image_processor)
+        export_onnx(model, folder / "onnx", heatmaps="shares", image_processor=image_processor)
         for name in ("preprocessor_config.json", LABELS_FILE):
             shutil.move(folder / "onnx" / name, folder / name)
         _check_processor(folder / "preprocessor_config.json")

@@ -24,7 +24,7 @@ STRENGTH = 0.8  # how much of the photograph the strongest point of a heatmap co
 OUTSIDE = 0.35  # brightness of what the image processor crops away
 WIDTH = 8.0  # inches of a figure: a column of text, so that its letters are as large as those around it
 ROW = 2.9  # inches of height at most of a row of images
-SCALE_NAME = "how well a place fits the label (one scale for all)"
+SCALE_NAME = "share of a place that the label takes (one scale for all)"
 FIGURE_SUFFIXES = (".jpg", ".jpeg", ".pdf", ".png", ".svg", ".webp")
 
 

@@ -27,6 +27,7 @@ from modeling_taidpt import (
 from modeling_taidpt.data.collator import find_image_processor
 from modeling_taidpt.export import programs as export_module
 from modeling_taidpt.export.programs import export_onnx, export_torch
+from modeling_taidpt.pipelines.heatmaps import cell_shares
 
 from ..conftest import ROOT, make_clip
 
@@ -79,6 +80,20 @@ def test_onnx_names_its_inputs_outputs_and_free_dimensions(exported):
         "probabilities": ["batch", len(LABELS)],
         "similarity_map": ["batch", len(LABELS), "rows", "columns"],
     }
+
+
+def test_heatmaps_of_the_graph_are_drawn_as_in_the_pipeline(model, tmp_path):
+    session = onnxruntime.InferenceSession(export_onnx(model, tmp_path, heatmaps="shares"))
+    names = {value.name: value.shape for value in session.get_outputs()}
+    assert names["heatmaps"] == ["batch", len(LABELS), "rows", "columns"] and "similarity_map" not in names
+    for shape in SIZES:
+        pixels = torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+        probabilities, heatmaps = session.run(None, {"pixel_values": pixels.numpy()})
+        ours, cosines = expected(model, pixels)
+        np.testing.assert_allclose(probabilities, ours, atol=1e-5)
+        np.testing.assert_allclose(heatmaps, cell_shares(torch.from_numpy(cosines)), atol=1e-4)
+    with pytest.raises(ValueError, match="`heatmaps` is 'cosines': give True, False or 'shares'"):
+        export_onnx(model, tmp_path, heatmaps="cosines")
 
 
 def test_folder_serves_without_this_package(exported):

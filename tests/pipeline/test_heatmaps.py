@@ -9,6 +9,7 @@ from PIL import Image
 from transformers import pipeline
 
 from modeling_taidpt.pipelines import TASK, MultiLabelImageClassificationPipeline
+from modeling_taidpt.pipelines.heatmaps import cell_shares
 
 from .conftest import LABELS, SIDE, make_processor, picture, plain_outputs
 
@@ -33,6 +34,40 @@ def slow_heatmap(cells, width, height, resized, crop):
     return heatmap
 
 
+def slow_shares(cosines):
+    """Cell by cell: exp(50 s) of the label over those of all labels and of its own mean plus standard deviation."""
+    cosines = np.asarray(cosines, dtype=np.float64)  # (labels, rows, columns)
+    ordinary = [label.mean() + label.std() for label in cosines]
+    shares = np.zeros_like(cosines)
+    for label, row, column in np.ndindex(cosines.shape):
+        others = [*cosines[:, row, column], ordinary[label]]
+        shares[label, row, column] = 1 / sum(np.exp(50 * (other - cosines[label, row, column])) for other in others)
+    return shares
+
+
+@pytest.mark.parametrize("labels", [1, 2, 7])
+def test_cells_are_shared_among_labels_and_what_is_ordinary(labels):
+    cosines = torch.rand(2, labels, 3, 4, generator=torch.Generator().manual_seed(labels)) - 0.5
+    shares = cell_shares(cosines)
+    np.testing.assert_allclose(shares, np.stack([slow_shares(image) for image in cosines]), rtol=1e-4)
+    assert (shares.amax(dim=(2, 3)) > 5 * shares.amin(dim=(2, 3))).all()  # no label is flat, not even one alone
+    if labels == 1:
+        assert torch.equal(shares.flatten(1).argsort(), cosines.flatten(1).argsort())
+    half = cell_shares(cosines.half())
+    assert half.dtype == torch.float32 and half.isfinite().all()
+    flat = cell_shares(torch.full((labels, 2, 2), 0.3))
+    torch.testing.assert_close(flat, torch.full_like(flat, 1 / (labels + 1)))
+
+
+def test_labels_of_the_same_cells_do_not_hide_another():
+    """Where each label is at home its map is high, however the cosines of the labels differ in level."""
+    cosines = torch.full((3, 4, 4), 0.1) + torch.tensor([0.0, 0.15, -0.2])[:, None, None]
+    for label, cell in enumerate([(0, 0), (3, 3), (0, 3)]):
+        cosines[label][cell] += 0.4
+    for share, cell in zip(cell_shares(cosines), [(0, 0), (3, 3), (0, 3)], strict=True):
+        assert np.unravel_index(int(share.argmax()), (4, 4)) == cell and share[cell] > 0.9
+
+
 @pytest.mark.parametrize(
     ("width", "height", "settings", "resized"),
     [
@@ -46,14 +81,31 @@ def slow_heatmap(cells, width, height, resized, crop):
     ],
 )
 def test_heatmap_against_a_plain_computation(model, tmp_path, width, height, settings, resized):
+    """The model sees what it scores at twice the size, where the processor resizes at all."""
     processor = make_processor(tmp_path, **settings)
     pipe = pipeline(TASK, model=model, image_processor=processor, device="cpu")
     image = picture(width, height)
-    cells = plain_outputs(model, processor, image).similarity_map[0].numpy()  # (classes, 4, 4)
+    larger, factor, crop = {}, 1, (SIDE, SIDE)
+    larger_sizes = {(41, 97): (151, 64), (20, 13): (64, 98)}  # rounded down
+    if settings.get("do_resize", True):
+        factor, crop = 2, (2 * SIDE, 2 * SIDE)
+        size = settings.get("size", {"shortest_edge": SIDE})
+        larger = {"size": {name: 2 * side for name, side in size.items()}}
+        larger["crop_size"] = {"height": 2 * SIDE, "width": 2 * SIDE}
+        resized = larger_sizes.get((width, height), tuple(2 * side for side in resized))
+    pixels = processor(images=image, return_tensors="pt", **larger)["pixel_values"]
+    assert tuple(pixels.shape[2:]) == crop
+    with torch.no_grad():
+        cosines = model(pixel_values=pixels, interpolate_pos_encoding=True).similarity_map[0]
+    assert cosines.shape == (len(LABELS), 4 * factor, 4 * factor)
+    cells = slow_shares(cosines)
+    logits = plain_outputs(model, processor, image).logits[0]
     results = pipe(image, return_heatmaps=True, top_k=3)
     assert len(results) == 3
     for result in results:
-        expected = slow_heatmap(cells[LABELS.index(result["label"])], width, height, resized, (SIDE, SIDE))
+        index = LABELS.index(result["label"])
+        assert result["score"] == pytest.approx(float(torch.sigmoid(logits[index])), abs=1e-5)  # as without heatmaps
+        expected = slow_heatmap(cells[index], width, height, resized, crop)
         assert result["heatmap"].dtype == np.float32 and result["heatmap"].shape == (height, width)
         np.testing.assert_allclose(result["heatmap"], expected, atol=1e-5)  # NaN in the same places
 
@@ -89,12 +141,19 @@ def test_other_sizes_and_views(model, tmp_path, width, height, options, settings
     views = {name: options[name] for name in ("flip", "multi_crop") if name in options}
     with torch.no_grad():
         outputs = model(pixel_values=pixels, interpolate_pos_encoding=True, **views)
+        shown, window = outputs, (resized, seen)
+        if "image_size" not in options:  # the whole image, at twice the size
+            larger = {name: 2 * side for name, side in size.items()}
+            pixels = processor(images=image, return_tensors="pt", size=larger, do_center_crop=False)["pixel_values"]
+            shown = model(pixel_values=pixels, interpolate_pos_encoding=True, **views)
+            window = (tuple(pixels.shape[2:]),) * 2
+    shares = slow_shares(shown.similarity_map[0])
     pipe = pipeline(TASK, model=model, image_processor=processor, device="cpu")
     results = pipe([image, picture()], return_heatmaps=True, batch_size=2, **options)[0]
     for result in results:
         index = LABELS.index(result["label"])
         assert result["score"] == pytest.approx(float(torch.sigmoid(outputs.logits[0, index])), abs=1e-5)
-        expected = slow_heatmap(outputs.similarity_map[0, index].numpy(), width, height, resized, seen)
+        expected = slow_heatmap(shares[index], width, height, *window)
         np.testing.assert_allclose(result["heatmap"], expected, atol=1e-5)
 
 
@@ -141,3 +200,32 @@ def test_heatmap_of_a_processor_that_cannot_be_followed(model, processor):
     assert len(pipe(picture())) == len(LABELS)
     with pytest.raises(ValueError, match="Heatmaps cannot be placed"):
         pipe(picture(), return_heatmaps=True)
+
+
+@pytest.mark.parametrize(
+    "views", [{"multi_crop": "max"}, {"second_look": True}, {"multi_crop": "max", "second_look": True}]
+)
+def test_parts_score_and_the_whole_image_is_drawn(model, processor, views):
+    image = picture(75, 50)
+    pipe = pipeline(TASK, model=model, image_processor=processor, device="cpu")
+    results = pipe([image, picture()], return_heatmaps="cells", batch_size=2, **views)[0]
+    square = {"height": 2 * SIDE, "width": 2 * SIDE}
+    pixels = processor(images=image, return_tensors="pt", size=square, do_center_crop=False)["pixel_values"]
+    with torch.no_grad():
+        scored = model(pixel_values=pixels, interpolate_pos_encoding=True, **views).logits[0]
+        whole = model(pixel_values=pixels, interpolate_pos_encoding=True)
+    shares = slow_shares(whole.similarity_map[0])
+    for result in results:
+        index = LABELS.index(result["label"])
+        assert result["score"] == pytest.approx(float(torch.sigmoid(scored[index])), abs=1e-5)
+        np.testing.assert_allclose(result["heatmap"], shares[index], atol=1e-5)
+
+
+def test_a_map_of_an_image_that_is_too_long_to_enlarge_is_that_of_its_scores(pipe, model, processor, monkeypatch):
+    image = picture(75, 50)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 75 * 50)  # 64 x 96 are more
+    results = pipe([image, picture(33, 33)], return_heatmaps="cells", batch_size=2)
+    shares = slow_shares(plain_outputs(model, processor, image).similarity_map[0])
+    for result in results[0]:
+        np.testing.assert_allclose(result["heatmap"], shares[LABELS.index(result["label"])], atol=1e-5)
+    assert {result["heatmap"].shape for result in results[1]} == {(4, 4)}

@@ -103,7 +103,7 @@ async function tag(file, tagger) {
   const bitmap = await createImageBitmap(file, { imageOrientation: "from-image", colorSpaceConversion: "none" });
   const seen = prepare(bitmap, tagger.settings);
   bitmap.close();
-  const { probabilities, similarity_map: map } = await tagger.model({ pixel_values: tensorOf(seen, tagger) });
+  const { probabilities, heatmaps: map } = await tagger.model({ pixel_values: tensorOf(seen, tagger) });
   const results = tagger.labels.map((label, index) => {
     const threshold = Array.isArray(tagger.thresholds) ? tagger.thresholds[index] : tagger.thresholds;
     return { label, index, score: probabilities.data[index], found: probabilities.data[index] >= threshold };

@@ -1,0 +1,99 @@
+"""Which way of drawing heatmaps finds objects: the grid pointing game on photographs that no training saw.
+
+    python examples/study_heatmaps.py --images voc2012 imagenet_samples caltech101_coco
+
+Four photographs of one label each, all of the selection part, are laid in a 2 x 2 grid; the map of each label should
+have its peak, and its positive values, in the right quarter (chance: 25 %). Intervals are of a bootstrap over grids.
+`shares` is what the pipeline draws; `alone` draws each label as if it were the only one, `of four` as if only the
+labels of the grid were given. `bank` rivals are the caption bank of the checkpoint, where it has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from embedded_base.pointing import Single, draw_grids, paste_grid, play, read_singles
+from transformers import AutoImageProcessor, HfArgumentParser
+
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
+from modeling_taidpt.pipelines.heatmaps import INVERSE_TEMPERATURE, cell_shares, processor_for
+
+
+@dataclass
+class Arguments:
+    """What to play with."""
+
+    images: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
+    model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint."})
+    sizes: list[int] = field(default_factory=lambda: [224, 448], metadata={"help": "Sides in pixels that it sees."})
+    rounds: int = field(default=1, metadata={"help": "How often the photographs are dealt into grids."})
+    seed: int = field(default=0, metadata={"help": "Of the dealing."})
+    resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples over grids."})
+
+
+def softmax(cosines: torch.Tensor) -> torch.Tensor:
+    """Softmax over the classes `(classes, rows, columns)`."""
+    return (INVERSE_TEMPERATURE * cosines).softmax(dim=0)
+
+
+def make_ways(labels: int, log_weights: torch.Tensor | None) -> dict:
+    """Ways of drawing one class: cosines `(labels and bank, rows, columns)`, class, classes of the grid to its map."""
+    ways = {
+        "cosine": lambda values, c, grid: values[c],
+        "cosine less mean over classes": lambda values, c, grid: values[c] - values[:labels].mean(dim=0),
+        "cosine less mean over cells": lambda values, c, grid: values[c] - values[c].mean(),
+        "softmax over classes": lambda values, c, grid: softmax(values[:labels])[c],
+        "softmax, of four": lambda values, c, grid: softmax(values[grid])[grid.index(c)],
+        "shares": lambda values, c, grid: cell_shares(values[:labels])[c],
+        "shares, of four": lambda values, c, grid: cell_shares(values[grid])[grid.index(c)],
+        "shares, alone": lambda values, c, grid: cell_shares(values[[c]])[0],
+    }
+    if log_weights is not None:
+        shift = torch.cat([torch.zeros(1), log_weights / INVERSE_TEMPERATURE])[:, None, None]
+        rivals = list(range(labels, labels + len(log_weights)))
+        ways["softmax with bank, alone"] = lambda values, c, grid: softmax(values[[c, *rivals]] + shift)[0]
+    return ways
+
+
+@torch.no_grad()
+def encode_grids(
+    model: TaiDptModel, processor, grids: list[tuple[Single, ...]], size: int, texts: torch.Tensor
+) -> Iterator[torch.Tensor]:
+    """Cosines `(texts, rows, columns)` of the cells of each grid, seen at `size` pixels."""
+    side = 2 * model.config.image_size
+    view = processor_for(processor, (side, side), size, None, model.config.patch_size)
+    for grid in grids:
+        dense = model.encode_images(view(paste_grid(grid, side)), interpolate_pos_encoding=True)[1][0]
+        yield (dense @ texts.T).permute(2, 0, 1)  # (texts, rows, columns)
+
+
+def interval(values: torch.Tensor, resamples: int) -> str:
+    """Mean and 95 % bootstrap interval over grids, of `(grids, parts)`, in percent."""
+    drawn = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(0))
+    means = 100 * values.mean(dim=1)[drawn].mean(dim=1)  # (resamples,)
+    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
+    return f"{100 * values.mean():5.1f} [{low:.1f}, {high:.1f}]"
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    model = TaiDptModel.from_pretrained(arguments.model)
+    processor, labels = AutoImageProcessor.from_pretrained(arguments.model), model.config.labels
+    singles = [single for folder in arguments.images for single in read_singles(folder, labels)]
+    grids = draw_grids(singles, arguments.rounds, arguments.seed)
+    print(f"{len(grids)} grids of {len(singles)} photographs, {len({single.label for single in singles})} labels")
+    texts, bank = model.encode_classes()[1].detach(), model.caption_bank
+    if bank is not None:
+        texts = torch.cat([texts, bank.features])  # (labels and bank, dim)
+    ways = make_ways(len(labels), None if bank is None else bank.log_weights)
+    for size in arguments.sizes:
+        print(f"{size} pixels")
+        for way, results in play(encode_grids(model, processor, grids, size, texts), grids, labels, ways).items():
+            peak, mass = (interval(results[..., index], arguments.resamples) for index in (0, 1))
+            print(f"  {way:30s} peak {peak}  mass {mass}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
