@@ -44,7 +44,7 @@ from .prompt_templates import DEFAULT_TEMPLATE, load_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
 from .scores import branch_scores, join_tiles, normalize, probabilities
-from .second_look import look_again, whole_view
+from .second_look import find_boxes, look_again, whole_view
 from .standardization import CaptionBank, default_bank_temperature, score_statistics, standardize_scores
 from .stored_weights import require_plausible_size, require_same_save
 from .text_encoding import encode_templates, encode_texts
@@ -727,8 +727,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             multi_crop (`bool` or `"max"`, *optional*): averages features over windows of large images; or with
                 `"max"` scores the whole and 3 x 3 tiles and joins half of the score of the whole with half of the
                 largest over tiles; `config.multi_crop` by default.
-            second_look (`bool`, *optional*, defaults to `False`): averages the score of each label above half of the
-                image's range with that of the part where it seems to be, cut from `pixel_values` and seen again; see
+            second_look (`bool`, *optional*, defaults to `False`): averages the score of each label that some cell
+                clearly shows with that of the part where it seems to be, cut from `pixel_values` and seen again; see
                 `second_look.py`. An image larger than the tower's size is first seen at that size.
             standardize (`bool`, *optional*): whether the scores are standardised as the configuration says
                 (`image_standardization`, `score_statistics`), and those of images joined with the visual classifier;
@@ -822,7 +822,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 return outputs.logits, outputs.logits_global, outputs.logits_local
 
             scores = (logits, logits_global, logits_local)  # (batch, classes) each
-            scores = look_again(see, pixel_values, similarity_map, scores, self.config.image_size)
+            boxes = find_boxes(similarity_map, contrastive_scale(self.clip))  # (boxes, 6)
+            scores = look_again(see, pixel_values, scores, boxes, similarity_map.shape[-2:], self.config.image_size)
             logits, logits_global, logits_local = scores
         loss = None
         if labels is not None:

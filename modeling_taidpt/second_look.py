@@ -1,10 +1,11 @@
 """A second look: the part of an image where a label seems to be is cut out, seen again and averaged in.
 
 Source: the class-wise re-identification of TagCLIP (Lin et al., AAAI 2024, arXiv 2312.12828, section 3.4, and `cwr` in
-its published `classify.py`). Labels whose score lies above half of the image's range are looked at again; the box of a
+its published `classify.py`). Each cell has a posterior over the labels, the softmax of its similarities at the CLIP's
+own temperature. Labels whose largest posterior lies above half of the image's range are looked at again; the box of a
 label encloses the cells above half of that label's own range; half of the new score of the label is averaged with half
-of the old one. What differs from the published code: scores are those of the model, not posteriors among background
-categories; boxes reach to the last row and column of the cells; and the class token sees the whole box.
+of the old one. What differs from the published code: averaged are the scores of the model, not posteriors, and no
+background categories take part; boxes reach to the last row and column; and the class token sees the whole box.
 """
 
 from __future__ import annotations
@@ -27,19 +28,21 @@ def whole_view(config: Any, pixel_values: torch.Tensor) -> torch.Tensor:
     return resized(pixel_values, seen_sides(pixel_values.shape[-2:], config.image_size, config.patch_size))
 
 
-def find_boxes(scores: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
+def find_boxes(similarity_map: torch.Tensor, logit_scale: float | torch.Tensor) -> torch.Tensor:
     """The labels that are worth a second look, and where.
 
     Args:
-        scores (`torch.Tensor` of shape `(batch, classes)`): of images.
-        maps (`torch.Tensor` of shape `(batch, classes, rows, columns)`): of their cells.
+        similarity_map (`torch.Tensor` of shape `(batch, classes, rows, columns)`): of the cells of images.
+        logit_scale (`float`): the CLIP's own temperature, the factor on cosines.
 
     Returns:
         `torch.Tensor` of shape `(boxes, 6)`: image, label, first row, end of the rows, first column, end of the
-        columns, in the order of images and labels. Scores or cells that are all equal, or not numbers, have no box.
+        columns, in the order of images and labels. An image of one label, or whose labels or cells are all alike or
+        not numbers, has no box.
     """
-    rows, columns = maps.shape[-2:]
-    images, labels = torch.nonzero(_above(scores), as_tuple=True)  # (candidates,) each
+    rows, columns = similarity_map.shape[-2:]
+    maps = (logit_scale * similarity_map.float()).softmax(dim=1)  # (batch, classes, rows, columns)
+    images, labels = torch.nonzero(_above(maps.amax(dim=(2, 3))), as_tuple=True)  # (candidates,) each
     above = _above(maps[images, labels].flatten(1)).unflatten(1, (rows, columns))  # (candidates, rows, columns)
     sides = []
     for axis, length in ((2, rows), (1, columns)):
@@ -96,22 +99,26 @@ def average_looks(first: torch.Tensor, boxes: torch.Tensor, second: torch.Tensor
 
 
 def look_again(
-    see: See, pixel_values: torch.Tensor, maps: torch.Tensor, scores: Sequence[torch.Tensor], size: int
+    see: See,
+    pixel_values: torch.Tensor,
+    scores: Sequence[torch.Tensor],
+    boxes: torch.Tensor,
+    cells: Sequence[int],
+    size: int,
 ) -> list[torch.Tensor]:
     """Averages the scores of images with those of the boxes in which their labels seem to be.
 
     Args:
-        see (`Callable`): pixels `(places, 3, size, size)` to the scores `(places, classes)` of each branch.
+        see (`Callable`): views of boxes `(places, 3, size, size)` to their scores `(places, classes)` of each branch.
         pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): as in [`cut_boxes`].
-        maps (`torch.Tensor` of shape `(batch, classes, rows, columns)`): of the cells.
-        scores (`Sequence[torch.Tensor]` of shapes `(batch, classes)`): of each branch; the first decides which labels
-            are looked at again.
+        scores (`Sequence[torch.Tensor]` of shapes `(batch, classes)`): of each branch.
+        boxes (`torch.Tensor` of shape `(boxes, 6)`): as of [`find_boxes`].
+        cells (`Sequence[int]`): rows and columns of the cells.
         size (`int`): side in pixels of the tower's images.
 
     Returns:
         `list[torch.Tensor]`: the scores `(batch, classes)` of each branch.
     """
-    boxes = find_boxes(scores[0], maps)  # (boxes, 6)
     if not len(boxes):
         return list(scores)
     # labels of an image that have the same box share a pass
@@ -119,7 +126,7 @@ def look_again(
     parts = []
     for start in range(0, len(places), BOXES_AT_A_TIME):
         members = places[start : start + BOXES_AT_A_TIME]
-        parts.append(see(torch.stack(cut_boxes(pixel_values, members, maps.shape[-2:], size))))
+        parts.append(see(torch.stack(cut_boxes(pixel_values, members, cells, size))))
     seconds = (torch.cat(branch)[place] for branch in zip(*parts, strict=True))  # (boxes, classes) each
     return [average_looks(first, boxes, second) for first, second in zip(scores, seconds, strict=True)]
 

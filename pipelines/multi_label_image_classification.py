@@ -118,9 +118,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                   overlapping windows and averages their features; `"max"` joins half of the score of the whole image
                   with half of the largest score over 3 x 3 tiles, for ten times the work; `config.multi_crop` of the
                   model by default.
-                - second_look (`bool`, *optional*, defaults to `False`): averages the score of each label above half of
-                  the image's range with that of the part where it seems to be, cut out and seen again; for one more
-                  pass per part, as many as the image seems to show things.
+                - second_look (`bool`, *optional*, defaults to `False`): averages the score of each label that a cell
+                  clearly shows with that of the part where it seems to be, cut out and seen again; for one more pass
+                  per part, about two to four in a photograph.
                 - standardize (`bool`, *optional*): `False` scores without the checkpoint's score standardisation.
                 - timeout (`float`, *optional*): seconds for a URL, from the request to the last byte; 30 by default.
                 - batch_size (`int`, *optional*, defaults to 1): images in a forward pass; those of one are read by

@@ -35,11 +35,13 @@ def by_hand(model, image, tiles=False):
     first = model(pixel_values=image[None], multi_crop="max") if tiles else whole
     scores, looks = first.logits[0].clone(), set()
     old = first.logits[0]
-    bar = old.min() + 0.5 * (old.max() - old.min())
+    posterior = (model.clip.logit_scale.exp() * whole.similarity_map[0]).softmax(dim=0)  # (classes, rows, columns)
+    largest = posterior.flatten(1).max(dim=1).values
+    bar = largest.min() + 0.5 * (largest.max() - largest.min())
     for label in range(len(old)):
-        if not old[label] > bar:
+        if not largest[label] > bar:
             continue
-        cells = whole.similarity_map[0, label]
+        cells = posterior[label]
         scaled = (cells - cells.min()) / (cells - cells.min()).max()
         rows = [i for i in range(4) if any(scaled[i, j] > 0.5 for j in range(4))]
         columns = [j for j in range(4) if any(scaled[i, j] > 0.5 for i in range(4))]
@@ -76,20 +78,22 @@ def test_an_image_scores_the_same_alone_and_again(model, images):
 
 
 def test_boxes_enclose_the_cells_above_half_of_the_range_of_the_label():
-    maps = torch.zeros(1, 3, 3, 4)
-    maps[0, 0, 1, 2], maps[0, 0, 2, 3], maps[0, 0, 0, 0] = 1.0, 0.51, 0.5  # exactly half is not above
-    maps[0, 2, 2, 0] = 1.0  # a corner
-    boxes = find_boxes(torch.tensor([[1.0, 0.4, 0.9]]), maps)
-    assert boxes.tolist() == [[0, 0, 1, 3, 2, 4], [0, 2, 2, 3, 0, 1]]
+    maps = torch.full((1, 3, 3, 4), 0.1)
+    maps[0, 0, 1, 2], maps[0, 0, 2, 3], maps[0, 0, 0, 0] = 0.8, 0.5, 0.44  # 0.45 is half of the range of the label
+    maps[0, 1, 1, 3] = 0.2  # far below half of the range of the image
+    maps[0, 2, 2, 0] = 0.75  # a corner
+    rest = torch.full((1, 1, 3, 4), 1.0) - maps.sum(dim=1, keepdim=True)  # of a label that is everywhere a little
+    boxes = find_boxes(torch.cat([maps, rest], dim=1).log() / 7, 7.0)
+    assert boxes.tolist()[:2] == [[0, 0, 1, 3, 2, 4], [0, 2, 2, 3, 0, 1]]
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_scores_and_cells_that_say_nothing_have_no_box(odd):
-    maps = torch.rand(4, 2, 3, 3, generator=torch.Generator().manual_seed(0))
-    maps[1] = 0.5  # the same everywhere
-    maps[2, :, 1, 1] = odd
-    scores = torch.tensor([[0.3, 0.3], [0.1, 0.9], [0.1, 0.9], [odd, 0.9]])
-    assert find_boxes(scores, maps).shape == (0, 6)
+def test_cells_that_say_nothing_have_no_box(odd):
+    maps = torch.rand(3, 2, 3, 3, generator=torch.Generator().manual_seed(0))
+    maps[0] = 0.5  # all labels are the same everywhere
+    maps[1, 0, 1, 1] = odd
+    maps[2, 0], maps[2, 1] = 0.9, 0.1  # no cell is above the others
+    assert find_boxes(maps, 10.0).shape == (0, 6)
 
 
 def test_one_label_has_no_range(model, images):

@@ -28,6 +28,7 @@ from modeling_taidpt.data.collator import find_image_processor
 from modeling_taidpt.export import programs as export_module
 from modeling_taidpt.export.programs import export_onnx, export_torch
 from modeling_taidpt.pipelines.heatmaps import cell_shares
+from modeling_taidpt.visual_classifier import VisualClassifier, attach_classifier
 
 from ..conftest import ROOT, make_clip
 
@@ -112,13 +113,21 @@ def test_quantised_weights_are_smaller_and_close(model, exported):
         assert not np.array_equal(theirs, ours)
 
 
-@pytest.mark.parametrize(("step", "statistics"), [("center", False), ("zscore", True), ("captions", True)])
+@pytest.mark.parametrize(
+    ("step", "statistics"), [("center", False), ("zscore", True), ("captions", True), ("visual", False)]
+)
 def test_standardised_scores_are_those_of_the_pipeline(step, statistics, tmp_path):
     model, generator = make_model(), torch.Generator().manual_seed(2)
     model.config.score_thresholds = [0.2, 0.5, 0.4]
     if step == "captions":
         model.set_caption_bank(torch.nn.functional.normalize(torch.randn(5, 24, generator=generator), dim=1))
-    model.config.image_standardization = step
+    if step == "visual":
+        classifier = VisualClassifier(len(LABELS), 24)
+        for buffer in classifier.buffers():
+            buffer.copy_(torch.rand(buffer.shape, generator=generator))
+        attach_classifier(model, classifier, 100)
+    else:
+        model.config.image_standardization = step
     if statistics:
         model.set_score_statistics(*torch.randn(2, 6, len(LABELS), generator=generator), source="6 images")
     processor = find_image_processor(model.config)
