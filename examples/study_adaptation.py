@@ -29,7 +29,7 @@ from modeling_taidpt.evaluation import fit_visual_classifier
 from modeling_taidpt.evaluation.predict import score_features
 from modeling_taidpt.visual_classifier import SHARE, VisualClassifier, attach_classifier
 
-TIMED = 5  # photographs
+TIMED = 2  # photographs
 
 
 @dataclass

@@ -455,21 +455,17 @@ class TaiDptConfig(PreTrainedConfig):
         """Photographs that the visual classifier was fitted on; 0 where the model has none."""
         return (self.score_statistics or {}).get("visual_photographs", 0)
 
-    def view_settings(self, multi_crop: bool | str | None = None, second_look: bool = False) -> dict[str, Any]:
-        """Settings of the image processor that suit the views.
-
-        With tiles or a second look they are the whole image at twice the tower's size.
+    def view_settings(self, multi_crop: bool | str | None = None) -> dict[str, Any]:
+        """Settings of the image processor that suit the views: with tiles the whole image, twice the tower's size.
 
         Args:
             multi_crop (`bool` or `"max"`, *optional*): as of the model; `multi_crop` of the configuration by default.
-            second_look (`bool`, *optional*, defaults to `False`): as of the model.
 
         Returns:
             `dict`: keyword arguments of an image processor's call, that tiles are then seen at the tower's own size;
             empty for other views.
         """
-        multi_crop = self.multi_crop if multi_crop is None else multi_crop
-        if multi_crop != "max" and (multi_crop or not second_look):
+        if (self.multi_crop if multi_crop is None else multi_crop) != "max":
             return {}
         size = dict.fromkeys(("height", "width"), 2 * self.image_size)
         return {"do_resize": True, "size": size, "do_center_crop": False}

@@ -289,9 +289,12 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         processor = processor_for(self.image_processor, original, image_size, center_crop, cell)
         view_settings, whole = getattr(self.model.config, "view_settings", None), {}
         if image_size is None and center_crop is None and view_settings is not None:
-            # tiles and boxes want the whole image at twice the model's size
-            whole = view_settings(multi_crop, second_look) if second_look else view_settings(multi_crop)
+            whole = view_settings(multi_crop)  # tiles want the whole image at twice the model's size
             processor = ProcessorView(self.image_processor, whole) if whole else processor
+        is_detailed = bool(whole)
+        windows = getattr(self.model.config, "multi_crop", False) if multi_crop is None else multi_crop
+        if second_look and image_size is None and not windows:
+            processor, is_detailed = enlarged(processor), True  # boxes are cut from twice the model's size
         resized = resized_size(processor, *original)
         if _is_too_large(resized):
             raise unreadable(entry, f"its sides ({image.width} x {image.height}) are too unequal for resizing")
@@ -300,7 +303,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         features: dict[str, Any] = {"images": [torch.as_tensor(pixels[0])]}
         if return_heatmaps:
             larger = enlarged(processor)
-            if whole:
+            if is_detailed:
                 features["detailed"] = features["images"]
             elif image_size is None and larger is not processor and hasattr(self.model.config, "image_size"):
                 larger_size = resized_size(larger, *original)

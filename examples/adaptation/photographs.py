@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from modeling_taidpt import ImageFeatures, TaiDptModel
 from modeling_taidpt.features.fingerprints import model_fingerprint
+from modeling_taidpt.pipelines.heatmaps import ProcessorView, enlarged
 from modeling_taidpt.pipelines.image_reading import open_encoded
 from modeling_taidpt.second_look import cut_boxes
 
@@ -44,7 +45,8 @@ class Labelled:
         self.known = torch.from_numpy(self.labels != 0)  # (images, classes)
         self.present = torch.from_numpy(self.labels == 1)  # (images, classes)
         self._features: dict[bool, ImageFeatures] = {}
-        self._boxes: dict[str, torch.Tensor] | None = None
+        self._box_files = cache / f"boxes_{folder.name}_{model_fingerprint(model, processor)}"
+        self._boxes: dict[bool, dict[str, torch.Tensor]] = {}
 
     def features(self, tiles: bool) -> ImageFeatures:
         """Features of the center crops, or of the whole images and their tiles."""
@@ -52,17 +54,17 @@ class Labelled:
             self._features[tiles] = encode(self.model, self.files, self.cache, tiles)
         return self._features[tiles]
 
-    def boxes(self, places: torch.Tensor, cells: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor]:
+    def boxes(self, places: torch.Tensor, cells: tuple[int, int], tiles: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Pooled `(places, dim)` and dense `(places, height, width, dim)` features of boxes, cached in a file."""
-        file = self.cache / f"boxes_{self.name}_{model_fingerprint(self.model, self.processor)}.safetensors"
-        if self._boxes is None:
-            self._boxes = load_file(file) if file.is_file() else {}
-        found, new = self._boxes, 0
+        file = self._box_files.with_name(f"{self._box_files.name}_{'whole' if tiles else 'center'}.safetensors")
+        if tiles not in self._boxes:
+            self._boxes[tiles] = load_file(file) if file.is_file() else {}
+        found, new = self._boxes[tiles], 0
         for image in tqdm(places[:, 0].unique().tolist(), desc=f"Boxes of {self.name}", leave=False):
             own = [place for place in places[places[:, 0] == image] if _key(place) not in found]
             if not own:
                 continue
-            pixels = self._pixels(image)  # (1, 3, height, width)
+            pixels = self._pixels(image, tiles)  # (1, 3, height, width)
             moved = torch.stack(own) * torch.tensor([0, 1, 1, 1, 1])  # of the one image
             pooled, dense = self.model.encode_images(
                 torch.stack(cut_boxes(pixels, moved, cells, pixels.shape[-1] // 2))
@@ -78,10 +80,12 @@ class Labelled:
         side = round((values.shape[1] - 1) ** 0.5)
         return values[:, 0], values[:, 1:].unflatten(1, (side, side))
 
-    def _pixels(self, image: int) -> torch.Tensor:
-        settings = self.model.config.view_settings("max")
+    def _pixels(self, image: int, tiles: bool) -> torch.Tensor:
+        """Pixels `(1, 3, height, width)` of the whole image or its center at twice the tower's size."""
         opened = open_encoded(self.files[image]).convert("RGB")
-        return self.processor(images=[opened], return_tensors="pt", **settings)["pixel_values"]
+        if tiles:
+            return ProcessorView(self.processor, self.model.config.view_settings("max"))(opened)
+        return enlarged(ProcessorView(self.processor, {}))(opened)
 
 
 def _key(place: torch.Tensor) -> str:

@@ -72,26 +72,28 @@ def table_rows(counts: list[int]) -> list[Row]:
 def score_row(model: TaiDptModel, classifiers: dict[int, VisualClassifier], row: Row, data: Labelled) -> Scores:
     """Scores photographs as the pipeline does, from features that are encoded once."""
     attach_classifier(model, classifiers.get(row.photographs), row.photographs)
-    first = score_features(model, data.features(row.tiles or row.second_look))
+    first = score_features(model, data.features(row.tiles))
     if not row.second_look:
         return Scores(first.logits, TILES if row.tiles else 1)
-    whole, maps = _whole_images(model, data)
+    maps = _similarity_maps(model, data, row.tiles)  # (images, classes, rows, columns)
     boxes = find_boxes(maps, contrastive_scale(model.clip))  # (boxes, 6)
     places, place = boxes[:, [0, 2, 3, 4, 5]].unique(dim=0, return_inverse=True)  # (places, 5), (boxes,)
-    pooled, dense = data.boxes(places, tuple(maps.shape[-2:]))
+    pooled, dense = data.boxes(places, tuple(maps.shape[-2:]), row.tiles)
     second = model(image_embeds=pooled, dense_embeds=dense).logits  # (places, classes)
-    logits = average_looks(first.logits if row.tiles else whole, boxes, second[place])  # (images, classes)
+    logits = average_looks(first.logits, boxes, second[place])  # (images, classes)
     return Scores(logits, (TILES if row.tiles else 1) + len(places) / len(logits))
 
 
-def _whole_images(model: TaiDptModel, data: Labelled) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits `(images, classes)` and similarity maps of the whole images, the first view of the tiles."""
-    features, parts = data.features(True), []
-    for index in range(len(features)):
-        item = features[index]
-        whole = {name: item[name][:1].float() for name in ("image_embeds", "dense_embeds")}  # (1, ...) each
-        parts.append(model(**whole))
-    return torch.cat([part.logits for part in parts]), torch.cat([part.similarity_map for part in parts])
+def _similarity_maps(model: TaiDptModel, data: Labelled, tiles: bool) -> torch.Tensor:
+    """Similarity maps `(images, classes, rows, columns)` of the center crops, or of the whole images."""
+    features, maps = data.features(tiles), []
+    with model.cached_class_embeddings():
+        for index in range(len(features)):
+            item = features[index]
+            views = (item[name].float() for name in ("image_embeds", "dense_embeds"))  # the first of the tiles: whole
+            pooled, dense = (view[:1] if tiles else view[None] for view in views)  # (1, dim), (1, rows, columns, dim)
+            maps.append(model(image_embeds=pooled, dense_embeds=dense).similarity_map)
+    return torch.cat(maps)
 
 
 def f1_at_thresholds(fitted: Scores, fit: Labelled, judged: Scores, judge: Labelled) -> float:

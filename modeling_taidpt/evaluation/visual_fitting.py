@@ -6,7 +6,7 @@ the second round differs from data set to data set (100, 0.01 and 500); here it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from ..features.images import ImageFeatures, collate_images
 from ..modeling_taidpt import TaiDptModel
 from ..scores import normalize
 from ..visual_classifier import SHARE, VisualClassifier, attach_classifier
-from .predict import BATCH_SIZE, score_features
+from .predict import BATCH_SIZE, score_batches
 
 logger = logging.get_logger(__name__)
 
@@ -159,7 +159,9 @@ def fit_visual_classifier(
     """
     _require_local_prompts(model)
     features, unreadable = _unlabelled_features(model, images, image_processor, cache_dir, progress)
-    before = _score_moments(model, features)  # those of an earlier classifier, if probabilities were matched to it
+    is_calibrated = model.config.score_calibration is not None
+    # with an earlier classifier, if there is one: the probabilities are those of its scores
+    before = _score_moments(model, features) if is_calibrated else None
     attach_classifier(model, None)
     with torch.no_grad():
         embeddings = model.encode_classes()[1].float().cpu()  # (classes, dim)
@@ -174,7 +176,8 @@ def fit_visual_classifier(
         weight, bias = fit_discriminant(patches, classes, weights, embeddings)
     classifier = in_units_of_cosine(weight, bias, embeddings, _patches(features))
     attach_classifier(model, classifier, len(features))
-    _keep_probabilities(model, before, _score_moments(model, features), len(features))
+    if before is not None:
+        _keep_probabilities(model, before, _score_moments(model, features), len(features))
     counts = {"photographs": len(features), "unreadable": unreadable}
     return counts | {"patches": len(patches), "classes": len(classes.unique())}
 
@@ -279,24 +282,23 @@ def _patches(features: ImageFeatures) -> Iterator[torch.Tensor]:
 def _score_moments(model: TaiDptModel, features: ImageFeatures) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation `(classes,)` of the merged scores of photographs, in constant memory."""
     moments = _Moments()
-    for start in range(0, len(features), BATCH_SIZE):
-        rows = range(start, min(start + BATCH_SIZE, len(features)))
-        moments.add(score_features(model, features.select(list(rows))).logits)
+    for merged, _, _ in score_batches(model, features):  # (batch, classes)
+        moments.add(merged)
     return moments.result()
 
 
-def _keep_probabilities(model: TaiDptModel, before: Any, after: Any, count: int) -> None:
+def _keep_probabilities(
+    model: TaiDptModel, before: Sequence[torch.Tensor], after: Sequence[torch.Tensor], count: int
+) -> None:
     """Lets fitted probabilities see the scores with the mean and standard deviation that they had before."""
     config = model.config
-    if config.score_calibration is None:
-        return
     stretch = before[1] / after[1].clamp_min(MIN_STD)  # (classes,)
     scale = torch.tensor(config.score_scale, dtype=torch.float64).expand_as(stretch)  # (classes,)
     shift = before[0] - after[0] * stretch  # (classes,)
     bias = torch.tensor(config.score_bias, dtype=torch.float64) + scale * shift  # (classes,)
     config.score_scale = [round(value, 5) for value in (scale * stretch).tolist()]
     config.score_bias = [round(value, 5) for value in bias.tolist()]
-    fitted = config.score_calibration.split("; scores matched")[0]
+    fitted = str(config.score_calibration).split("; scores matched")[0]
     config.score_calibration = f"{fitted}; scores matched on {count} unlabelled photographs"
 
 

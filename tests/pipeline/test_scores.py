@@ -78,10 +78,10 @@ def test_wrong_options_are_named(pipe, option, value):
 
 
 @pytest.mark.parametrize("size", [(40, 64), (1, 1), (3, 50)])
-def test_a_second_look_sees_the_whole_image_at_twice_the_size(pipe, model, processor, size):
+def test_a_second_look_sees_the_same_part_at_twice_the_size(pipe, model, processor, size):
     image = picture().resize(size)
-    views = {"do_resize": True, "size": {"height": 64, "width": 64}, "do_center_crop": False}
-    pixels = processor(image, return_tensors="pt", **views)["pixel_values"]  # (1, 3, 64, 64)
+    larger = {"size": {"shortest_edge": 64}, "crop_size": {"height": 64, "width": 64}}
+    pixels = processor(image, return_tensors="pt", **larger)["pixel_values"]  # (1, 3, 64, 64)
     with torch.no_grad():
         logits = model(pixel_values=pixels, second_look=True).logits[0].double()  # (classes,)
     expected = dict(zip(LABELS, torch.sigmoid(logits).tolist(), strict=True))
