@@ -44,6 +44,13 @@ COMMANDS = {  # name: module, first sentence of its help
 }
 
 BAD_INPUT = (ValueError, OSError, TypeError, ImportError)
+# What PyTorch says when the machine fails, and the sentence for it.
+NO_MEMORY = "There is not enough memory: run the same command again with a smaller batch size."
+FAILURES = {
+    "DataLoader worker": "A process that reads data was killed, perhaps for want of memory: run the command again.",
+    "out of memory": NO_MEMORY,
+    "can't allocate memory": NO_MEMORY,
+}
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 
@@ -89,6 +96,12 @@ class _Commands(TyperGroup):
             if ctx.params.get("traceback"):
                 raise
             say(f"taidpt: {one_sentence(error)}")
+            raise typer.Exit(BAD_INPUT_CODE) from error
+        except RuntimeError as error:
+            sentence = next((said for sign, said in FAILURES.items() if sign in str(error)), None)
+            if sentence is None or ctx.params.get("traceback"):
+                raise
+            say(f"taidpt: {sentence}")
             raise typer.Exit(BAD_INPUT_CODE) from error
 
 

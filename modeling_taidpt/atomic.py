@@ -31,6 +31,7 @@ FULL_SIGNS = (
 )
 # What makes a folder a checkpoint, an exported model, a report: without it nothing in the folder can be taken for one.
 LAST = ("config.json", "labels.json", "metrics.json")
+MOST_SWEPT = 10_000  # folders that are remembered
 Obsolete = Callable[[set[str]], set[str]]
 
 
@@ -91,6 +92,7 @@ def staged_folder(path: str | Path, obsolete: Obsolete | None = None) -> Iterato
         yield stages[path].folder
         return
     path.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(path.parent)
     with _staging(path) as (parent, mode):
         stage = _Stage(parent / path.name, [obsolete] if obsolete else [])
         stage.folder.mkdir()
@@ -128,11 +130,17 @@ def require_folder(path: str | Path | None) -> None:
         raise NotADirectoryError(f"{str(path)!r} is a file: give a folder to save the model in.")
 
 
+_own: set[str] = set()  # hidden folders that this process is writing
+_swept: set[str] = set()  # folders that it has looked through
+
+
 @contextmanager
 def _staging(path: Path) -> Iterator[tuple[Path, int]]:
     """A hidden folder for what becomes `path`, and the mode that the umask gives to files."""
-    _remove_leftovers(path)
+    if str(path.parent) not in _swept:
+        remove_leftovers(path.parent)
     parent = path.parent / f".{path.name}.{_owner(os.getpid())}.{uuid.uuid4().hex[:8]}"
+    _own.add(parent.name)
     parent.mkdir()
     try:
         probe = parent / f"mode-{uuid.uuid4().hex[:8]}"
@@ -143,6 +151,7 @@ def _staging(path: Path) -> Iterator[tuple[Path, int]]:
             yield parent, mode
     finally:
         shutil.rmtree(parent, ignore_errors=True)
+        _own.discard(parent.name)
 
 
 @contextmanager
@@ -181,13 +190,22 @@ def _owner(process: int) -> str:
     return f"{host}-{process}"
 
 
-def _remove_leftovers(path: Path) -> None:
-    """Removes what writers of this path left that were killed on this machine; others may still be at work."""
-    pattern = re.compile(rf"\.{re.escape(path.name)}\.{re.escape(_owner(0)[:-1])}(\d+)\.[0-9a-f]{{8}}")
-    for entry in path.parent.iterdir():
+def remove_leftovers(folder: str | Path) -> None:
+    """Removes what killed writers of this machine left among the entries of a folder; others may still be at work.
+
+    Whoever writes into a folder does so first. It is called besides where a run may have nothing to write.
+    """
+    folder = Path(folder)
+    if len(_swept) > MOST_SWEPT:
+        _swept.clear()
+    _swept.add(str(folder))
+    pattern = re.compile(rf"\..+\.{re.escape(_owner(0)[:-1])}(\d+)\.[0-9a-f]{{8}}")
+    for entry in os.scandir(folder) if folder.is_dir() else ():
         found = pattern.fullmatch(entry.name)
-        if found and not _is_alive(int(found.group(1))):
-            shutil.rmtree(entry, ignore_errors=True)
+        # a container that is started again gives its processes the numbers and the name of the machine that they had
+        is_own = found is not None and int(found.group(1)) == os.getpid()
+        if found and (entry.name not in _own if is_own else not _is_alive(int(found.group(1)))):
+            shutil.rmtree(entry.path, ignore_errors=True)
 
 
 def _is_alive(process: int) -> bool:
@@ -198,4 +216,4 @@ def _is_alive(process: int) -> bool:
     return False
 
 
-__all__ = ["DiskFullError", "plain_disk_errors", "require_folder", "staged_file", "staged_folder"]
+__all__ = ["DiskFullError", "plain_disk_errors", "remove_leftovers", "require_folder", "staged_file", "staged_folder"]

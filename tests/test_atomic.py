@@ -56,6 +56,18 @@ def test_a_folder_keeps_its_other_files(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_a_killed_writer_of_the_same_number_left_is_removed(tmp_path):
+    """A container that is started again has the name and the process numbers that it had."""
+    with staged_file(tmp_path / "a.json") as outer:
+        left = outer.parent.with_name(outer.parent.name[:-8] + "01234567")
+        left.mkdir()
+        with staged_folder(tmp_path / "b") as staged:
+            (staged / "config.json").write_text("new")
+        assert not left.exists() and outer.parent.exists()  # that is at work
+        outer.write_text("newer")
+    assert files(tmp_path) == {"a.json": "newer", "b/config.json": "new"}
+
+
 def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     said = r"^The disk is full: '[^']*a\.json' could not be written\. [^\n]*$"
     with pytest.raises(DiskFullError, match=said), staged_file(tmp_path / "a.json"):

@@ -27,6 +27,7 @@ _TORCHSCRIPT_MARK = "constants.pkl"
 _CODE = ("code/", "constants", "extra/", "debug_pkl")  # records of a TorchScript archive that are not weights
 _MAX_RECORD = 64_000_000  # bytes, unpacked, of a packed record: code and the names of weights are, weights are not
 _MAX_RECORDS = 100_000
+_MAX_OPCODES = 2_000_000  # of all pickles of a file; each may make an object, and a large CLIP has some ten thousand
 _MAKES_BYTES = ("builtins bytearray", "__builtin__ bytearray")  # of any length, out of a number
 _LEGACY_PICKLES = 5  # in a file of torch before 1.6: mark, version, machine, content, names of storages
 
@@ -71,7 +72,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
         if isinstance(content, _Record):
             content = _named_tensors(content)
         if isinstance(content, dict):
-            _check_tensors(content)
+            _check_tensors(content, path.stat().st_size + _MAX_RECORD)
     except PermissionError:
         raise
     except Exception as error:  # the unpickler stumbles over damaged files in every way that there is
@@ -135,28 +136,34 @@ def _check_records(archive: zipfile.ZipFile) -> None:
     packed = [record for record in records if record.file_size > record.compress_size]
     if sum(record.file_size for record in packed) > _MAX_RECORD:
         raise ValueError(f"its packed records are larger than {_MAX_RECORD:,} bytes, which weights never are")
-    for record in records:
-        if record.filename.endswith(".pkl"):
-            if record.file_size > _MAX_RECORD:
-                raise ValueError(f"its names of weights are larger than {_MAX_RECORD:,} bytes")
-            with archive.open(record) as file:
-                _check_opcodes(file)
+    pickles = [record for record in records if record.filename.endswith(".pkl")]
+    if any(record.file_size > _MAX_RECORD for record in pickles):
+        raise ValueError(f"its names of weights are larger than {_MAX_RECORD:,} bytes")
+    left = _MAX_OPCODES
+    for record in pickles:
+        with archive.open(record) as file:
+            left = _check_opcodes(file, left)
 
 
 def _check_pickles(file: BinaryIO) -> None:
+    left = _MAX_OPCODES
     for _ in range(_LEGACY_PICKLES):
-        _check_opcodes(file)
+        left = _check_opcodes(file, left)
 
 
-def _check_opcodes(file: Any) -> None:
-    """Raises a `ValueError` where a pickle makes bytes of any length out of a number."""
+def _check_opcodes(file: Any, most: int) -> int:
+    """Raises a `ValueError` where a pickle makes much out of little; else returns how many opcodes are left."""
     strings: list[str] = []
     for opcode, argument, _ in pickletools.genops(file):
+        most -= 1
+        if most < 0:
+            raise ValueError(f"its names of weights are made in more than {_MAX_OPCODES:,} steps")
         if isinstance(argument, str):
             strings = [*strings[-1:], argument]
         name = argument if opcode.name == "GLOBAL" else " ".join(strings) if opcode.name == "STACK_GLOBAL" else ""
         if name in _MAKES_BYTES:
             raise ValueError("it makes a bytearray, which weights never hold")
+    return most
 
 
 def _copy_weights(archive: zipfile.ZipFile, target: BinaryIO) -> None:
@@ -195,13 +202,17 @@ def _named_tensors(record: _Record) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def _check_tensors(content: dict[Any, Any]) -> None:
-    """Raises a `ValueError` where a tensor is not one of plain numbers, or is larger than its storage."""
+def _check_tensors(content: dict[Any, Any], most: int) -> None:
+    """Raises a `ValueError` where tensors are not of plain numbers, or larger than their storage or the file."""
+    storages: dict[int, int] = {}  # bytes by address; none of them is touched yet
     for name, tensor in _tensors_in(content, 0):
         if tensor.layout is not torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
             raise ValueError(f"the tensor {str(name)[:80]!r} is not one of plain numbers")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise ValueError(f"the tensor {str(name)[:80]!r} is larger than what is stored of it")
+        storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        if sum(storages.values()) > most:
+            raise ValueError(f"the tensor {str(name)[:80]!r} is larger than the file")
 
 
 def _tensors_in(content: dict[Any, Any], depth: int) -> Iterator[tuple[Any, torch.Tensor]]:

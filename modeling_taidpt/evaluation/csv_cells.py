@@ -5,26 +5,26 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-# What a spreadsheet takes for a formula, its full-width forms included (OWASP, "CSV Injection"). Quotes before it are
-# those of earlier escapes, so that every text comes back as it was.
-_FORMULA = re.compile(r"'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+# What a spreadsheet takes for a formula, its full-width forms and what some pass over before it included (OWASP, "CSV
+# Injection"). Quotes before it are those of earlier escapes, so that every text comes back as it was.
+_FORMULA = re.compile(r"'*(?:[\t\r\n]|[\s\0\u200b-\u200f\u2060\ufeff]*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 
 
 def harmless_cell(text: str) -> str:
-    """A cell that no spreadsheet takes for a formula: one that begins like one gets a quote before it."""
-    return f"'{text}" if _FORMULA.match(text) else text
+    """A cell that no spreadsheet takes for a formula: what begins like one gets a quote before it.
+
+    So does what follows a semicolon, at which spreadsheets of many countries cut cells.
+    """
+    return ";".join(f"'{part}" if _FORMULA.match(part) else part for part in text.split(";"))
 
 
 def plain_cell(cell: str) -> str:
     """The text that [`harmless_cell`] made a cell of."""
-    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+    return ";".join(part.removeprefix("'") if _FORMULA.match(part) else part for part in cell.split(";"))
 
 
 def join_cell(labels: Sequence[str]) -> str:
-    r"""Labels as one cell: `cat; dog`. A semicolon or backslash in a label gets a backslash before it.
-
-    Every label is harmless for itself: some spreadsheets cut cells at semicolons.
-    """
+    r"""Labels as one cell: `cat; dog`. A semicolon or backslash in a label gets a backslash before it."""
     return "; ".join(harmless_cell(re.sub(r"([\\;])", r"\\\1", label)) for label in labels)
 
 

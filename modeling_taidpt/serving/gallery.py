@@ -23,7 +23,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader
 from tqdm.auto import tqdm
 
-from ..atomic import plain_disk_errors, staged_file
+from ..atomic import plain_disk_errors, remove_leftovers, staged_file
 from ..data.sources import ImageItem, open_images
 from .formats import TaggedImage, read_results, read_tables, result_files
 from .summary import LEAST_SCORE
@@ -110,6 +110,10 @@ def write_gallery(
                     "`tag` was run, or name what was tagged as `images`."
                 )
             _write_page(folder, writer, threshold, title or f"Tags of {results.resolve().stem}")
+            if len(list(data.glob("*.js"))) != writer.chunks:
+                raise FileNotFoundError(
+                    f"The folder {str(folder)!r} was deleted while the gallery was written: make it again."
+                )
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
         raise
@@ -126,6 +130,8 @@ def _open_folder(folder: Path) -> None:
         raise ValueError(f"{str(index)!r} is not the page of a gallery: name another folder.")
     thumbnails = folder / "thumbs"
     thumbnails.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    remove_leftovers(thumbnails)
     (thumbnails / ".nomedia").touch()  # they are not tagged when a folder around them is; photographs beside them are
 
 

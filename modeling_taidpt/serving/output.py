@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from filelock import FileLock
 from PIL import Image
 
-from ..atomic import staged_file
+from ..atomic import remove_leftovers, staged_file
 from ..data.sources import ImageItem
 from .formats import FORMATS, write_rows
 
@@ -135,7 +136,8 @@ class TaggingOutput:
         if not self.is_claimed:
             self.claim()
         self._require_folder()
-        with staged_file(self.path(number)) as staged:
+        lock = FileLock(self.folder / RECORDS / "lock")  # two runs may write the same part: record and file of one
+        with lock, staged_file(self.path(number)) as staged:
             write_rows(table, staged)
             record = {"digest": _digest(staged.read_bytes()), "names": names, "images": list(images)}
             with staged_file(self._record(number)) as file:  # first: a record without its file does no harm
@@ -147,6 +149,8 @@ class TaggingOutput:
         Raises:
             FileNotFoundError: one was deleted meanwhile.
         """
+        for folder in (self.folder, self.folder / RECORDS):
+            remove_leftovers(folder)  # of a run that was killed after its last file
         if not self.seen:
             return []
         self._require_folder()

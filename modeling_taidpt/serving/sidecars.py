@@ -17,7 +17,7 @@ from defusedxml.common import DefusedXmlException
 from defusedxml.ElementTree import DefusedXMLParser
 from transformers.utils import logging
 
-from ..atomic import staged_file
+from ..atomic import remove_leftovers, staged_file
 from ..captions.hierarchy import LabelHierarchy
 from .formats import read_results
 from .summary import LEAST_SCORE, found_labels
@@ -83,7 +83,7 @@ def write_sidecars(
         FileNotFoundError: there are no results.
         ValueError: a file of the results cannot be read.
     """
-    report, hierarchy = SidecarReport(), LabelHierarchy(parents)
+    report, hierarchy, folder = SidecarReport(), LabelHierarchy(parents), None
     for row in read_results(results):
         labels = found_labels(row, threshold)
         if row.error is not None:
@@ -92,6 +92,9 @@ def write_sidecars(
         if not image.is_file():
             report.no_file += 1
             continue
+        if image.parent != folder:
+            folder = image.parent
+            remove_leftovers(folder)
         sidecar = image.with_suffix(".xmp") if replace_suffix else image.with_name(f"{image.name}.xmp")
         try:
             changed = bool(labels) and add_keywords(sidecar, labels, [hierarchy.path(label) for label in labels])

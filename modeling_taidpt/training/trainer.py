@@ -718,7 +718,8 @@ class TaiDptTrainer(Trainer):
         state_dict = self.model.state_dict() if state_dict is None else state_dict
         if self._saves_checkpoint:
             prompts = {name: value.contiguous() for name, value in state_dict.items() if not name.startswith("clip.")}
-            safetensors.torch.save_file(prompts, folder / SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+            with staged_file(folder / SAFE_WEIGHTS_NAME) as path:
+                safetensors.torch.save_file(prompts, path, metadata={"format": "pt"})
             config = copy.deepcopy(self.model.config)
             config.prompts_only = True
             config.save_pretrained(folder)

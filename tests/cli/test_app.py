@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 import typer
 from PIL import Image
 from typer.testing import CliRunner
@@ -316,3 +317,21 @@ def test_ctrl_c_exits_with_130(monkeypatch, tmp_path):
 def test_traceback_on_demand():
     result = run("--traceback", "classes", "./none")
     assert isinstance(result.exception, OSError)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("DataLoader worker (pid 9) is killed by signal: Killed. "), "reads data was killed"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB."), "smaller batch size"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "smaller batch size"),
+    ],
+)
+def test_a_machine_that_fails_is_one_sentence(monkeypatch, error, said):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("taidpt_cli.predict.load_tagger", fail)
+    assert said in fails("predict", CAT)
+    monkeypatch.setattr("taidpt_cli.predict.load_tagger", lambda *args: 1 / 0)
+    assert isinstance(run("predict", CAT).exception, ZeroDivisionError)

@@ -241,6 +241,15 @@ def test_files_that_unpack_to_more_than_they_hold_are_refused(tmp_path):
         assert "bytearray" in refuse(path)
     torch.save({"ctx": torch.zeros(1).expand(10**6, 10**6)}, tmp_path / "view.pt")
     assert "larger than what is stored" in refuse(tmp_path / "view.pt")
+    # 60,000,000 dictionaries in 60 kB, a tensor of 4 GB in 400 bytes
+    for name, pickled, said in (
+        ("dicts", b"\x80\x02" + b"}" * 3_000_000 + b".", "steps"),
+        ("tensor", b"\x80\x02}X\x03\0\0\0ctxctorch\nHalfTensor\nJ\xff\xff\xff\x7f\x85Rs.", "larger than the file"),
+    ):
+        with zipfile.ZipFile(tmp_path / f"{name}.pt", "w", zipfile.ZIP_DEFLATED) as bomb:
+            bomb.writestr("archive/data.pkl", pickled)
+            bomb.writestr("archive/version", "3\n")
+        assert said in refuse(tmp_path / f"{name}.pt")
     torch.save({"ctx": torch.zeros(3).to_sparse()}, tmp_path / "sparse.pt")
     assert "plain numbers" in refuse(tmp_path / "sparse.pt")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import base64
+import gzip
 import http.server
 import os
 import threading
@@ -104,6 +105,13 @@ class _Endless(http.server.BaseHTTPRequestHandler):
             self.send_response(200)
             if self.path == "/large.png":
                 self.send_header("Content-Length", str(10**12))
+            packed = gzip.compress(bytes(5_000_000)) if self.path.startswith("/packed") else b""
+            if packed:
+                twice = self.path == "/packed_twice.png"
+                self.send_header("Content-Encoding", "gzip, gzip" if twice else "gzip")
+                self.end_headers()
+                self.wfile.write(gzip.compress(packed) if twice else packed)
+                return
             self.end_headers()
             while not self.server.over.is_set():
                 self.wfile.write(b"x" * (1 if self.path == "/slow.png" else 2**16))
@@ -135,6 +143,8 @@ def endless():
         ("turning", "took longer than 1 seconds"),
         ("endless", "sends more than 1000000 bytes"),
         ("large", "sends more than 1000000 bytes"),
+        ("packed", "sends more than 1000000 bytes"),
+        ("packed_twice", "sends it packed"),
     ],
 )
 def test_a_server_costs_limited_time_and_memory_by_default(pipe, endless, monkeypatch, name, reason):

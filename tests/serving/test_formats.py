@@ -36,14 +36,17 @@ def test_rows_come_back_as_they_were(tmp_path, format):
 
 
 def test_no_cell_of_a_csv_is_a_formula(tmp_path):
-    texts = ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "＝1", "'=1"]  # noqa: RUF001
+    texts = ["=1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "＝1", "'=1", " =1", "\ufeff\xa0=1"]  # noqa: RUF001
     write_rows(table([TaggedImage(text, [text], [0.5], text) for text in texts]), tmp_path / "tags.csv")
     with (tmp_path / "tags.csv").open(encoding="utf-8", newline="") as file:
         for row, text in zip(csv.DictReader(file), texts, strict=True):
             assert row["path"] == row["labels"] == row["error"] == f"'{text}"
-    for text in (*texts, "cat", "it's", "'cat", "", "''=x"):
+    for text in (*texts, "cat", "it's", "'cat", "", "''=x", "a;=b", "a;'=b; ;-", ";"):
         assert plain_cell(harmless_cell(text)) == text
     assert join_cell(["cat", "=dog"]) == "cat; '=dog"
+    # where the decimal sign is a comma, cells are cut at semicolons
+    assert harmless_cell("a;=b") == "a;'=b" and join_cell(["a;=b"]) == "a\\;'=b"
+    assert split_cell(join_cell(["a;=b", "=;\\;@"])) == ["a;=b", "=;\\;@"]
     assert split_cell("") == []
 
 

@@ -7,10 +7,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -18,8 +21,10 @@ from PIL import Image
 from transformers import CLIPImageProcessor, pipeline
 
 from modeling_taidpt import TaiDptModel
+from modeling_taidpt.data.sources import ImageItem
 from modeling_taidpt.pipelines import TASK
-from modeling_taidpt.serving.output import TaggingOutput
+from modeling_taidpt.serving.formats import SCHEMA
+from modeling_taidpt.serving.output import TaggingOutput, digest_names, identify
 from modeling_taidpt.serving.parts import PartTagger
 from modeling_taidpt.serving.tagging import tag_images
 
@@ -251,6 +256,37 @@ def test_of_runs_that_start_together_one_gets_the_folder(tmp_path):
         stored = json.loads((tmp_path / str(attempt) / ".tagging" / "settings.json").read_text())
         assert first == [stored["shard_size"]]
         assert [path.name for path in (tmp_path / str(attempt) / ".tagging").iterdir()] == ["settings.json"]
+
+
+def test_what_a_run_left_that_was_killed_after_its_last_file_is_removed(tagger, images, done, tmp_path):
+    tag_images(images, done, tagger, shard_size=2, progress=False)
+    process = multiprocessing.get_context("spawn").Process(target=len, args=("",))
+    process.start()
+    process.join()  # its number is nobody's now
+    for folder in (done, done / ".tagging"):
+        (folder / f".part-00000001.parquet.{socket.gethostname()}-{process.pid}.0123abcd").mkdir()
+    report = tag_images(images, done, tagger, shard_size=2, progress=False)
+    assert report.parts == 0
+    assert [path.name for path in done.rglob(".*")] == [".tagging"]
+
+
+def test_of_runs_that_write_the_same_part_record_and_file_of_one_stay(tmp_path):
+    write_image(tmp_path / "a.png", 0)
+    items = [ImageItem("a.png", str(tmp_path / "a.png"))]
+    images, names = [identify(item) for item in items], digest_names(items)
+    outputs = [TaggingOutput(tmp_path / "out", {"model": "m"}) for _ in range(3)]
+    tables = [
+        pa.Table.from_pylist([{"path": "a.png", "labels": ["x"], "scores": [score]}], schema=SCHEMA)
+        for score in (0.5, 0.25, 0.75)
+    ]
+
+    def save(number: int) -> None:
+        for _ in range(20):
+            outputs[number].save(0, tables[number], images, names)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(save, range(3)))
+    assert outputs[0].holds(0, items)
 
 
 def test_a_killed_decoding_process_is_one_sentence(tagger, images, tmp_path, monkeypatch):
