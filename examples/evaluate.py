@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["taidpt"]
+#
+# [tool.uv.sources]
+# taidpt = { path = "..", editable = true }
+# ///
 """mAP of zero-shot, caption prototypes and learned prompts on labelled photographs, with bootstrap intervals.
 
     python examples/evaluate.py --images DIR --captions corpus.jsonl [--model CHECKPOINT] [--json FILE]

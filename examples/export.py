@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["taidpt[onnx]"]
+#
+# [tool.uv.sources]
+# taidpt = { path = "..", editable = true }
+# ///
 """Exports a checkpoint to ONNX and says what ONNX Runtime and 8-bit weights change, beside PyTorch.
 
     python examples/export.py --output exported [--model CHECKPOINT] [--images DIR [--fold 0]]

@@ -1,3 +1,7 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["numpy", "onnxruntime", "pillow"]
+# ///
 """Tags a photograph with an exported model; needs numpy, Pillow and ONNX Runtime, neither PyTorch nor this package.
 
 python examples/onnx_inference.py EXPORTED_FOLDER photo.jpg

@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["taidpt"]
+#
+# [tool.uv.sources]
+# taidpt = { path = "..", editable = true }
+# ///
 """The main job in one go: captions are labelled, prompts learned on the embedded base, photographs tagged.
 
 On the photographs, whose labels nobody gives, scores are made probabilities first.

@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["taidpt"]
+#
+# [tool.uv.sources]
+# taidpt = { path = "..", editable = true }
+# ///
 """Learn prompts for custom labels from captions.
 
     python examples/train.py --captions captions.jsonl --labels dog,cat,bicycle --output_dir runs/pets \

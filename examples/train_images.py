@@ -1,3 +1,10 @@
+# /// script
+# requires-python = ">=3.10"
+# dependencies = ["taidpt"]
+#
+# [tool.uv.sources]
+# taidpt = { path = "..", editable = true }
+# ///
 """Learn prompts from labelled images, few or partly labelled, or a linear head; and merge them with prompts from text.
 
     python examples/train_images.py --images COCO --split train2014 --test COCO --test_split val2014 --clip RN50 \

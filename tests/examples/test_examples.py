@@ -110,6 +110,33 @@ def test_study_of_transfer_scores_all_classes(shared, tmp_path):
     assert len(list((tmp_path / "runs").glob("seed-0-part-*/config.json"))) == 4
 
 
+@pytest.mark.parametrize(
+    "name", ["quickstart", "visualize", "evaluate", "export", "onnx_inference", "train", "train_images"]
+)
+def test_examples_that_run_alone_say_what_they_need(name):
+    """Their headers are those of PEP 723, which `uv run` and `pipx run` install from."""
+    tomllib = pytest.importorskip("tomllib", reason="needs Python 3.11")
+    source = (ROOT / "examples" / f"{name}.py").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^# /// script\n((?:#(?: .*)?\n)+)# ///$", source, re.MULTILINE)
+    needs = tomllib.loads("".join(line[2:] if line.startswith("# ") else "\n" for line in block.splitlines(True)))
+    imported = {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    } - set(sys.stdlib_module_names)
+    siblings = {path.stem for path in (ROOT / "examples").iterdir()}
+    assert not imported & siblings
+    if "modeling_taidpt" in imported:
+        requirement = re.fullmatch(r"taidpt(?:\[(\w+)\])?", needs["dependencies"][0])
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        assert requirement[1] is None or requirement[1] in project["optional-dependencies"]
+        assert needs["requires-python"] == project["requires-python"]
+        assert needs["tool"]["uv"]["sources"]["taidpt"] == {"path": "..", "editable": True}
+    else:
+        assert {{"PIL": "pillow"}.get(name, name) for name in imported} == set(needs["dependencies"])
+
+
 def test_examples_take_from_each_other_what_is_there():
     """Running them all is slow; a name that one of them no longer has is seen without."""
     trees = {path.stem: ast.parse(path.read_text()) for path in (ROOT / "examples").glob("*.py")}
