@@ -8,7 +8,7 @@ Three steps for the image: `"center"` takes off its mean over the classes, `"zsc
 deviation, and `"captions"` takes off the global score that it has for captions in general, whatever its labels: the
 log-partition `1/T * log sum_k w_k exp(T <f, b_k>)` over a bank of caption features b. At the CLIP's own temperature T
 what remains is the logarithm of the contrastive posterior of the class among the captions (InfoNCE's optimum), in
-units of cosine. The local score is left as it is: taking off the same gained 0.06 more on VOC2007 (docs/accuracy.md).
+units of cosine. The local score is left as it is: taking off the same gained 0.06 more on VOC2007 (docs/studies.md).
 
 The two-step z-score is that of SPARC (Miller et al., CVPR 2025; `calibrate_data` in its published code): over the
 classes of each image, then over the images of each class, standard deviations with n - 1.
@@ -84,7 +84,7 @@ def default_bank_temperature(own: float) -> float:
 
     OpenAI's CLIPs end at 100, where their training clips it, and a bank at 100 costs RN50 1.1 mAP on VOC2007: the few
     captions that are nearest decide alone. At 12 to 16 it gains 0.8; the embedded base gains at its own 22.6. On half
-    of the images each value was chosen, on the other half judged, see docs/accuracy.md.
+    of the images each value was chosen, on the other half judged, see docs/studies.md.
 
     Args:
         own (`float`): factor that the CLIP's contrastive loss has on cosines.

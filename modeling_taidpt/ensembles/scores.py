@@ -30,7 +30,7 @@ class ScoreEnsemble:
     and largest score or by its mean and standard deviation, so that scores depend on the images that are scored
     together; their rankings hardly differ, and the weight has to be chosen. `"calibrated"` sums log odds of models
     whose probabilities were fitted ([`calibrate`]): on VOC2007 0.9 mAP above the others at equal weights and within
-    0.3 of their best from there to 0.9, so that no weight has to be known (docs/accuracy.md).
+    0.3 of their best from there to 0.9, so that no weight has to be known (docs/studies.md).
 
     Args:
         first ([`TaiDptModel`], `str`, `Path` or array of shape `(images, classes)`): usually the prompts that were

@@ -8,7 +8,7 @@ Algorithm"; the shares of classes in new data as in Saerens et al. 2002). The th
 images are above it as its share says, and is drawn towards the threshold that the model would have for all labels.
 
 The constants were chosen on the 199 photographs of COCO train2014 that were at hand and on half of VOC2007's test
-images, see docs/accuracy.md; there F1 changes by less than a point between half and twice their values.
+images, see docs/studies.md; there F1 changes by less than a point between half and twice their values.
 """
 
 from __future__ import annotations
@@ -115,7 +115,7 @@ def default_scale(logits: torch.Tensor) -> float:
     """Factor on the logits of unlabelled images `(images, classes)` that makes log odds of them.
 
     A standard deviation of a label's scores over images counts as 2 in log odds: on three bases, factors that were
-    fitted to labelled photographs lay between 1.3 and 2.3 (docs/accuracy.md).
+    fitted to labelled photographs lay between 1.3 and 2.3 (docs/studies.md).
     """
     scores = torch.as_tensor(logits).double()  # (images, classes)
     deviation = float((scores - scores.mean(dim=0)).square().mean().sqrt())

@@ -124,7 +124,7 @@ def calibrate(
         labels (*optional*): with a list of images: for each one the names of its labels, or a multi-hot row, or a row
             of 1 (present), -1 (absent) and 0 (not known).
         per_class (`bool`, *optional*, defaults to `True`): one scale and bias per class, held to the model's; lower
-            calibration error and higher F1 than one for all from ten labelled images on (docs/accuracy.md).
+            calibration error and higher F1 than one for all from ten labelled images on (docs/studies.md).
         per_class_thresholds (`bool`, *optional*, defaults to `True`): one threshold per class.
         prior_strength (`float`, *optional*, defaults to 5.0): positives with which a class has as much say in its own
             fit as the model's.

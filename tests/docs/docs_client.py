@@ -1,7 +1,8 @@
 """Runs pages of the docs in an interpreter of its own: `python docs_client.py REPORT FOLDER PAGE ...`.
 
 Each page has a folder and a namespace; its blocks run in their order. HF_ENDPOINT and HF_HOME must be set before
-huggingface_hub is imported, so the tests run this file as a program. The report says for each block "ok" or its error.
+huggingface_hub is imported, so the tests run this file as a program. The report says for each block "ok" or its error,
+and what it printed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import signal
 import sys
 import time
 import traceback
+from contextlib import redirect_stdout
 from glob import glob
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ VERBS = ("stands", "is", "lies", "was", "rests", "waits")
 TIMES = ("", " at night", " in the morning")  # with the templates, enough captions for a batch of the paper's recipe
 CAPTIONS = [f"A {name} {verb} {place}{when}." for name in PETS for verb in VERBS for place in PLACES for when in TIMES]
 GIVEN = {  # what a page takes for granted: data of the reader's
-    "accuracy.md": {"captions": CAPTIONS},
+    "calibrate.md": {"captions": CAPTIONS},
 }
 
 
@@ -78,6 +81,7 @@ def run_command(words: list[str]) -> None:
 
         result = CliRunner().invoke(app, words[1:])
         assert result.exit_code == 0, f"{' '.join(words)}\n{result.output}\n{result.exception!r}"
+        print(result.stdout, end="")
     elif words[0] == "python" and words[1].startswith("examples/"):
         arguments, places = sys.argv, list(sys.path)
         sys.argv, sys.path[:] = words[1:], [str(ROOT / "examples"), *places]
@@ -102,8 +106,8 @@ def few_steps() -> None:
     TaiDptTrainer.train = train_shortly
 
 
-def run_page(page: Path, folder: Path) -> dict[int, str]:
-    """What became of each block of a page, by the number of its first line."""
+def run_page(page: Path, folder: Path) -> dict[int, tuple[str, str]]:
+    """What became of each block of a page and what it printed, by the number of its first line."""
     from tests.docs.docs_blocks import read_blocks
 
     os.chdir(folder)
@@ -113,15 +117,17 @@ def run_page(page: Path, folder: Path) -> dict[int, str]:
         if block.reason is not None or block.language not in ("python", "bash"):
             continue
         signal.alarm(SECONDS)
+        printed = StringIO()
         try:
-            if block.language == "python":
-                exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
-            else:
-                for words in block.commands():
-                    run_command(words)
-            report[block.line] = "ok"
+            with redirect_stdout(printed):
+                if block.language == "python":
+                    exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
+                else:
+                    for words in block.commands():
+                        run_command(words)
+            report[block.line] = "ok", printed.getvalue()
         except (Exception, SystemExit):
-            report[block.line] = traceback.format_exc()
+            report[block.line] = traceback.format_exc(), printed.getvalue()
         finally:
             signal.alarm(0)
     return report

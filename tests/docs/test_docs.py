@@ -22,7 +22,7 @@ from modeling_taidpt import TaiDptTrainingArguments
 from taidpt_cli.app import app
 
 from ..hub.hub_server import TOKEN, HubServer
-from .docs_blocks import PAGES, ROOT, read_blocks
+from .docs_blocks import PAGES, ROOT, read_blocks, write_outputs
 
 SLOW = ("export.md",)  # pages that take long
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
@@ -58,7 +58,12 @@ def run_pages(pages, place):
             text=True,
         )  # each block has its limit of time
     assert done.returncode == 0, done.stderr[-5000:]
-    return json.loads((place / "report.json").read_text())
+    report = json.loads((place / "report.json").read_text())
+    if os.environ.get("TAIDPT_UPDATE_OUTPUTS"):
+        for page in pages:
+            shown = {block.line for block in read_blocks(page) if block.output is not None}
+            write_outputs(page, {int(line): out for line, (_, out) in report[page.name].items() if int(line) in shown})
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +78,16 @@ def slow_outcomes(tmp_path_factory):
 
 
 def assert_ran(block, outcomes):
-    outcome = outcomes[block.page.name][str(block.line)]
+    outcome, printed = outcomes[block.page.name][str(block.line)]
     assert outcome == "ok", f"{block.code}\n{outcome}"
+    if block.output is None or os.environ.get("TAIDPT_UPDATE_OUTPUTS"):
+        return
+    shown, printed = block.output.split(), printed.split()
+    assert len(shown) == len(printed), f"{block.name} prints\n{' '.join(printed)}"
+    for said, word in zip(shown, printed, strict=True):  # processors round differently
+        number = re.fullmatch(r"-?\d+\.\d+", word)
+        same = abs(float(said) - float(word)) < 0.02 if number else said == word
+        assert same, f"{block.name} prints {word!r}, not {said!r}: TAIDPT_UPDATE_OUTPUTS=1 writes what it prints"
 
 
 @pytest.mark.parametrize("block", QUICK, ids=lambda block: block.name)
