@@ -39,6 +39,10 @@ OwnLabelsOption = Annotated[
     str | None,
     typer.Option("--labels", "-l", help="Custom labels: words with commas between, or a file with one a line."),
 ]
+LanguageOption = Annotated[
+    str,
+    typer.Option("--language", help="Language of labels and captions, as de, zh, ja, ar or th.", metavar="CODE"),
+]
 TopKOption = Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")]
 ImageSizeOption = Annotated[
     int | None,
@@ -323,6 +327,7 @@ __all__ = [
     "FlipOption",
     "ImageSizeOption",
     "JsonOption",
+    "LanguageOption",
     "ModelOption",
     "MultiCropOption",
     "OwnLabelsOption",

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import DEFAULT_MODEL, JsonOption, find_source, make_table, print_json, read_settings, stdout, working
+from .common import (
+    DEFAULT_MODEL,
+    JsonOption,
+    LanguageOption,
+    find_source,
+    make_table,
+    print_json,
+    read_settings,
+    stdout,
+    working,
+)
 
 CaptionDataOption = Annotated[
     list[str] | None,
@@ -38,6 +48,7 @@ def label(
     column: Annotated[str, typer.Option("--column", help="Column of the captions.")] = "caption",
     settings: CaptionDataOption = None,
     method: Annotated[str, typer.Option("--method", help="forms, or the published wordnet.")] = "forms",
+    language: LanguageOption = "en",
     max_captions: Annotated[
         int | None, typer.Option("--max-captions", min=1, help="Read the first ones only.")
     ] = None,
@@ -51,6 +62,7 @@ def label(
 
     - `taidpt label captions.txt --labels labels.txt`
     - `taidpt label captions.jsonl --labels coco80 --output labelled.parquet`
+    - `taidpt label captions.txt --labels table.json --language zh`
     """
     if output is not None and output.suffix.lower() not in OUTPUT_SUFFIXES:
         raise ValueError(f"The output file {str(output)!r} must end in {' or '.join(OUTPUT_SUFFIXES)}.")
@@ -59,8 +71,8 @@ def label(
     from modeling_taidpt.captions.labels import default_labeler, label_captions
 
     with working(as_json):
-        names, labeler = read_labels(labels, method)
-        labeler = labeler or default_labeler(names, names, method)
+        names, labeler = read_labels(labels, method, language)
+        labeler = labeler or default_labeler(names, names, method, language)
         corpus = open_corpus(captions, settings, column)
         texts = read_captions(corpus, column, max_captions=max_captions).captions
         matrix = label_captions(labeler, texts, names)  # (captions, classes)

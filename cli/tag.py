@@ -125,7 +125,8 @@ def tag(
     with working(as_json):
         if found and (xmp or xmp_replace_suffix):
             parents = None if labeler is None else labeler.parents
-            sidecars = _write_sidecars(report.output_dir, least, parents, xmp_replace_suffix)
+            language = getattr(getattr(getattr(tagger, "model", None), "config", None), "language", "en")
+            sidecars = _write_sidecars(report.output_dir, least, parents, xmp_replace_suffix, language)
         if found and gallery:
             page = _write_gallery(report.output_dir, sources, least, image_column)
     if as_json:
@@ -154,11 +155,15 @@ def _thresholds(tagger: Any) -> float | dict[str, float]:
 
 
 def _write_sidecars(
-    results: str, least: float | dict[str, float], parents: dict[str, str] | None, replace_suffix: bool
+    results: str,
+    least: float | dict[str, float],
+    parents: dict[str, str] | None,
+    replace_suffix: bool,
+    language: str,
 ) -> Any:
     from modeling_taidpt.serving.sidecars import write_sidecars
 
-    return write_sidecars(results, threshold=least, parents=parents, replace_suffix=replace_suffix)
+    return write_sidecars(results, threshold=least, parents=parents, replace_suffix=replace_suffix, language=language)
 
 
 def _write_gallery(results: str, sources: list[str], least: float | dict[str, float], image_column: str) -> str:

@@ -14,6 +14,7 @@ from .calibrate import fit_probabilities, print_tags, read_calibration_images
 from .common import (
     DEFAULT_MODEL,
     JsonOption,
+    LanguageOption,
     find_source,
     make_table,
     print_json,
@@ -54,6 +55,7 @@ def train(
         ),
     ] = None,
     caption_settings: CaptionDataOption = None,
+    language: LanguageOption = "en",
     base: Annotated[
         str | None,
         typer.Option(
@@ -148,6 +150,7 @@ def train(
     - `taidpt train -l coco80 -c captions.jsonl -o runs/coco --base openai/clip-vit-base-patch16 --recipe paper`
     - `taidpt train --recipe voc2007 --base RN50 --data-root data --output runs/voc2007`
     - `taidpt train -l labels.txt -c corpus.txt -o runs/pets --set learning_rate=1e-3 --resume`
+    - `taidpt train -l table.json -c corpus.txt -o runs/zh --language zh -b OFA-Sys/chinese-clip-vit-base-patch16`
     """
     chosen: dict[str, Any] = {
         "learning_rate": learning_rate,
@@ -163,6 +166,7 @@ def train(
         "add_templates": templates,
         "local_weight": local_weight,
         "save_prompts_only": prompts_only or None,
+        "language": None if language == "en" else language,
     }
     chosen = {name: value for name, value in chosen.items() if value is not None} | read_settings(
         settings or [], "--set", "learning_rate=1e-3"
@@ -216,7 +220,8 @@ def _train(
     from modeling_taidpt.captions.label_files import read_labels
 
     if labels is not None:
-        read_labels(labels)  # what is wrong with them is said before torch is loaded
+        # what is wrong with them is said before torch is loaded
+        read_labels(labels, language=settings.get("language", "en"))
     from modeling_taidpt import TaiDptTrainer
     from modeling_taidpt.data.recipes import load_recipe_captions, without_captions
     from modeling_taidpt.training.setup import find_recipe, set_up_training
@@ -236,7 +241,8 @@ def _train(
     if captions is None and not recipe_found.get("data"):
         raise ValueError(f"The recipe {name!r} names no captions: give --captions.")
     method = settings.get("labeling_method", recipe_found["training"].get("labeling_method", "forms"))
-    names, labeler = read_labels(labels, str(method)) if isinstance(labels, str) else (list(labels), None)
+    language = settings.get("language", recipe_found.get("model", {}).get("language", "en"))
+    names, labeler = read_labels(labels, str(method), language) if isinstance(labels, str) else (list(labels), None)
     corpus = load_recipe_captions(recipe_found, data_root) if corpus is None else corpus
     settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
     with without_loading_bar():

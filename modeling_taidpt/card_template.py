@@ -80,7 +80,7 @@ Nothing is known of a training: this checkpoint was saved without a report.
 ## Figures
 
 {% if figures -%}
-| measured on | figure | this model | "a photo of a {}." on the same CLIP |
+| measured on | figure | this model | "{{ text(template) }}" on the same CLIP |
 |---|---|---|---|
 {% for figure in figures %}| {{ text(figure.dataset_name) }} | {{ text(figure.metric_name) }} | {{ figure.metric_value }} | {{ "" if figure.baseline is none else figure.baseline }} |
 {% endfor %}

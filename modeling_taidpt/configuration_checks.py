@@ -11,6 +11,8 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .languages import read_language
+
 MAX_LAYERS = 1_000
 MAX_SIZE = 10_000_000  # of any whole number of a tower: widths, vocabularies, images
 MAX_LABELS = 1_000_000
@@ -139,9 +141,14 @@ def check_class_table(table: Any) -> None:
     parts = _mapping("class_table", table)
     if not parts:
         return
-    if set(parts) - {"synonyms", "ignored_forms"} or "synonyms" not in parts:
-        raise ValueError(f"`class_table` holds {_short(sorted(map(str, parts)))}: give synonyms and ignored_forms.")
-    lists = dict(_mapping("class_table['synonyms']", parts["synonyms"])) | {"": parts.get("ignored_forms", [])}
+    if set(parts) - {"synonyms", "ignored_forms", "language"} or not {"synonyms", "language"} & set(parts):
+        raise ValueError(
+            f"`class_table` holds {_short(sorted(map(str, parts)))}: give synonyms, ignored_forms and language."
+        )
+    if "language" in parts and read_language(parts["language"]) != parts["language"]:
+        raise ValueError(f"`class_table['language']` is {_short(parts['language'])}: give its code in lower case.")
+    lists = dict(_mapping("class_table['synonyms']", parts.get("synonyms", {})))
+    lists |= {"": parts.get("ignored_forms", [])}
     for label, words in lists.items():
         name = f"class_table['synonyms'][{label!r}]" if label else "class_table['ignored_forms']"
         texts = _sequence(name, words)

@@ -22,6 +22,7 @@ from .configuration_checks import (
     numbered_labels,
     one_line,
 )
+from .languages import ENGLISH, context_words, full_stop, read_language
 from .tokenization_taidpt import frame_token_ids, tokenize_names
 
 CLASS_TOKEN_POSITIONS = ("end", "middle", "front")
@@ -169,7 +170,8 @@ class TaiDptConfig(PreTrainedConfig):
             (the mean of other labels, see `with_hypernyms`). A label that no caption named in training is a template.
         class_table (`dict`, *optional*):
             How labels were looked for in the captions of the training, where a custom table was given:
-            `synonyms`, a list of texts for each label, and `ignored_forms`.
+            `synonyms`, a list of texts for each label, and `ignored_forms`. And `language`, the code of the language
+            of the labels, where it is not English.
 
         > Prompts
 
@@ -438,6 +440,11 @@ class TaiDptConfig(PreTrainedConfig):
         return [self.label_origin.get(label, self.label_origin.get(name, default)) for label, name in names]
 
     @property
+    def language(self) -> str:
+        """Code of the language of labels, prompts and captions."""
+        return (self.class_table or {}).get("language", ENGLISH)
+
+    @property
     def patch_size(self) -> int:
         """Side in pixels of a cell of the dense features."""
         return self.clip_config.vision_config.patch_size
@@ -554,6 +561,8 @@ def add_recipe_options(options: dict[str, Any], recommended: Mapping[str, Any] |
     if found is None or options.get("class_embedding_source") == "fixed":  # nothing is learned
         return
     for name, value in (found.get("model") or {}).items():
+        if name == "context_init":  # of a base, in English
+            value = context_words(config_language(options)) or None
         if name != "context_init" or "num_context_tokens" not in options:  # which takes its place
             options.setdefault(name, value)
 
@@ -580,8 +589,12 @@ def build_config(
     """
     check_labels(labels)
     names = list(options.pop("class_names", None) or labels)
+    language = config_language(options)
+    options = {name: value for name, value in options.items() if name != "language"}
+    if language != ENGLISH:
+        options["class_table"] = (options.get("class_table") or {}) | {"language": language}
     start, end = frame_token_ids(tokenizer)
-    period = _token_after_a_word(tokenizer, ".")  # none where the tokenizer strips punctuation
+    period = _token_after_a_word(tokenizer, full_stop(language))  # none where the tokenizer strips punctuation
     return TaiDptConfig(
         clip_config=copy.deepcopy(clip_config),
         id2label=dict(enumerate(labels)),
@@ -596,8 +609,15 @@ def build_config(
     )
 
 
+def config_language(options: Mapping[str, Any]) -> str:
+    """The language that options of a new model ask for, as `language` or in `class_table`."""
+    return read_language(options.get("language") or (options.get("class_table") or {}).get("language") or ENGLISH)
+
+
 def _token_after_a_word(tokenizer: PreTrainedTokenizerBase, sign: str) -> int | None:
     """Id of a sign at the end of a word; alone, it may begin with a token for the space before it (SentencePiece)."""
+    if not sign:
+        return None
     word, both = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a", f"a{sign}"))
     after = both[len(word) :] if both[: len(word)] == word else tokenizer(sign, add_special_tokens=False)["input_ids"]
     return after[-1] if after else None
@@ -615,5 +635,6 @@ __all__ = [
     "build_config",
     "check_dense_features",
     "check_labels",
+    "config_language",
     "context_token_ids",
 ]

@@ -20,6 +20,7 @@ from transformers.utils import CONFIG_NAME
 from .atomic import staged_file
 from .card_template import CARD_TEMPLATE
 from .configuration_taidpt import TaiDptConfig
+from .languages import ENGLISH, default_template
 from .origins import SHIPPED_BASES, Origin, own_origin
 from .stored_weights import find_weight_files
 
@@ -57,6 +58,7 @@ def render_card(
     on_the_hub = bool(base) and REPOSITORY_NAME.fullmatch(base) is not None and not os.path.isdir(base)
     tags = ["multi-label-image-classification", "taidpt", "prompt-tuning", "clip"]
     extra_tags = metadata.pop("tags", None) or []
+    language = None if config.language == ENGLISH else config.language
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -64,7 +66,7 @@ def render_card(
         tags=list(dict.fromkeys([*tags, *([extra_tags] if isinstance(extra_tags, str) else extra_tags)])),
         model_name=name.split("/")[-1],
         eval_results=[_result(figure) for figure in figures] or None,
-        **{"license": _license(report.get("license")), "language": None} | metadata,
+        **{"license": _license(report.get("license")), "language": language} | metadata,
     )
     per_class = report.get("corpus", {}).get("per_class", {})
     facts = {
@@ -80,6 +82,7 @@ def render_card(
         "prompts_only": prompts_only,
         "report": report,
         "figures": figures,
+        "template": default_template(config.language),
         "origins": sorted({origin for origin in config.label_origin.values() if origin != "learned"}),
     }
     return ModelCard.from_template(data, template_str=CARD_TEMPLATE, mark=MARK, **facts)

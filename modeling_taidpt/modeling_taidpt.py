@@ -19,7 +19,14 @@ from transformers.utils import can_return_tuple, logging
 
 from .backbones import DualEncoder, contrastive_scale, text_side
 from .class_embeddings import cached_class_embeddings, encode_chunks, get_or_compute, split_classes
-from .configuration_taidpt import TaiDptConfig, add_recipe_options, build_config, check_labels, context_token_ids
+from .configuration_taidpt import (
+    TaiDptConfig,
+    add_recipe_options,
+    build_config,
+    check_labels,
+    config_language,
+    context_token_ids,
+)
 from .hub import (
     clip_class,
     find_tokenizer,
@@ -40,7 +47,7 @@ from .model_card import known_report
 from .modeling_outputs import TaiDptOutput
 from .origins import HUB_ARGUMENTS, Origin, is_remote_code, keep_origin, origins, own_origin, portable_source
 from .prompt_learner import PromptLearner, encode_prompts
-from .prompt_templates import DEFAULT_TEMPLATE, load_templates
+from .prompt_templates import load_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
 from .scores import branch_scores, join_tiles, normalize, probabilities
@@ -249,7 +256,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the base's own by default, else CLIP's BPE.
             **config: fields of [`TaiDptConfig`]; `recipe`, whose model options are the defaults (`"recommended"`, the
                 base's own, unless it is `"paper"` or `{"model": {...}}`); `context_init`, words whose token embeddings
-                start the context vectors, as `"a photo of a"` (without them they start from N(0, 0.02^2)); and for a
+                start the context vectors, as `"a photo of a"` (without them they start from N(0, 0.02^2));
+                `language`, the code of the labels' language where it is not English, as `"de"` or `"zh"`; and for a
                 Hub repository `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype` (a model that
                 was loaded from one does not know its revision: give it here too). With
                 `prompt_pair="positive_negative"` `local_weight` is 1 by default.
@@ -269,7 +277,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         config.setdefault("base_model_revision", arguments.get("revision"))
         config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
         add_recipe_options(config, config["recommended_recipe"])
-        unknown = sorted(set(config) - set(TaiDptConfig.__dataclass_fields__) - {"context_init"})
+        unknown = sorted(set(config) - set(TaiDptConfig.__dataclass_fields__) - {"context_init", "language"})
         if unknown:
             raise ValueError(f"`{unknown[0]}` is not an option of TaiDptConfig: see its documentation for the names.")
         hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
@@ -313,7 +321,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             clip_id_or_model (`str` or `CLIPModel` or [`CLIPResNetModel`]): as for [`~TaiDptModel.from_clip`].
             labels (`Sequence[str]`): the labels, in the order of the logits.
             templates (`Sequence[str]` or `str`, *optional*): texts with `{}` for the name, or the name of a list of
-                them (see [`load_templates`]); `"a photo of a {}."` by default.
+                them (see [`load_templates`]); `"a photo of a {}."` by default, or that of the `language`.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.from_clip`].
             local_templates (`Sequence[str]` or `str`, *optional*): those of the local branch; `templates` by default.
             **config: as for [`~TaiDptModel.from_clip`]; `pool_with_positions` is `True` by default here, as in CLIP.
@@ -324,10 +332,14 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: as [`~TaiDptModel.from_clip`], or a template has no `{}`.
         """
-        both = [load_templates(names) if isinstance(names, str) else names for names in (templates, local_templates)]
+        language = config_language(config)
+        lists = (templates, local_templates)
+        both = [load_templates(names, language) if isinstance(names, str) else names for names in lists]
         config = {"pool_with_positions": True} | config | {"class_embedding_source": "fixed"}
         first, second = (None if names is None else list(names) for names in both)
-        config["templates"] = first if second is None else {"global": first or [DEFAULT_TEMPLATE], "local": second}
+        config["templates"] = (
+            first if second is None else {"global": first or load_templates("default", language), "local": second}
+        )
         model = cls.from_clip(clip_id_or_model, labels, tokenizer, **config)
         for branch, embeddings in zip(("global", "local"), template_embeddings(model), strict=True):
             getattr(model, f"class_embeddings_{branch}").copy_(embeddings)  # (classes, dim)
@@ -587,7 +599,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """Class embeddings of written templates: normalised, averaged over the templates, normalised again.
 
         Args:
-            templates (`Sequence[str]`, *optional*): texts with `{}` for the name; `"a photo of a {}."` by default.
+            templates (`Sequence[str]`, *optional*): texts with `{}` for the name; `"a photo of a {}."` by default,
+                or that of the labels' language.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
 
         Returns:
@@ -596,7 +609,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: a template has no `{}`, or a text is too long.
         """
-        return encode_templates(self, [DEFAULT_TEMPLATE] if templates is None else list(templates), tokenizer)
+        templates = load_templates("default", self.config.language) if templates is None else list(templates)
+        return encode_templates(self, templates, tokenizer)
 
     @torch.no_grad()
     def encode_texts(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-DEFAULT_TEMPLATE = "a photo of a {}."
+from .languages import ENGLISH, default_template, full_stop
+
+DEFAULT_TEMPLATE = default_template()
 
 # The 80 templates of CLIP's ImageNet ensemble (Radford et al. 2021, https://github.com/openai/CLIP, MIT license).
 IMAGENET_TEMPLATES = (
@@ -96,12 +98,14 @@ TEMPLATES = {
 }
 
 
-def load_templates(name: str = "imagenet") -> list[str]:
+def load_templates(name: str = "imagenet", language: str = ENGLISH) -> list[str]:
     """The prompt templates of a name.
 
     Args:
         name (`str`, *optional*, defaults to `"imagenet"`): `"imagenet"`, the 80 templates of CLIP's ImageNet
             ensemble; `"default"`, "a photo of a {}." alone; `"coarse"`, "[dog]"; or `"fine"`, "{dog}".
+        language (`str`, *optional*, defaults to `"en"`): code of the language. Another one has its own template for
+            `"default"`, and for `"imagenet"` that and the name alone.
 
     Returns:
         `list[str]`: templates with one `{}` for the class name.
@@ -111,6 +115,9 @@ def load_templates(name: str = "imagenet") -> list[str]:
     """
     if name not in TEMPLATES:
         raise ValueError(f"Unknown templates {name!r}: choose one of {', '.join(TEMPLATES)}.")
+    if language != ENGLISH and name in ("default", "imagenet"):
+        own = [default_template(language), f"{{}}{full_stop(language)}"]
+        return list(dict.fromkeys(own[:1] if name == "default" else own))
     return list(TEMPLATES[name])
 
 

@@ -9,15 +9,17 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from .configuration_checks import check_word_counts, one_line
+from .languages import UNSPACED
 from .origins import Origin
 
-WORD = re.compile(r"[a-z0-9]+(?:'[a-z]+)?")
+# A letter of a script without spaces is a word: nobody knows where its words end.
+WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+(?:'[^\W_{UNSPACED}]+)?")
 MINIMUM_COUNT = 20
 MAX_BYTES = 64_000_000  # of word counts, unpacked
 
 
 def count_words(texts: Sequence[str], counts: dict[str, int] | None = None) -> dict[str, int]:
-    """Counts the lower-cased words of texts.
+    """Counts the lower-cased words of texts; in scripts without spaces, their letters.
 
     Args:
         texts (`Sequence[str]`): any texts.

@@ -13,12 +13,12 @@ from transformers.utils import logging
 
 from .backbones import text_side
 from .configuration_taidpt import TaiDptConfig
+from .languages import context_words, default_template
 from .tokenization_taidpt import tokenize_names
 
 logger = logging.get_logger(__name__)
 
 NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
-TEMPLATE_WORDS = "a photo of a"
 
 
 def relabel(
@@ -50,10 +50,10 @@ def relabel(
     if strict and unknown:
         raise ValueError(
             f"No learned context serves the label {unknown[0]!r} ({len(unknown)} such): train it, or leave "
-            "strict=True out for the template 'a photo of a {}.'."
+            f"strict=True out for the template {default_template(old.language)!r}."
         )
     if config.class_specific_context and unknown and not old.shared_context:
-        _make_room_for_words(config, old, indices, len(tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]))
+        _make_room_for_words(config, old, indices, len(_template_word_ids(tokenizer, old.language)))
     new = _on_shared_clip(model, config, tokenizer)
     with torch.no_grad():
         _copy_extras(new, model, indices)
@@ -297,6 +297,12 @@ def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, indices: list[
     config.context_positions = ["end" if old_index is None else positions[old_index] for old_index in indices]
 
 
+def _template_word_ids(tokenizer: PreTrainedTokenizerBase, language: str) -> list[int]:
+    """Token ids of the words before a label in the template of a language; none of a language without."""
+    words = context_words(language)
+    return tokenize_names(tokenizer, [words])[0] if words else []
+
+
 def _fill_fixed(new: PreTrainedModel, model: PreTrainedModel, indices: list[int | None]) -> None:
     both = template_embeddings(new) if None in indices else (None, None)  # (classes, dim) each
     for branch, templates in zip(("class_embeddings_global", "class_embeddings_local"), both, strict=True):
@@ -317,7 +323,7 @@ def _fill_contexts(
             target.copy_(source)  # (num_context_tokens, width)
             continue
         if shared is None:
-            word_ids = tokenize_names(tokenizer, [TEMPLATE_WORDS])[0]
+            word_ids = _template_word_ids(tokenizer, model.config.language)
             shared = text_side(model.clip).token_embedding.weight[word_ids].float()  # (words, width)
         target.zero_()  # (new classes, num_context_tokens, width)
         for index, old_index in enumerate(indices):

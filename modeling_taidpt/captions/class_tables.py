@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .tokens import name_tokens, normalize
+from .tokens import ENGLISH_WORDS, Words, name_tokens, normalize
 from .wordnet import noun_lemmas
 
 ASSETS = Path(__file__).parents[1] / "assets"
@@ -71,26 +71,31 @@ def suggest_synonyms(name: str, senses: int = 1) -> list[str]:
     return [lemma for lemma in dict.fromkeys(found) if lemma != normalized]
 
 
-def read_classes(classes: Any) -> list[NamedClass]:
-    """Check a class table in any of its forms; see `CaptionLabeler` for what it accepts and raises."""
+def read_classes(classes: Any, words: Words = ENGLISH_WORDS) -> list[NamedClass]:
+    """Check a class table in any of its forms; see `CaptionLabeler` for what it accepts and raises.
+
+    Args:
+        classes (`Sequence` or `Mapping`): the table.
+        words ([`Words`], *optional*): how its language is split; English by default.
+    """
     if isinstance(classes, str):
         raise TypeError(f"The classes are one string, {classes!r}: give a list of names, as [{classes!r}].")
     if not isinstance(classes, Iterable):
         raise TypeError(f"The classes are {classes!r}: give a list of names, or a mapping from name to synonyms.")
     if isinstance(classes, Mapping):
         classes = [{"name": name, "synonyms": synonyms} for name, synonyms in classes.items()]
-    table = [_read_class(index, entry) for index, entry in enumerate(classes)]
+    table = [_read_class(index, entry, words) for index, entry in enumerate(classes)]
     if not table:
         raise ValueError("The list of classes is empty: give at least one class name.")
     names: dict[str, int] = {}
     owner: dict[tuple[bytes, ...], str] = {}
     for index, entry in enumerate(table):
-        first = names.setdefault(normalize(entry.name), index)
+        first = names.setdefault(words.normalize(entry.name), index)
         if first != index:
             raise ValueError(f"Class name {entry.name!r} is duplicated, at {first} and at {index}: keep one.")
     for entry in table:
         for synonym in entry.synonyms:
-            other = owner.setdefault(name_tokens(synonym), entry.name)
+            other = owner.setdefault(words.name_tokens(synonym), entry.name)
             if other != entry.name:
                 raise ValueError(
                     f"Synonym {synonym!r} is claimed by two classes, {other!r} and {entry.name!r}: keep it in one."
@@ -98,7 +103,7 @@ def read_classes(classes: Any) -> list[NamedClass]:
     return table
 
 
-def _read_class(index: int, entry: Any) -> NamedClass:
+def _read_class(index: int, entry: Any, words: Words) -> NamedClass:
     """Read one class: a name or a mapping with a name and, optionally, synonyms and a parent."""
     if isinstance(entry, Mapping):
         unknown = [key for key in entry if key not in ("name", "synonyms", "parent")]
@@ -114,14 +119,14 @@ def _read_class(index: int, entry: Any) -> NamedClass:
     synonyms = [] if synonyms is None else synonyms
     if isinstance(synonyms, (str, Mapping)) or not isinstance(synonyms, Iterable):
         raise TypeError(f"The synonyms of class {name!r} are {synonyms!r}, but they must be a list of strings.")
-    words = []
+    texts = []
     for synonym in (name, *synonyms):
         if not isinstance(synonym, str):
             raise TypeError(f"Synonym {synonym!r} of class {name!r} is not a string (in YAML, put it in quotes).")
-        if not name_tokens(synonym):
+        if not words.name_tokens(synonym):
             raise ValueError(f"A synonym of class {name!r} is empty: {synonym!r} holds no word.")
-        words.append(normalize(synonym))
-    return NamedClass(name, tuple(dict.fromkeys(words)), parent)
+        texts.append(words.normalize(synonym))
+    return NamedClass(name, tuple(dict.fromkeys(texts)), parent)
 
 
 def read_table_file(path: Path) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..languages import ENGLISH, read_language
 from .class_tables import PRESETS, load_class_table
 from .labels import compact_name
 from .tokens import normalize
@@ -67,17 +68,20 @@ class LabelHierarchy:
 
     Args:
         parents (`Mapping[str, str]`, *optional*): parents by label, as [`CaptionLabeler`] has them of its table.
+        language (`str`, *optional*, defaults to `"en"`): code of the labels' language; the published tables and
+            WordNet are English, labels of another one have the parents of `parents` alone.
 
     Example:
         >>> LabelHierarchy({"poodle": "dog", "dog": "animal"}).path("poodle")
         ('animal', 'dog', 'poodle')
     """
 
-    def __init__(self, parents: Mapping[str, str] | None = None) -> None:
+    def __init__(self, parents: Mapping[str, str] | None = None, language: str = ENGLISH) -> None:
         self._own = {normalize(label): parent for label, parent in (parents or {}).items()}
-        self._published = _published_parents()
+        is_english = read_language(language) == ENGLISH
+        self._published = _published_parents() if is_english else {}
         self._paths: dict[str, tuple[str, ...]] = {}
-        self._wordnet = True
+        self._wordnet = is_english
 
     def path(self, label: str) -> tuple[str, ...]:
         """What a label is a kind of, from the top down.

@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ..configuration_taidpt import check_labels
-from .class_tables import PRESETS, load_class_table
+from ..languages import ENGLISH
+from .class_tables import PRESETS
 from .labeler import CaptionLabeler
 
 TABLE_SUFFIXES = (".json", ".yaml", ".yml")
 OTHER_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet", ".xlsx", ".xml", ".names", ".md")  # files, not words
+COMMAS = re.compile("[,\uff0c\u3001\u060c]")  # full-width, ideographic and Arabic ones, too
 
 
-def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], CaptionLabeler | None]:
+def read_labels(
+    source: str | Path, method: str = "forms", language: str = ENGLISH
+) -> tuple[list[str], CaptionLabeler | None]:
     """Reads labels.
 
     Args:
         source (`str` or `Path`): `"coco80"`, `"voc20"` or `"nuswide81"`; a text file (.txt, or any path of
             a file with a slash) with one label a line; a class table (.json, .yaml), a list of names or a mapping
-            from name to synonyms; or labels with commas between.
+            from name to synonyms; or labels with commas between, also those of Chinese, Japanese and Arabic.
         method (`str`, *optional*, defaults to `"forms"`): how the labeler works; see [`CaptionLabeler`].
+        language (`str`, *optional*, defaults to `"en"`): code of their language, for the labeler.
 
     Returns:
         `tuple[list[str], CaptionLabeler | None]`: the labels in their order, and a labeler where the source gives
@@ -32,10 +38,11 @@ def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], C
     """
     text = str(source)
     if text in PRESETS:
-        return [entry["name"] for entry in load_class_table(text)], CaptionLabeler.from_preset(text, method)
+        labeler = CaptionLabeler.from_preset(text, method, language=language)
+        return labeler.labels, labeler
     suffix = Path(text).suffix.lower()
     if suffix in TABLE_SUFFIXES:
-        labeler = CaptionLabeler.from_file(text, method)
+        labeler = CaptionLabeler.from_file(text, method, language=language)
         return labeler.labels, labeler
     if suffix in OTHER_SUFFIXES:
         raise ValueError(
@@ -44,7 +51,7 @@ def read_labels(source: str | Path, method: str = "forms") -> tuple[list[str], C
         )
     # a path is never the word for what is in an image, whatever its suffix
     is_file = suffix == ".txt" or (os.sep in text and os.path.exists(text))
-    lines = _read_lines(Path(text)) if is_file else text.split(",")
+    lines = _read_lines(Path(text)) if is_file else COMMAS.split(text)
     labels = [line.strip() for line in lines if line.strip()]
     where = f"the label file {text!r}" if is_file else f"the labels {text[:80]!r}"
     if not labels:

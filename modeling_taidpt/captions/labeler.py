@@ -8,6 +8,7 @@ single words, longest first, then from left to right, and matched text is consum
 from __future__ import annotations
 
 import itertools
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +16,15 @@ from typing import Any
 
 import numpy as np
 
+from ..languages import ENGLISH, is_unspaced, read_language
 from . import wordnet as wordnet_captions
 from .class_tables import NamedClass, load_class_table, read_classes, read_table_file
 from .corpus import read_captions
-from .tokens import SEPARATOR, name_tokens, split_captions
+from .other_languages import words_of
+from .tokens import SEPARATOR, Words, name_tokens
 from .word_forms import irregular_plurals, noun_forms, verb_forms
+
+logger = logging.getLogger(__name__)
 
 METHODS = ("forms", "wordnet")
 
@@ -31,6 +36,7 @@ MAX_INFLECTED_WORDS = 4  # names of more words are matched with their last word 
 
 _UNKNOWN = 0  # word id of a token that no class mentions, punctuation included
 _END = 1  # word id of the separator between captions
+_NO_CLASS = -1  # column of what is consumed and counts for no class
 _COMPLETE = -1  # key in the trie of compounds where one is complete; no word has this id
 
 
@@ -42,6 +48,10 @@ class CaptionLabeler:
     also matched when it is written as one word ("hotdog"). Words end at spaces and punctuation; a hyphen joins
     ("man-made" names no man).
 
+    Other languages are matched in the forms that are given, nothing is inflected; in scripts without spaces inside of
+    text ("一只黑狗" names 狗), longer ones first, consumed ("热狗" is no 狗). `other_languages.py` says what is taken
+    as equal.
+
     Args:
         classes (`Sequence[str]`, `Sequence[Mapping]` or `Mapping[str, Sequence[str]]`):
             The classes in the order of the columns: names, or `{"name": ..., "synonyms": [...]}`, or a mapping from
@@ -52,15 +62,19 @@ class CaptionLabeler:
             nothing to download. `"wordnet"`: the published procedure, NLTK's tokenizer, tagger and WordNet
             lemmatiser; needs `nltk` and its data.
         ignored_forms (`Iterable[str]`, *optional*, defaults to `()`):
-            Inflected forms that count for no class. A synonym given literally always counts.
+            Inflected forms that count for no class. A synonym given literally always counts. In other languages than
+            English they are words that hold a synonym and mean another thing: `("马路",)`, a road, beside 马, a horse.
+        language (`str`, *optional*, defaults to `"en"`):
+            Code of the language of captions and classes, as `"de"` or `"zh"`.
 
     Attributes:
         class_names (`list[str]`): Names of the classes, as given.
         method (`str`): The method.
+        language (`str`): Code of the language.
 
     Raises:
         ValueError: If there is no class, a class name is duplicated, a synonym is empty or claimed by two classes,
-            or the method is unknown.
+            or the method or the language is unknown, or `"wordnet"` is asked for another language than English.
         TypeError: If a class is neither a name nor a mapping with a name, or a synonym is not a string.
 
     Example:
@@ -69,6 +83,9 @@ class CaptionLabeler:
         >>> labeler(["Two puppies share a hot dog.", "An empty street."])
         array([[1, 1],
                [0, 0]], dtype=uint8)
+        >>> CaptionLabeler(["狗", "热狗"], language="zh")(["公园里有一只黑狗。", "桌上有热狗"])
+        array([[1, 0],
+               [0, 1]], dtype=uint8)
     """
 
     def __init__(
@@ -76,15 +93,23 @@ class CaptionLabeler:
         classes: Sequence[str | Mapping[str, Any]] | Mapping[str, Sequence[str]],
         method: str = "forms",
         ignored_forms: Iterable[str] = (),
+        language: str = ENGLISH,
     ) -> None:
         """Check the class table and write out what is looked up."""
         if method not in METHODS:
             raise ValueError(f"Unknown labelling method {method!r}: choose one of {', '.join(METHODS)}.")
-        self.method = method
+        self.method, self.language = method, read_language(language)
+        if method == "wordnet" and self.language != ENGLISH:
+            raise ValueError(f"WordNet is English and the language is {self.language!r}: use method='forms'.")
         self.ignored_forms = tuple(ignored_forms)
-        self._classes = read_classes(classes)
+        self._language_words = words_of(self.language)
+        self._classes = read_classes(classes, self._language_words)
+        words = [word for entry in self._classes for word in entry.synonyms if is_unspaced(word)]
+        self._missed = words[0] if words and self.language == ENGLISH else None
         self.class_names = [entry.name for entry in self._classes]
-        if method == "forms":
+        if self.language != ENGLISH:
+            ranked = _expand_given(self._classes, self.ignored_forms, self._language_words)
+        elif method == "forms":
             ranked = _expand_forms(self._classes, frozenset(self.ignored_forms))
         else:
             wordnet_captions.require_nltk()
@@ -105,8 +130,10 @@ class CaptionLabeler:
             `CaptionLabeler`: The labeler, its columns in the order of the table.
 
         Raises:
-            ValueError: If the preset or the method is unknown.
+            ValueError: If the preset or the method is unknown, or another language than English is asked for.
         """
+        if read_language(kwargs.get("language", ENGLISH)) != ENGLISH:
+            raise ValueError(f"The class table {preset!r} is English: give a table with your words for its classes.")
         kwargs.setdefault("ignored_forms", PUBLISHED_IGNORED_FORMS)
         return cls(load_class_table(preset), method=method, **kwargs)
 
@@ -154,8 +181,9 @@ class CaptionLabeler:
         return len(self.class_names)
 
     def __repr__(self) -> str:
-        """Return the method and the number of classes."""
-        return f"{type(self).__name__}({len(self)} classes, method={self.method!r})"
+        """Return the method, the number of classes, and the language if it is not English."""
+        language = "" if self.language == ENGLISH else f", language={self.language!r}"
+        return f"{type(self).__name__}({len(self)} classes, method={self.method!r}{language})"
 
     def __call__(self, captions: Any) -> np.ndarray:
         """Label captions.
@@ -175,6 +203,12 @@ class CaptionLabeler:
             captions = [captions]
         elif not isinstance(captions, list) or (captions and isinstance(captions[0], Mapping)):
             captions = read_captions(captions).captions
+        if self._missed is not None:
+            logger.warning(
+                f"{self._missed!r} is written without spaces, and captions are labelled as English: name their "
+                "language, as language='zh'."
+            )
+            self._missed = None  # said once
         multi_hot = np.zeros((len(captions), len(self)), dtype=np.uint8)  # (captions, classes)
         for start in range(0, len(captions), CHUNK_SIZE):
             chunk = captions[start : start + CHUNK_SIZE]
@@ -228,12 +262,13 @@ class CaptionLabeler:
         """Split captions into tokens (bytes), a separator token after each caption."""
         if self.method == "wordnet":
             return wordnet_captions.lemma_tokens(captions, SEPARATOR)
-        return split_captions(captions)
+        return self._language_words.split(captions)
 
     def _index_forms(self, ranked: Iterable[tuple[int, int, tuple[bytes, ...]]]) -> None:
         """Build the lookup tables from (rank, class, tokens): a word table, the single words and a trie of compounds.
 
-        The lowest rank wins where several classes have a form, then the first class.
+        What belongs to no class, `_NO_CLASS`, is only consumed. The lowest rank wins where several classes have a
+        form, then the first class.
         """
         claimed: dict[tuple[bytes, ...], int] = {}
         for _, column, tokens in sorted(ranked, key=lambda form: form[:2]):
@@ -242,7 +277,7 @@ class CaptionLabeler:
         for tokens in claimed:
             for token in tokens:
                 words.setdefault(token, len(words) + 1)
-        single = np.full(len(words) + 1, -1, dtype=np.int64)  # (words,) class of a word, -1 for none
+        single = np.full(len(words) + 1, _NO_CLASS, dtype=np.int64)  # (words,) class of a word, -1 for none
         begins = np.zeros(len(words) + 1, dtype=bool)  # (words,) whether a compound begins with the word
         trie: dict[int, Any] = {}  # word id -> the rest of the compounds; _COMPLETE -> class
         for tokens, column in claimed.items():
@@ -285,8 +320,9 @@ class CaptionLabeler:
             span = ids[start : start - negative_length]
             if span.all():  # no token of it is consumed
                 span[:] = _UNKNOWN
-                where.append(start)
-                found.append(column)
+                if column != _NO_CLASS:
+                    where.append(start)
+                    found.append(column)
         return where, found
 
 
@@ -329,6 +365,21 @@ def _expand_forms(
                 forms += [(2, form) for form in noun_forms("".join(words))]
                 forms += [(3, " ".join((*words[:-1], form))) for form in verb_forms(words[-1])]
                 yield from ((rank, column, name_tokens(form)) for rank, form in forms if form not in ignored)
+
+
+def _expand_given(
+    table: Sequence[NamedClass], ignored: Sequence[str], words: Words
+) -> Iterable[tuple[int, int, tuple[bytes, ...]]]:
+    """Write out synonyms as (rank, class, tokens): as given, and with spaces, hyphens or nothing between words."""
+    for column, entry in enumerate(table):
+        for synonym in entry.synonyms:
+            yield 0, column, words.name_tokens(synonym)
+            for parts in _readings(synonym):
+                for mark in (" ", "-", "_", "") if len(parts) > 1 else (" ",):
+                    yield 1, column, words.name_tokens(mark.join(parts))
+    for form in ignored:
+        if tokens := words.name_tokens(form):
+            yield 2, _NO_CLASS, tokens
 
 
 def _readings(synonym: str) -> list[list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from transformers.utils import logging
 
+from ..languages import ENGLISH, read_language
 from .class_tables import PRESETS, load_class_table
 from .corpus import caption_texts
 from .labeler import CaptionLabeler
@@ -16,7 +17,9 @@ from .labeler import CaptionLabeler
 logger = logging.get_logger(__name__)
 
 
-def default_labeler(labels: Sequence[str], class_names: Sequence[str], method: str = "forms") -> CaptionLabeler:
+def default_labeler(
+    labels: Sequence[str], class_names: Sequence[str], method: str = "forms", language: str = ENGLISH
+) -> CaptionLabeler:
     """A labeler for the labels of a model.
 
     Labels that are all of a published table's classes (by name or synonym), or some of them (by name), get that
@@ -26,17 +29,18 @@ def default_labeler(labels: Sequence[str], class_names: Sequence[str], method: s
         labels (`Sequence[str]`): the labels.
         class_names (`Sequence[str]`): what the prompt says for each label.
         method (`str`, *optional*, defaults to `"forms"`): `"forms"` or `"wordnet"`.
+        language (`str`, *optional*, defaults to `"en"`): code of their language; published tables are English.
 
     Returns:
         [`CaptionLabeler`]: of the table's classes, or of the labels.
     """
-    for preset in PRESETS:
+    for preset in PRESETS if read_language(language) == ENGLISH else ():
         if preset_columns(labels, preset) is not None:
             logger.info(f"Captions are labelled with the synonyms of the class table {preset!r}.")
             return CaptionLabeler.from_preset(preset, method=method)
     pairs = zip(labels, class_names, strict=True)
     classes = [{"name": label.replace("_", " "), "synonyms": [name.replace("_", " ")]} for label, name in pairs]
-    return CaptionLabeler(classes, method=method)
+    return CaptionLabeler(classes, method=method, language=language)
 
 
 def model_labeler(config: Any, method: str = "forms") -> CaptionLabeler:
@@ -51,8 +55,8 @@ def model_labeler(config: Any, method: str = "forms") -> CaptionLabeler:
         [`CaptionLabeler`]: of the model's labels.
     """
     labels, table = config.labels, config.class_table
-    if not table:
-        return default_labeler(labels, config.class_names, method)
+    if not table or not table.get("synonyms"):
+        return default_labeler(labels, config.class_names, method, config.language)
     stored = table["synonyms"]
     names = {name.casefold() for label in labels if label not in stored for name in (label, label.replace("_", " "))}
     classes = [
@@ -61,7 +65,7 @@ def model_labeler(config: Any, method: str = "forms") -> CaptionLabeler:
         else {"name": label, "synonyms": [name.replace("_", " ")]}
         for label, name in zip(labels, config.class_names, strict=True)
     ]
-    return CaptionLabeler(classes, method, table.get("ignored_forms", ()))
+    return CaptionLabeler(classes, method, table.get("ignored_forms", ()), config.language)
 
 
 def class_table(labeler: Any, config: Any) -> dict[str, Any] | None:
@@ -72,13 +76,17 @@ def class_table(labeler: Any, config: Any) -> dict[str, Any] | None:
         config ([`TaiDptConfig`]): of the model that is trained.
 
     Returns:
-        `dict`, *optional*: `synonyms`, a list for each label, and `ignored_forms`, ready for JSON; `None` where
-        [`default_labeler`] finds the same by the labels alone, or nothing is known of the labeler.
+        `dict`, *optional*: `synonyms`, a list for each label, `ignored_forms`, and the `language` if it is not
+        English, ready for JSON; `None` where [`default_labeler`] finds the same by the labels alone, or nothing is
+        known of the labeler.
     """
     if not isinstance(labeler, CaptionLabeler):
-        return None
+        return None if config.language == ENGLISH else {"language": config.language}
     columns = match_columns(labeler.class_names, config.labels)
     synonyms = {label: labeler.synonyms[column] for label, column in zip(config.labels, columns, strict=True)}
+    if labeler.language != ENGLISH:
+        table = {"synonyms": synonyms, "ignored_forms": list(labeler.ignored_forms)}
+        return table | {"language": labeler.language}
     default = default_labeler(config.labels, config.class_names)
     found = match_columns(default.class_names, config.labels)
     usual = {label: default.synonyms[column] for label, column in zip(config.labels, found, strict=True)}

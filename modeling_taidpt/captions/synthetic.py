@@ -12,6 +12,7 @@ import datasets
 import numpy as np
 
 from ..configuration_taidpt import check_labels
+from ..languages import ENGLISH
 from ..prompt_templates import load_templates
 
 SCENES = (
@@ -190,17 +191,18 @@ def _batches(sets: list[list[str]]) -> Iterator[list[list[str]]]:
         yield sets[start : start + GENERATOR_BATCH]
 
 
-def template_sentences(class_names: Sequence[str]) -> tuple[list[str], np.ndarray]:
+def template_sentences(class_names: Sequence[str], language: str = ENGLISH) -> tuple[list[str], np.ndarray]:
     """The sentences that the published code mixes among the captions.
 
     Args:
         class_names (`Sequence[str]`): what the prompt says for each class.
+        language (`str`, *optional*, defaults to `"en"`): code of their language, which has templates of its own.
 
     Returns:
         `tuple`: 9 times "a photo of a {}." and 80 templates for each class, and one-hot labels
-        `(89 * classes, classes)`.
+        `(89 * classes, classes)`; of another language 9 times its template, and that and the bare name once.
     """
-    templates = load_templates("default") * PLAIN_TEMPLATE_COPIES + load_templates("imagenet")
+    templates = load_templates("default", language) * PLAIN_TEMPLATE_COPIES + load_templates("imagenet", language)
     names = [name.replace("_", " ") for name in class_names]
     sentences = [template.replace("{}", name) for name in names for template in templates]
     return sentences, np.repeat(np.eye(len(names), dtype=np.uint8), len(templates), axis=0)

@@ -19,7 +19,7 @@ _APOSTROPHES = "\u02b9\u02bb\u02bc"  # letters to Unicode, apostrophes to people
 _TYPOGRAPHIC = "\u2018\u2019\u201a\u201c\u201d\u201e\u2026\u2013\u2014\u00ab\u00bb"  # what NLTK's tokenizer knows
 
 
-class _Signs(dict):
+class Signs(dict):
     """A table for `str.translate` of characters beyond ASCII, filled by what Unicode says each one is.
 
     Punctuation becomes a comma; spaces and invisible characters become a space; other signs, as emoji and trademarks,
@@ -52,7 +52,7 @@ class _Signs(dict):
         return found
 
 
-_PLAIN_SIGNS, _SEPARATED_SIGNS = _Signs(), _Signs(_TYPOGRAPHIC)
+_PLAIN_SIGNS, _SEPARATED_SIGNS = Signs(), Signs(_TYPOGRAPHIC)
 
 
 def normalize(text: str) -> str:
@@ -60,10 +60,29 @@ def normalize(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text.lower()).replace(SEPARATOR, " ").split())
 
 
+class Words:
+    """How names and captions of a language are split; this is English, see `other_languages.py` for others."""
+
+    def normalize(self, text: str) -> str:
+        """Lower-case a name, compose its accents and collapse its spaces."""
+        return normalize(text)
+
+    def split(self, captions: list[str]) -> list[bytes]:
+        """Split captions into words and punctuation, a separator token after each caption."""
+        return split_captions(captions)
+
+    def name_tokens(self, name: str) -> tuple[bytes, ...]:
+        """Split a name as captions are split; empty if it holds no word."""
+        tokens = tuple(self.split([name])[:-1])
+        return () if all(token.strip(b",-_ ") == b"" for token in tokens) else tokens
+
+
+ENGLISH_WORDS = Words()
+
+
 def name_tokens(name: str) -> tuple[bytes, ...]:
-    """Split a name as captions are split; empty if it holds no word."""
-    tokens = tuple(split_captions([name])[:-1])
-    return () if all(token.strip(b",-_") == b"" for token in tokens) else tokens
+    """Split an English name as captions are split; empty if it holds no word."""
+    return ENGLISH_WORDS.name_tokens(name)
 
 
 def separate_signs(caption: str) -> str:
@@ -90,4 +109,13 @@ def _compose(caption: str) -> str:
     return unicodedata.normalize("NFC", caption.lower()).translate(_PLAIN_SIGNS)
 
 
-__all__ = ["SEPARATOR", "name_tokens", "normalize", "separate_signs", "split_captions"]
+__all__ = [
+    "ENGLISH_WORDS",
+    "SEPARATOR",
+    "Signs",
+    "Words",
+    "name_tokens",
+    "normalize",
+    "separate_signs",
+    "split_captions",
+]

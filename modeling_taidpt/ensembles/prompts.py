@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from ..captions.wordnet import names_below
+from ..languages import ENGLISH
 from ..modeling_taidpt import TaiDptModel
 from ..scores import normalize
 from ..variants import fixed_class_embeddings
@@ -33,13 +34,19 @@ def with_hypernyms(model: TaiDptModel, hypernyms: Mapping[str, Sequence[str]] | 
         [`TaiDptModel`]: with the model's labels, then the new ones; `config.label_origin` of these is `"hypernym"`.
 
     Raises:
-        ValueError: a new label is one of the model's, has no member, or a member is not a label of the model.
+        ValueError: a new label is one of the model's, has no member, or a member is not a label of the model; or
+            WordNet is needed and the labels are not English.
         LookupError: WordNet is needed and is not there.
     """
     if isinstance(hypernyms, str) or not hypernyms:
         raise ValueError(f"`hypernyms` is {hypernyms!r}: give {{'animal': ['dog', 'cat']}}, or a list of new labels.")
     config = model.config
     if not isinstance(hypernyms, Mapping):
+        if config.language != ENGLISH:
+            raise ValueError(
+                f"WordNet is English and the labels are in {config.language!r}: name the members of each, as "
+                "{'Tier': ['Hund', 'Katze']}."
+            )
         names = dict(zip(config.class_names, config.labels, strict=True))
         hypernyms = {label: [names[name] for name in names_below(label, config.class_names)] for label in hypernyms}
     indices = config.label_indices

@@ -119,8 +119,8 @@ def baseline_models(
     Args:
         model ([`TaiDptModel`]): gives both.
         names (`Sequence[str]`, *optional*): of `"template"` ("a photo of a {}."), `"templates"` (the 80 of CLIP,
-            averaged), `"brackets"` ("[dog]" for the whole image, "{dog}" for its parts) and `"prototypes"` (mean
-            features of the captions that name a class).
+            averaged; labels of another language have their own), `"brackets"` ("[dog]" for the whole image, "{dog}"
+            for its parts) and `"prototypes"` (mean features of the captions that name a class).
         captions (*optional*): corpus of the prototypes; see [`read_captions`].
         max_captions (`int`, *optional*, defaults to 350): most captions per class in a prototype.
         seed (`int`, *optional*, defaults to 0): draws them.
@@ -136,7 +136,8 @@ def baseline_models(
         if name == "template":
             models[name] = model.with_class_embeddings(model.encode_templates())
         elif name == "templates":
-            models[name] = model.with_class_embeddings(model.encode_templates(load_templates("imagenet")))
+            templates = load_templates("imagenet", model.config.language)
+            models[name] = model.with_class_embeddings(model.encode_templates(templates))
         elif name == "brackets":
             coarse, fine = (model.encode_templates(load_templates(kind)) for kind in ("coarse", "fine"))
             models[name] = model.with_class_embeddings(coarse, fine)

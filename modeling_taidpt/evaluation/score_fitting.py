@@ -23,6 +23,7 @@ from ..data.image_rows import NO_LABELS, read_images
 from ..features.captions import CaptionFeatures
 from ..features.clusters import cluster_captions
 from ..features.images import ImageFeatures
+from ..languages import ENGLISH
 from ..modeling_taidpt import TaiDptModel
 from ..prompt_templates import DEFAULT_TEMPLATE
 from ..scores import probabilities
@@ -67,9 +68,15 @@ def fit_caption_bank(
             to 32, else 16. See [`default_bank_temperature`].
 
     Raises:
-        ValueError: there is no caption, or the temperature is not positive.
+        ValueError: there is no caption, or none is given for labels that are not English, or the temperature is not
+            positive.
     """
     if captions is None:
+        if model.config.language != ENGLISH:
+            raise ValueError(
+                f"The sentences of everyday things are English and the labels are in {model.config.language!r}: give "
+                "captions of that language."
+            )
         captions = background_sentences()
     features = _caption_features(model, captions)
     if len(features) < FEW_CAPTIONS:

@@ -19,6 +19,7 @@ from transformers.utils import logging
 
 from ..atomic import remove_leftovers, staged_file
 from ..captions.hierarchy import LabelHierarchy
+from ..languages import ENGLISH
 from .formats import read_results
 from .summary import LEAST_SCORE, found_labels
 
@@ -65,6 +66,7 @@ def write_sidecars(
     threshold: float | Mapping[str, float] = LEAST_SCORE,
     parents: Mapping[str, str] | None = None,
     replace_suffix: bool = False,
+    language: str = ENGLISH,
 ) -> SidecarReport:
     """Writes or extends the sidecar of each image in the results of [`tag_images`].
 
@@ -75,6 +77,7 @@ def write_sidecars(
         parents (`Mapping[str, str]`, *optional*): what labels are kinds of; see [`LabelHierarchy`].
         replace_suffix (`bool`, *optional*, defaults to `False`): `photo.xmp`, as Adobe's tools name sidecars, instead
             of `photo.jpg.xmp`, as darktable and digiKam do.
+        language (`str`, *optional*, defaults to `"en"`): code of the labels' language; see [`LabelHierarchy`].
 
     Returns:
         [`SidecarReport`].
@@ -83,7 +86,7 @@ def write_sidecars(
         FileNotFoundError: there are no results.
         ValueError: a file of the results cannot be read.
     """
-    report, hierarchy, folder = SidecarReport(), LabelHierarchy(parents), None
+    report, hierarchy, folder = SidecarReport(), LabelHierarchy(parents, language), None
     for row in read_results(results):
         labels = found_labels(row, threshold)
         if row.error is not None:

@@ -127,7 +127,7 @@ class TrainingCaptions(TrainingData):
         self.warn_of_absent_classes(features.labels, "No training caption mentions", hint)
         self.train_captions = features
         if self.args.add_templates:
-            sentences, one_hot = template_sentences(self.model.config.class_names)
+            sentences, one_hot = template_sentences(self.model.config.class_names, self.model.config.language)
             features = features.join(self._encode(sentences, one_hot))
         return features, share
 

@@ -117,7 +117,7 @@ def split_settings(settings: Mapping[str, Any]) -> tuple[dict[str, Any], dict[st
         ValueError: If a name is neither, or a text cannot be read as its value.
     """
     arguments = {entry.name for entry in fields(TaiDptTrainingArguments) if entry.init}
-    known = arguments | set(TaiDptConfig.__dataclass_fields__) | {"context_init"}
+    known = arguments | set(TaiDptConfig.__dataclass_fields__) | {"context_init", "language"}
     for name in settings:
         if name not in known:
             close = difflib.get_close_matches(name, known, 1)

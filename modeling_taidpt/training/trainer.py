@@ -42,10 +42,10 @@ from ..data.image_rows import LabelledImages, read_images
 from ..evaluation.metrics import mean_average_precision
 from ..features.cache import KeptFeatures
 from ..hub import find_image_processor
+from ..languages import default_template
 from ..losses import get_loss, smooth_labels
 from ..model_card import has_edited_card, write_card
 from ..modeling_taidpt import TaiDptModel, TaiDptOutput
-from ..prompt_templates import DEFAULT_TEMPLATE
 from ..pushing import check_target, pushing
 from .arguments import LOSS_TARGETS, TaiDptTrainingArguments, checked_arguments, without_selection
 from .captions import TrainingCaptions
@@ -591,9 +591,9 @@ class TaiDptTrainer(Trainer):
         if self._zero_shot is None or self._zero_shot.clip is not clip:
             scales = ("logit_scale", "text_spatial_scale", "image_spatial_scale", "local_weight")
             images = ("dense_features", "flip", "multi_crop")
-            options = {name: getattr(config, name) for name in (*scales, *images, "class_names")}
+            options = {name: getattr(config, name) for name in (*scales, *images, "class_names", "class_table")}
             labels = config.labels
-            zero_shot = TaiDptModel.zero_shot(clip, labels, [DEFAULT_TEMPLATE], self.tokenizer, **options)
+            zero_shot = TaiDptModel.zero_shot(clip, labels, None, self.tokenizer, **options)
             self._zero_shot, self._zero_shot_maps = zero_shot.to(self.args.device), {}
         return self._zero_shot
 
@@ -682,10 +682,9 @@ class TaiDptTrainer(Trainer):
         for name, on in ((self._data.metric, f"held-out {self._data.kind}s"), ("image_map", "the evaluation images")):
             learned, template = figures.get(name), figures.get(f"zero_shot_{name}")
             if learned is not None and template is not None and learned < template:
-                logger.warning(
-                    f"The learned prompts are worse than the template {DEFAULT_TEMPLATE!r} on {on}: "
-                    f"{learned:.2f} mAP against {template:.2f}."
-                )
+                words = default_template(self.model.config.language)
+                than = f"{learned:.2f} mAP against {template:.2f}"
+                logger.warning(f"The learned prompts are worse than the template {words!r} on {on}: {than}.")
         self.log(dict(figures))
         return figures
 

@@ -288,10 +288,11 @@ def run_bare(script, **env):
     """Run a script in a fresh interpreter with the package's folder as `bare`, so that nothing else is imported."""
     header = (
         "import sys, types\n"
-        "package = types.ModuleType('bare')\n"
-        f"package.__path__ = [{str(Path(captions_module.__file__).parent)!r}]\n"
-        "sys.modules['bare'] = package\n"
-        "from bare.labeler import CaptionLabeler\n"
+        f"folder = {str(Path(captions_module.__file__).parent)!r}\n"
+        "for name, path in (('bare', folder.rpartition('captions')[0]), ('bare.captions', folder)):\n"
+        "    sys.modules[name] = types.ModuleType(name)\n"
+        "    sys.modules[name].__path__ = [path]\n"
+        "from bare.captions.labeler import CaptionLabeler\n"
     )
     command = [sys.executable, "-c", header + script]
     return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, check=True).stdout
