@@ -47,7 +47,7 @@ from .model_card import known_report
 from .modeling_outputs import TaiDptOutput
 from .origins import HUB_ARGUMENTS, Origin, is_remote_code, keep_origin, origins, own_origin, portable_source
 from .prompt_learner import PromptLearner, encode_prompts
-from .prompt_templates import load_templates
+from .prompt_templates import branch_templates
 from .rare_words import find_rare_words, load_word_counts
 from .repository import RepositoryMixin
 from .scores import branch_scores, join_tiles, normalize, probabilities
@@ -332,14 +332,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: as [`~TaiDptModel.from_clip`], or a template has no `{}`.
         """
-        language = config_language(config)
-        lists = (templates, local_templates)
-        both = [load_templates(names, language) if isinstance(names, str) else names for names in lists]
         config = {"pool_with_positions": True} | config | {"class_embedding_source": "fixed"}
-        first, second = (None if names is None else list(names) for names in both)
-        config["templates"] = (
-            first if second is None else {"global": first or load_templates("default", language), "local": second}
-        )
+        config["templates"] = branch_templates(templates, local_templates, config_language(config))
         model = cls.from_clip(clip_id_or_model, labels, tokenizer, **config)
         for branch, embeddings in zip(("global", "local"), template_embeddings(model), strict=True):
             getattr(model, f"class_embeddings_{branch}").copy_(embeddings)  # (classes, dim)
@@ -609,7 +603,6 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         Raises:
             ValueError: a template has no `{}`, or a text is too long.
         """
-        templates = load_templates("default", self.config.language) if templates is None else list(templates)
         return encode_templates(self, templates, tokenizer)
 
     @torch.no_grad()

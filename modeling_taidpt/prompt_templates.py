@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from .languages import ENGLISH, default_template, full_stop
 
 DEFAULT_TEMPLATE = default_template()
@@ -121,4 +123,26 @@ def load_templates(name: str = "imagenet", language: str = ENGLISH) -> list[str]
     return list(TEMPLATES[name])
 
 
-__all__ = ["DEFAULT_TEMPLATE", "TEMPLATES", "load_templates"]
+def branch_templates(
+    templates: Sequence[str] | str | None, local_templates: Sequence[str] | str | None, language: str
+) -> list[str] | dict[str, list[str]] | None:
+    """Templates of a zero-shot model as its configuration keeps them.
+
+    Args:
+        templates (`Sequence[str]` or `str`, *optional*): those of both branches, or the name of a list of them.
+        local_templates (`Sequence[str]` or `str`, *optional*): those of the local branch; `templates` by default.
+        language (`str`): code of the labels' language.
+
+    Returns:
+        `list[str]`, or `dict` of `global` and `local` where they differ; `None` for the default.
+
+    Raises:
+        ValueError: there are no templates of that name.
+    """
+    both = (templates, local_templates)
+    found = [load_templates(names, language) if isinstance(names, str) else names for names in both]
+    first, second = (None if names is None else list(names) for names in found)
+    return first if second is None else {"global": first or load_templates("default", language), "local": second}
+
+
+__all__ = ["DEFAULT_TEMPLATE", "TEMPLATES", "branch_templates", "load_templates"]

@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .backbones import text_side
+from .languages import default_template
 from .scores import normalize
 
 TEXT_BATCH = 256  # texts encoded at a time
@@ -57,13 +58,13 @@ def pad_tokens(ids: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[
 
 
 def encode_templates(
-    model: PreTrainedModel, templates: Sequence[str], tokenizer: PreTrainedTokenizerBase | str | None
+    model: PreTrainedModel, templates: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase | str | None
 ) -> torch.Tensor:
     """Encodes class names in templates behind [`TaiDptModel.encode_templates`].
 
     Args:
         model ([`TaiDptModel`]): the model, with its class names.
-        templates (`Sequence[str]`): texts with `{}` for the name.
+        templates (`Sequence[str]`, *optional*): texts with `{}` for the name; that of the labels' language by default.
         tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`TaiDptModel.get_tokenizer`].
 
     Returns:
@@ -72,6 +73,7 @@ def encode_templates(
     Raises:
         ValueError: a template has no `{}`, or a text is too long.
     """
+    templates = [default_template(model.config.language)] if templates is None else list(templates)
     wrong = [template for template in templates if "{}" not in template]
     if wrong or not templates:
         raise ValueError(f"Template {wrong or templates} has no {{}} for the class name: write 'a photo of a {{}}.'")

@@ -20,12 +20,17 @@ from ..conftest import make_clip
 from .test_app import fails, run
 
 TABLES = {"zh": {"狗": ["小狗"], "热狗": [], "猫": ["猫咪"]}, "de": {"Hund": ["Hunde"], "Straße": [], "Katze": []}}
+PLACES = {"zh": ("公园里", "沙发上"), "de": ("auf der STRASSE", "im Garten", "vor dem Haus", "am See")}
+NAMES = {"zh": ("狗", "小狗", "猫咪", "猫"), "de": ("Hund", "Katze")}
+COLORS = ("一只黑", "两只黑", "一只白色的", "两只白色的")
 CAPTIONS = {
-    "zh": [f"{place}有{number}只{color}{name}。" for place in ("公园里", "沙发上") for number in "一两"
-           for color in ("黑", "白色的") for name in ("狗", "小狗", "猫咪", "猫")] + ["桌上放着一个热狗", "他在吃热狗！"],
-    "de": [f"{number} {name} {place}." for number in ("Ein", "Kein", "Dein") for name in ("Hund", "Katze")
-           for place in ("auf der STRASSE", "im Garten", "vor dem Haus", "am See")] + ["Hunde", "die Straße"],
-}  # fmt: skip
+    "zh": [f"{place}有{color}{name}。" for place in PLACES["zh"] for color in COLORS for name in NAMES["zh"]],
+    "de": [
+        f"{word} {name} {place}." for word in ("Ein", "Kein", "Dein") for name in NAMES["de"] for place in PLACES["de"]
+    ],
+}
+CAPTIONS["zh"] += ["桌上放着一个热狗", "他在吃热狗！"]
+CAPTIONS["de"] += ["Hunde", "die Straße"]
 COUNTS = {"zh": {"狗": 16, "热狗": 2, "猫": 16}, "de": {"Hund": 13, "Straße": 7, "Katze": 12}}
 
 
