@@ -593,7 +593,7 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         """Class embeddings of written templates: normalised, averaged over the templates, normalised again.
 
         Args:
-            templates (`Sequence[str]`, *optional*): texts with `{}`; by default `"a photo of a {}."` in the labels' language.
+            templates (`Sequence[str]`, *optional*): texts with `{}`; that of the labels' language by default.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): as for [`~TaiDptModel.get_tokenizer`].
 
         Returns:
