@@ -5,11 +5,15 @@ A configuration may come from anywhere, so all of it is checked before anything 
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from types import FunctionType
 from typing import Any
+
+from transformers import PreTrainedConfig
 
 from .languages import read_language
 
@@ -247,6 +251,21 @@ def check_token_ids(config: Any) -> None:
             _check_number(f"class_input_ids[{index}][{position}]", token, int, 0, most)
 
 
+def check_keys(fields: Any, kind: type) -> None:
+    """Raises a `ValueError` where a stored field would take the place of what the class computes.
+
+    Args:
+        fields (`Mapping`): as stored.
+        kind (`type`): class of the configuration.
+    """
+    for key in map(str, fields):
+        found = inspect.getattr_static(kind, key, None)
+        is_computed = isinstance(found, (FunctionType, classmethod, staticmethod))
+        is_computed |= isinstance(found, property) and found.fset is None
+        if is_computed or key.startswith("__"):
+            raise ValueError(f"`{key[:80]}` is not a field that can be stored: take it out.")
+
+
 def check_towers(value: Any, where: str = "clip_config", depth: int = 0) -> None:
     """Raises a `ValueError` where a number in the configuration of a CLIP is not finite or not plausible.
 
@@ -258,6 +277,7 @@ def check_towers(value: Any, where: str = "clip_config", depth: int = 0) -> None
     if depth > MAX_DEPTH:
         raise ValueError(f"`{where}` is nested deeper than {MAX_DEPTH} levels: no CLIP has such a configuration.")
     if isinstance(value, Mapping):
+        check_keys(value, PreTrainedConfig)
         for name, entry in value.items():
             check_towers(entry, f"{where}.{name}", depth + 1)
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "patch_size"):
@@ -322,6 +342,7 @@ __all__ = [
     "check_bare_name",
     "check_base",
     "check_classes",
+    "check_keys",
     "check_label_count",
     "check_labels",
     "check_numbers",

@@ -12,6 +12,7 @@ from transformers.configuration_utils import SubConfigSpec
 
 from .configuration_checks import (
     check_classes,
+    check_keys,
     check_label_count,
     check_labels,
     check_numbers,
@@ -387,6 +388,7 @@ class TaiDptConfig(PreTrainedConfig):
         if "labels" in kwargs:
             raise ValueError("`labels` is not an option here: load the model, then `model.with_labels([...])`.")
         try:
+            check_keys(config_dict, cls)
             stored = config_dict.get("id2label")
             if stored is not None and isinstance(kwargs.get("id2label"), Mapping):
                 check_label_count(len(kwargs["id2label"]), stored)

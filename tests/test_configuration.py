@@ -207,3 +207,13 @@ def test_templates_of_both_branches_are_one_field(tmp_path, stored, templates):
     assert load(tmp_path, stored, templates=templates).templates == templates
     assert_refused(tmp_path, stored, "templates", templates={"global": ["a {}"]})
     assert_refused(tmp_path, stored, "templates", templates={"global": ["a {}"], "local": ["b"]})
+
+
+@pytest.mark.parametrize("key", ["labels", "to_dict", "embedding_dim", "__class__", "save_pretrained"])
+def test_a_stored_field_takes_the_place_of_nothing_that_is_computed(stored, key, capfd):
+    with pytest.raises(ValueError, match=f"`{key}` is not a field"):
+        TaiDptConfig.from_dict({**stored, key: ["dog"]})
+    inner = {**stored["clip_config"], "text_config": {**stored["clip_config"]["text_config"], "to_dict": 1}}
+    with pytest.raises(ValueError, match="`to_dict` is not a field"):
+        TaiDptConfig.from_dict({**stored, "clip_config": inner})
+    assert capfd.readouterr().err == ""  # transformers would print the whole configuration

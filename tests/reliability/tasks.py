@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -133,4 +134,12 @@ def saved_between(base: Path, folder: Path, expected: dict[str, Any]) -> None:
     assert found in (expected, {"labels": LABELS, "weights": weights(base / "model")})
 
 
-BETWEEN = {"tag": tagged_between, "save": saved_between}
+def exported_between(base: Path, folder: Path, expected: tuple[list[float], list[str]]) -> None:
+    """The older export, the new one, or one without labels: never labels of one with the program of the other."""
+    table = folder / "labels.json"
+    if table.exists():
+        whole = folder.parent / ("before" if json.loads(table.read_text())["labels"] == ["old"] else "whole")
+        assert exported(folder)[0] == exported(whole)[0]
+
+
+BETWEEN = {"tag": tagged_between, "save": saved_between, "export": exported_between}
