@@ -29,7 +29,7 @@ from modeling_taidpt.evaluation import fit_visual_classifier
 from modeling_taidpt.evaluation.predict import score_features
 from modeling_taidpt.visual_classifier import SHARE, VisualClassifier, attach_classifier
 
-TIMED = 2  # photographs
+TIMED = 4  # photographs
 
 
 @dataclass
@@ -50,6 +50,9 @@ class Arguments:
         default_factory=lambda: [100, 500, 2500], metadata={"help": "Numbers of unlabelled photographs."}
     )
     shares: list[float] = field(default_factory=lambda: [0.1, 0.2, 0.3, 0.5, 0.7], metadata={"help": "Of the choice."})
+    prompts: list[str] = field(
+        default_factory=lambda: ["zero-shot", "learned"], metadata={"help": "Of the table: zero-shot, learned."}
+    )
     rows: list[str] | None = field(default=None, metadata={"help": "Rows of the table; all by default."})
     cache_dir: str = field(default="adaptation_cache", metadata={"help": "Where features are cached."})
     resamples: int = field(default=1000, metadata={"help": "Bootstrap resamples over photographs."})
@@ -109,10 +112,8 @@ def main() -> None:
     cache.mkdir(parents=True, exist_ok=True)
     model = TaiDptModel.from_pretrained(arguments.model)
     processor = AutoImageProcessor.from_pretrained(arguments.model)
-    models = {
-        "zero-shot": model.with_class_embeddings(model.encode_templates(TEMPLATES)),
-        "learned": model,
-    }
+    both = {"zero-shot": model.with_class_embeddings(model.encode_templates(TEMPLATES)), "learned": model}
+    models = {name: both[name] for name in arguments.prompts}
     chosen = [
         Labelled(model, processor, folder / name, True, arguments.most_selected, cache) for name in arguments.selection
     ]
@@ -136,8 +137,8 @@ def main() -> None:
             if parts[1] is not plain:
                 shown = judged.present.any(dim=0)  # (classes,)
                 truth = judged.present[:, shown].int()  # (images, shown)
-                both = (parts[1].logits[:, shown], plain.logits[:, shown])
-                gain = paired_bootstrap(*both, truth, num_resamples=arguments.resamples, seed=0)
+                compared = (parts[1].logits[:, shown], plain.logits[:, shown])
+                gain = paired_bootstrap(*compared, truth, num_resamples=arguments.resamples, seed=0)
                 found["gain"] = [gain[key] for key in ("difference", "low", "high")]
             found["f1"] = f1_at_thresholds(parts[0], chosen[0], parts[1], judged)
             found["passes"] = parts[1].passes

@@ -106,7 +106,7 @@ def f1_at_thresholds(fitted: Scores, fit: Labelled, judged: Scores, judge: Label
 
 def seconds_per_image(model: TaiDptModel, processor: Any, row: Row, files: list[str]) -> float:
     """Processor time of the pipeline for a photograph, reading included, without the first."""
-    tagger = pipeline(TASK, model=model, image_processor=processor)
+    tagger = pipeline(TASK, model=model.bake(), image_processor=processor)  # classes are encoded once for a run
     tagger(files[0], **row.views)
     started = time.process_time()
     tagger(files[1:], **row.views)
