@@ -17,6 +17,7 @@ from typer.core import TyperGroup
 
 from . import __version__
 from .common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
+from .wording import in_options, warnings_in_options
 
 COMMANDS = {  # name: module, first sentence of its help
     "predict": ("predict", "Tag images with every label that fits."),
@@ -85,7 +86,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with warnings_in_options(lambda: self._options(ctx)):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             say("Interrupted.")
             raise typer.Exit(INTERRUPTED_CODE) from None
@@ -95,7 +97,7 @@ class _Commands(TyperGroup):
         except BAD_INPUT as error:
             if ctx.params.get("traceback"):
                 raise
-            say(f"taidpt: {one_sentence(error)}")
+            say(f"taidpt: {in_options(one_sentence(error), self._options(ctx))}")
             raise typer.Exit(BAD_INPUT_CODE) from error
         except RuntimeError as error:
             sentence = next((said for sign, said in FAILURES.items() if sign in str(error)), None)
@@ -103,6 +105,12 @@ class _Commands(TyperGroup):
                 raise
             say(f"taidpt: {sentence}")
             raise typer.Exit(BAD_INPUT_CODE) from error
+
+    def _options(self, ctx: Any) -> set[str]:
+        """The options of the command that is called."""
+        command = self.commands.get(ctx.invoked_subcommand)
+        parameters = () if command is None else command.params
+        return {name for one in parameters for name in (*one.opts, *one.secondary_opts) if name.startswith("--")}
 
 
 app = typer.Typer(

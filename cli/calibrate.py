@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from .common import DeviceOption, JsonOption, load_model, make_table, print_json, say, stdout, working
+from .common import DeviceOption, JsonOption, load_model, make_table, one_sentence, print_json, say, stdout, working
 
 MAX_IMAGES = 1000
 MAX_CAPTIONS = 100_000  # counted, none of them is encoded; of a larger file as many are drawn
@@ -160,7 +161,7 @@ def read_calibration_images(source: str, labels: list[str], max_images: int = MA
     images = [item.payload for item in items if item.error is None]
     if not images:
         raise ValueError(f"There are no images in {source!r}: name a folder that holds some.")
-    return CalibrationImages(images)
+    return _readable(CalibrationImages(images), source)
 
 
 def _read_labelled(source: str, labels: list[str]) -> CalibrationImages:
@@ -170,7 +171,33 @@ def _read_labelled(source: str, labels: list[str]) -> CalibrationImages:
     from modeling_taidpt.data.loaders import load_images
 
     data = align_classes(load_images(source), labels)
-    return CalibrationImages(list(data.cast_column(IMAGE, Image(decode=False))[IMAGE]), partial_label_matrix(data))
+    images = list(data.cast_column(IMAGE, Image(decode=False))[IMAGE])
+    return _readable(CalibrationImages(images, partial_label_matrix(data)), source)
+
+
+def _readable(found: CalibrationImages, source: str) -> CalibrationImages:
+    """Those images that can be read; the others are counted, and one is named.
+
+    Raises:
+        ValueError: none can be read.
+    """
+    from modeling_taidpt.data.collator import open_image
+
+    errors = {}
+    for index, image in enumerate(found.images):
+        try:
+            open_image(image)
+        except (ValueError, OSError) as error:
+            errors[index] = one_sentence(error)
+    if not errors:
+        return found
+    first = next(iter(errors.values()))
+    kept = [index for index in range(len(found.images)) if index not in errors]
+    if not kept:
+        raise ValueError(f"None of the {len(errors)} images in {source!r} can be read: {first}")
+    say(f"{len(errors)} of {len(found.images)} images cannot be read and are left out: {first}")
+    labels = None if found.labels is None else found.labels[kept]  # (readable images, classes)
+    return CalibrationImages([found.images[index] for index in kept], labels)
 
 
 def fit_probabilities(
@@ -201,7 +228,8 @@ def fit_probabilities(
         )
     if isinstance(captions, str):
         captions = _draw_captions(captions)
-    features = ImageFeatures.encode(model, [{"image": image} for image in found.images], label_column=None)
+    rows = [{"image": image} for image in found.images]
+    features = ImageFeatures.encode(model, rows, label_column=None, progress=sys.stderr.isatty())
     if found.labels is not None:
         return score_fitting.calibrate(model, features.with_labels(found.labels))
     figures = score_fitting.calibrate_without_labels(

@@ -43,7 +43,17 @@ LanguageOption = Annotated[
     str,
     typer.Option("--language", help="Language of labels and captions, as de, zh, ja, ar or th.", metavar="CODE"),
 ]
-TopKOption = Annotated[int, typer.Option("--top-k", "-k", min=0, help="Labels per image; 0 for all.")]
+TopKOption = Annotated[
+    int | None,
+    typer.Option(
+        "--top-k",
+        "-k",
+        min=0,
+        help="So many labels per image; 0 for all. Without it and --threshold: those that reach the checkpoint's "
+        "thresholds; the 5 best where it has none; all of --labels.",
+        show_default=False,
+    ),
+]
 ImageSizeOption = Annotated[
     int | None,
     typer.Option("--image-size", min=1, help="Shorter side in pixels that the model sees.", rich_help_panel=VIEWS),
@@ -147,6 +157,13 @@ def read_views(
     """How an image is shown to the model, as options of the pipeline and of `tag_images`, from those of a command."""
     views = {"image_size": image_size, "center_crop": center_crop, "flip": flip}
     return views | {"multi_crop": "max" if tiles else multi_crop, "second_look": second_look or None}
+
+
+def read_selection(top_k: int | None, threshold: str | None) -> dict[str, Any]:
+    """Which labels are kept, as options of the pipeline and of `tag_images`, from those of a command."""
+    if top_k == 0 and threshold is None:
+        return {"top_k": None, "threshold": 0.0}
+    return {"top_k": top_k or None, "threshold": read_threshold(threshold)}
 
 
 def read_threshold(threshold: str | None) -> float | str | None:
@@ -343,6 +360,7 @@ __all__ = [
     "one_sentence",
     "print_json",
     "printable",
+    "read_selection",
     "read_settings",
     "read_threshold",
     "read_views",

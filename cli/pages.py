@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -54,6 +55,7 @@ def gallery(
             threshold=LEAST_SCORE if threshold is None else threshold,
             title=title,
             image_column=image_column,
+            progress=sys.stderr.isatty(),
         )
     if as_json:
         print_json(vars(report))

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -30,13 +27,14 @@ from .common import (
     make_table,
     one_sentence,
     print_json,
-    read_threshold,
+    read_selection,
     read_views,
     say,
     stdout,
     working,
 )
 
+MOST_PATH = 1000  # characters; base64 text of an image is longer
 MOST_CHARACTERS = 100  # of a file name; base64 text is taken for an image too
 
 
@@ -44,7 +42,7 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="Image files or URLs.", show_default=False)],
     model: ModelOption = DEFAULT_MODEL,
     labels: OwnLabelsOption = None,
-    top_k: TopKOption = 5,
+    top_k: TopKOption = None,
     threshold: ThresholdOption = None,
     image_size: ImageSizeOption = None,
     center_crop: CenterCropOption = None,
@@ -75,13 +73,16 @@ def predict(
     - `taidpt predict photo.jpg --save-figure photo_tags.png`
     - `taidpt predict *.jpg --model runs/pets --threshold 0.5 --json > tags.json`
     """
+    folder = next((image for image in images if len(image) < MOST_PATH and Path(image).is_dir()), None)
+    if folder is not None:
+        raise ValueError(f"{folder!r} is a folder: `taidpt tag {folder} --output tags` tags all images in it.")
     from modeling_taidpt.captions.label_files import read_labels
 
     options = read_views(image_size, center_crop, flip, multi_crop, tiles, second_look)
-    options |= {"top_k": top_k or None, "threshold": read_threshold(threshold)}
+    options |= read_selection(top_k, threshold)
     if labels is not None:
         options["candidate_labels"] = read_labels(labels)[0]
-    with working(as_json), _warnings(labels is not None):
+    with working(as_json):
         tagger = load_tagger(model, device)
         # with both given the pipeline says it itself
         if (labels is None or threshold is None) and tagger.model.config.score_calibration is None:
@@ -94,19 +95,6 @@ def predict(
         _print_rows(rows)
     if any("error" in row for row in rows):
         raise typer.Exit(BAD_INPUT_CODE)
-
-
-@contextmanager
-def _warnings(shown: bool) -> Iterator[None]:
-    """Hides what the pipeline says of labels that nobody chose."""
-    logger = logging.getLogger(__package__)
-    level = logger.level
-    if not shown:
-        logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _figure_files(images: list[str], figure: Path) -> list[Path]:
@@ -148,6 +136,8 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         table = make_table("label", "score", title=row["image"])
         for result in row["labels"]:
             table.add_row(result["label"], f"{result['score']:.3f}")
+        if not row["labels"]:
+            table.add_row("no label reaches its threshold", "")
         stdout().print(table)
 
 

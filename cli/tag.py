@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +25,7 @@ from .common import (
     find_source,
     load_tagger,
     print_json,
-    read_threshold,
+    read_selection,
     read_views,
     say,
     working,
@@ -46,7 +47,7 @@ def tag(
     ],
     model: ModelOption = DEFAULT_MODEL,
     labels: OwnLabelsOption = None,
-    top_k: TopKOption = 0,
+    top_k: TopKOption = None,
     threshold: ThresholdOption = None,
     image_size: ImageSizeOption = None,
     center_crop: CenterCropOption = None,
@@ -97,7 +98,7 @@ def tag(
     from modeling_taidpt.serving.tagging import tag_images
 
     options = read_views(image_size, center_crop, flip, multi_crop, tiles, second_look)
-    options |= {"top_k": top_k or None, "threshold": read_threshold(threshold)}
+    options |= read_selection(top_k, threshold)
     labeler = None
     if labels is not None:
         options["candidate_labels"], labeler = read_labels(labels)
@@ -116,10 +117,13 @@ def tag(
             part=_machine(part),
             concurrency=concurrency,
             format=format,
+            progress=sys.stderr.isatty(),
             pipeline_kwargs={"device": device} if device is not None and engine == "ray" else None,
             **options,
         )
-    least = 0.0 if options["threshold"] is not None else _thresholds(tagger if labels is None else None)
+    kept_all = top_k == 0 and threshold is None
+    chosen = report.selection["threshold"] is not None and not kept_all
+    least = 0.0 if chosen else _thresholds(tagger if labels is None else None)
     summary = summarize_results(report.output_dir, least) if report.images + report.skipped else TaggingSummary()
     found, sidecars, page = bool(summary.images), None, None
     with working(as_json):
@@ -133,7 +137,7 @@ def tag(
         extras = {"sidecars": sidecars and vars(sidecars), "gallery": page}
         print_json({**vars(report), **extras, "summary": vars(summary)})
         return
-    _print_summary(report, summary)
+    _print_summary(report, summary, labels is not None)
     if sidecars is not None:
         failed = f", {len(sidecars.errors)} could not be written" if sidecars.errors else ""
         none = f", {sidecars.no_file} images are not files" if sidecars.no_file else ""
@@ -173,26 +177,34 @@ def _write_gallery(results: str, sources: list[str], least: float | dict[str, fl
     from modeling_taidpt.serving.gallery import write_gallery
 
     least = round(median(least.values()), 2) if isinstance(least, dict) else least
-    return write_gallery(results, images=sources, threshold=least, image_column=image_column).index
+    options = {"image_column": image_column, "progress": sys.stderr.isatty()}
+    return write_gallery(results, images=sources, threshold=least, **options).index
 
 
-def _print_summary(report: Any, summary: Any) -> None:
+def _print_summary(report: Any, summary: Any, own_labels: bool) -> None:
     """Says what a run did, what its results hold and how to open them."""
     from modeling_taidpt.serving.formats import result_files
     from modeling_taidpt.serving.summary import LEAST_SCORE
 
+    kept = report.selection
     earlier = f", {report.skipped} were there" if report.skipped else ""
     rate = f", {report.images / report.seconds:.1f} images a second" if report.images else ""
     say(f"{report.images} images tagged into {report.output_dir}, {report.errors} could not be read{earlier}{rate}.")
     if summary.images:
         least = f" with a score of at least {summary.threshold:g}" if summary.threshold == LEAST_SCORE else ""
-        least = " by the thresholds of the checkpoint" if isinstance(summary.threshold, dict) else least
+        by_thresholds = isinstance(summary.threshold, dict) or kept["threshold"] == "auto"
+        least = " by the thresholds of the checkpoint" if by_thresholds else least
         say(f"{summary.labels} labels found{least}, in {summary.images_with_labels} of {summary.images} images.")
     if summary.counts:
         frequent = ", ".join(f"{label} {count}" for label, count in summary.counts.most_common(MOST_LABELS))
         say(f"Most frequent: {frequent}.")
     if summary.images and result_files(report.output_dir)[0].suffix == ".parquet":
         say(f"Open them in Python: pandas.read_parquet({report.output_dir!r}).")
+    if summary.images and not own_labels and kept["threshold"] is None:
+        say(
+            "This checkpoint has no thresholds: the labels of highest score are kept. `taidpt calibrate` finds "
+            "thresholds."
+        )
 
 
 def _machine(part: str) -> tuple[int, int]:

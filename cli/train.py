@@ -26,11 +26,8 @@ from .common import (
 )
 from .label import CaptionDataOption, open_corpus
 
-REPORTED = {
-    "zero_shot_caption_map": "template, mAP on held-out captions",
-    "caption_map": "learned, mAP on held-out captions",
-    "template_cosine": "cosine of learned and template",
-}
+REPORTED = {"zero_shot_caption_map": 'template "a photo of a {}."', "caption_map": "learned prompts"}
+FEW_CAPTIONS = 200  # held out, below which figures on them say little
 ABLATIONS = "Ablations of the paper"
 
 
@@ -54,6 +51,9 @@ def train(
             "recipe by default.",
         ),
     ] = None,
+    column: Annotated[
+        str | None, typer.Option("--column", help="Column of the captions.", show_default="caption")
+    ] = None,
     caption_settings: CaptionDataOption = None,
     language: LanguageOption = "en",
     base: Annotated[
@@ -73,7 +73,7 @@ def train(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="Of a recipe: clean (no caption of a test image, chosen on held-out ones), or paper.",
+            help="Of a recipe of the paper: clean (no caption of a test image, chosen on held-out ones), or paper.",
             show_default="clean",
         ),
     ] = None,
@@ -87,11 +87,13 @@ def train(
         str | None,
         typer.Option("--calibrate-images", help="Images to make scores probabilities on, with labels or without."),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option("--learning-rate", min=0)] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", min=0)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", min=0, help="Of the recipe by default, as the next four.")
+    ] = None,
+    epochs: Annotated[float | None, typer.Option("--epochs", min=0, help="Passes over the captions.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Captions per step.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed")] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")] = None,
     loss: Annotated[
         str | None, typer.Option(help="ranking, bce, focal, asl, soft_ce.", rich_help_panel=ABLATIONS)
     ] = None,
@@ -130,7 +132,10 @@ def train(
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="Any training argument or model option; may be repeated."),
     ] = None,
-    prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Save the prompts without the CLIP.")] = False,
+    prompts_only: Annotated[
+        bool,
+        typer.Option("--prompts-only", help="Save the prompts without the CLIP, which is fetched again on loading."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last whole checkpoint in the folder; without one, start.")
     ] = False,
@@ -140,8 +145,8 @@ def train(
 
     Captions are labelled with the labels that they mention, encoded once and cached on disk. The base's recommended
     recipe is used where it has one, else the paper's. The report compares the learned prompts with "a photo of a {}."
-    on captions that were held out. Checkpoints are written on the way: the same command with `--resume` goes on after
-    an interruption.
+    on captions that were held out; with the paper's recipe these also choose the checkpoint. Checkpoints are written
+    on the way: the same command with `--resume` goes on after an interruption.
 
     **Examples**
 
@@ -153,6 +158,7 @@ def train(
     - `taidpt train -l table.json -c corpus.txt -o runs/zh --language zh -b OFA-Sys/chinese-clip-vit-base-patch16`
     """
     chosen: dict[str, Any] = {
+        "caption_column": column,
         "learning_rate": learning_rate,
         "num_train_epochs": epochs,
         "max_steps": steps,
@@ -190,11 +196,7 @@ def train(
     if as_json:
         print_json(result)
         return
-    table = make_table("", " ")
-    for name, title in REPORTED.items():
-        if name in result["metrics"]:
-            table.add_row(title, f"{result['metrics'][name]:.2f}")
-    stdout().print(table)
+    _print_figures(result["metrics"], result["held_out"])
     if "labels_per_image" in result.get("calibration", {}):
         print_tags(result["calibration"])
     if calibrate_images is None:
@@ -258,6 +260,7 @@ def _train(
             labeler=labeler,
             max_captions_per_class=options["max_captions_per_class"],
         )
+    _show_progress(trainer)
     checkpoint = trainer.find_checkpoint() if options["resume"] else None
     if options["resume"]:
         begins = f"There is no checkpoint of this run in {output} yet: training starts from the beginning."
@@ -270,7 +273,40 @@ def _train(
             calibration = fit_probabilities(trainer.model, images, trainer.corpus_labels)
             _save(trainer, output)
     result = {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
+    result["held_out"] = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
     return result | ({"calibration": calibration} if calibration else {})
+
+
+def _show_progress(trainer: Any) -> None:
+    """Leaves the bar of steps with the time left and the loss in a terminal, and no lines of the log anywhere.
+
+    The log is in `trainer_state.json`, and in TensorBoard and the like where they are installed.
+    """
+    from transformers import PrinterCallback, ProgressCallback
+
+    class Bar(ProgressCallback):
+        """transformers' bar, which would write every entry of the log above it."""
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if self.training_bar is not None and logs and "loss" in logs:
+                self.training_bar.set_postfix_str(f"loss {float(logs['loss']):.2f}")
+
+    trainer.remove_callback(PrinterCallback)
+    if trainer.pop_callback(ProgressCallback) is not None:
+        trainer.add_callback(Bar)
+
+
+def _print_figures(metrics: dict[str, float], held_out: int) -> None:
+    """Prints the mAP on captions that were held out, and says where they are too few to tell."""
+    if not held_out:
+        return
+    table = make_table(f"mAP in % on {held_out} held-out captions", " ")
+    for name, title in REPORTED.items():
+        if name in metrics:
+            table.add_row(title, f"{metrics[name]:.1f}")
+    stdout().print(table)
+    if held_out < FEW_CAPTIONS:
+        say(f"{held_out} captions are too few to compare the two: hold out some hundreds with --eval-captions FILE.")
 
 
 def _save(trainer: Any, output: Path) -> None:

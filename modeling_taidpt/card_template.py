@@ -23,7 +23,7 @@ the package: install it, code from the repository is not enough.{% endif %}
 ## Use
 
 ```python
-import modeling_taidpt  # pip install taidpt{% if not (prompts_only and base_is_shipped) %}; without it, pass trust_remote_code=True to pipeline{% endif %}
+import modeling_taidpt  # the package taidpt: pip install . in a checkout of it{% if not (prompts_only and base_is_shipped) %}; without it, pass trust_remote_code=True to pipeline{% endif %}
 from transformers import pipeline
 
 tagger = pipeline("multi-label-image-classification", model="{{ code(name).replace('"', '') }}")
@@ -46,22 +46,23 @@ embeddings are fixed, no prompt was learned.{% else %}{{ config.num_context_toke
 ## Training
 
 {% if report.corpus or report.recipe -%}
-{% if report.corpus and report.corpus.images is defined %}Learned from labelled images.{% else %}Learned from captions alone; no image was used.{% endif %}
+{% if report.corpus and report.corpus.images is defined %}Learned from labelled images.{% else %}Learned from captions alone; no image was used.{% if base_is_shipped %} The base
+itself, which ships with the package, learned from captions and from some thousand labelled photographs; its card says which.{% endif %}{% endif %}
 
 {% if report.recipe %}- {{ text(report.recipe) }}
 {% endif %}{% if report.seed is defined %}- Seed {{ report.seed }}.
-{% endif %}{% if report.corpus and report.corpus.images is defined %}- Images: {{ report.corpus.images }}; {{ report.corpus.held_out }} more were held out to choose the checkpoint.
-{% elif report.corpus %}- Captions: {{ report.corpus.captions }} that name a class{% if report.corpus.sources %}, from {{ text(report.corpus.sources | join(", ")) }}{% endif %}; {{ report.corpus.held_out }} more were
-  held out to choose the checkpoint. Labelled by {{ text(report.corpus.labeling) }}.
+{% endif %}{% if report.corpus and report.corpus.images is defined %}- Images: {{ report.corpus.images }}; {{ report.corpus.held_out }} more were held out {{ held_out_for }}.
+{% elif report.corpus %}- Captions: {{ report.corpus.captions }} that name a class{% if report.corpus.corpus_captions %}, drawn by class of {{ report.corpus.corpus_captions }}{% endif %}{% if report.corpus.sources %}, from {{ text(report.corpus.sources | join(", ")) }}{% endif %}; {{ report.corpus.held_out }} more were
+  held out {{ held_out_for }}. Labelled by {{ text(report.corpus.labeling) }}.
 {% endif %}{% if report.versions %}- {% for package, version in report.versions.items() %}{{ text(package) }} {{ text(version) }}{% if not loop.last %}, {% endif %}{% endfor %}.
 {% endif %}{% if report.command %}
 ```bash
 {{ code(report.command) }}
 ```
-{% endif %}{% if report.arguments %}
-Arguments that differ from the defaults: {% for key, value in report.arguments.items() %}`{{ code(key) }}={{ code(value) }}`{% if not loop.last %}, {% endif %}{% endfor %}.
+{% endif %}{% if synonyms %}
+Captions were searched for the labels and their synonyms: {% for label, words in synonyms.items() %}{{ label }} ({{ words | join(", ") }}){% if not loop.last %}; {% endif %}{% endfor %}.
 {% endif %}{% if per_class %}
-| class | {% if report.corpus.images is defined %}training images known to show it{% else %}training captions that name it{% endif %} |
+| class | {% if report.corpus.images is defined %}training images known to show it{% else %}captions that name it{% endif %} |
 |---|---|
 {% for label, count in per_class.items() %}| {{ label }} | {{ count }} |
 {% endfor %}{% endif %}

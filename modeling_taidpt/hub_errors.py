@@ -29,6 +29,7 @@ from transformers.utils import CONFIG_NAME, logging
 logger = logging.get_logger(__name__)
 
 ANSWER_TIMEOUT = 5.0  # seconds
+MOST_NAMES = 5  # of a folder, in a message
 LONGEST = 400  # characters of a message that is handed on
 # Request ids and addresses in the Hub's messages, which say nothing to who reads them.
 NOISE = re.compile(
@@ -150,12 +151,24 @@ def require_answer(name: str) -> None:
 
 def _no_connection(wanted: str | None) -> str:
     """That the Hub cannot be reached, and what was wanted of it if not to write there."""
-    absent = f"{wanted!r} is not in the cache and " if wanted else ""
-    here = " (and there is no folder of that name here)" if wanted else ""
+    absent = f"There is no folder {wanted!r} here{_beside(wanted)}, it is not in the cache, and " if wanted else ""
     if constants.is_offline_mode():
         closed = "cannot be reached while HF_HUB_OFFLINE is set"
-        return f"{absent}{constants.ENDPOINT} {closed}{here}: unset it to use the Hub."
-    return f"{absent}{constants.ENDPOINT} cannot be reached{here}: check the name and the network connection."
+        return (
+            f"{absent}{constants.ENDPOINT} {closed}: {'check the path, or ' if wanted else ''}unset it to use the Hub."
+        )
+    check = "check the path or, for a repository, the network connection" if wanted else "check the network connection"
+    return f"{absent}{constants.ENDPOINT} cannot be reached: {check}."
+
+
+def _beside(path: str) -> str:
+    """What the folder holds in which something was looked for in vain, where that folder is there."""
+    folder = os.path.dirname(path)
+    if not folder or not os.path.isdir(folder):
+        return ""
+    names = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    held = ", ".join(map(repr, names[:MOST_NAMES])) + (", ..." if names[MOST_NAMES:] else "")
+    return f" ({folder!r} holds {held or 'no folders'})"
 
 
 @contextlib.contextmanager

@@ -58,7 +58,8 @@ def render_card(
     on_the_hub = bool(base) and REPOSITORY_NAME.fullmatch(base) is not None and not os.path.isdir(base)
     tags = ["multi-label-image-classification", "taidpt", "prompt-tuning", "clip"]
     extra_tags = metadata.pop("tags", None) or []
-    language = None if config.language == ENGLISH else config.language
+    known = config.language != ENGLISH or config.base_model_name_or_path in SHIPPED_BASES
+    language = config.language if known else None
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -66,7 +67,7 @@ def render_card(
         tags=list(dict.fromkeys([*tags, *([extra_tags] if isinstance(extra_tags, str) else extra_tags)])),
         model_name=name.split("/")[-1],
         eval_results=[_result(figure) for figure in figures] or None,
-        **{"license": _license(report.get("license")), "language": language} | metadata,
+        **{"license": _license(report.get("license")) or _base_license(base), "language": language} | metadata,
     )
     per_class = report.get("corpus", {}).get("per_class", {})
     facts = {
@@ -83,6 +84,8 @@ def render_card(
         "report": report,
         "figures": figures,
         "template": default_template(config.language),
+        "synonyms": _synonyms(config),
+        "held_out_for": "to choose the checkpoint" if _chose_checkpoint(report) else "to measure it",
         "origins": sorted({origin for origin in config.label_origin.values() if origin != "learned"}),
     }
     return ModelCard.from_template(data, template_str=CARD_TEMPLATE, mark=MARK, **facts)
@@ -232,15 +235,15 @@ def _holds_same_model(origin: Origin, model: PreTrainedModel) -> bool:
 
 def _figures(report: dict[str, Any]) -> list[dict[str, Any]]:
     """Everything that was measured, as arguments of `EvalResult` and with the template's figure as `baseline`."""
-    metrics = report.get("metrics", {})
+    metrics, held_out = report.get("metrics", {}), report.get("corpus", {}).get("held_out")
     figures = [
         {
-            "dataset_name": what,
+            "dataset_name": f"{held_out} {what}" if held_out and what.startswith("held-out") else what,
             "dataset_type": kind,
             "metric_type": "mean_average_precision",
             "metric_name": "mAP, merged score",
-            "metric_value": round(metrics[name], 2),
-            "baseline": None if metrics.get(baseline) is None else round(metrics[baseline], 2),
+            "metric_value": round(metrics[name], 1),
+            "baseline": None if metrics.get(baseline) is None else round(metrics[baseline], 1),
         }
         for name, baseline, what, kind in FIGURES
         if metrics.get(name) is not None
@@ -253,6 +256,24 @@ def _result(figure: dict[str, Any]) -> EvalResult:
     if arguments["dataset_type"] == "images":  # figures of one type would share the name of the first
         arguments["dataset_type"] = re.sub(r"\W+", "-", arguments["dataset_name"].lower()).strip("-") or "images"
     return EvalResult("image-classification", task_name="Multi-label image classification", **arguments)
+
+
+def _base_license(base: str | None) -> str | None:
+    """The licence of a model on the base that ships: that of the base."""
+    return "apache-2.0" if base in SHIPPED_BASES else None
+
+
+def _synonyms(config: TaiDptConfig) -> dict[str, list[str]]:
+    """Words that captions were searched for beside each label, as texts of the card."""
+    table = (config.class_table or {}).get("synonyms", {})
+    own = {label: [word for word in words if word.casefold() != label.casefold()] for label, words in table.items()}
+    named = [(label, words) for label, words in own.items() if words][:LABELS_SHOWN]
+    return {plain_text(label): [plain_text(word) for word in words] for label, words in named}
+
+
+def _chose_checkpoint(report: dict[str, Any]) -> bool:
+    """Whether a training kept the checkpoint that was best on what was held out."""
+    return bool(report.get("arguments", {}).get("load_best_model_at_end", True))
 
 
 def _license(value: str | None) -> str | None:
@@ -294,7 +315,11 @@ def clean_report(report: Any) -> dict[str, Any]:
             clean[name] = report[name]
     if isinstance(corpus, dict):
         clean["corpus"] = {
-            **{name: corpus[name] for name in ("captions", "images", "held_out") if isinstance(corpus.get(name), int)},
+            **{
+                name: corpus[name]
+                for name in ("captions", "corpus_captions", "images", "held_out")
+                if isinstance(corpus.get(name), int)
+            },
             **({"labeling": corpus["labeling"]} if isinstance(corpus.get("labeling"), str) else {}),
             "sources": [Path(source).name for source in _list(corpus.get("sources")) if isinstance(source, str)],
             "per_class": _entries(corpus.get("per_class"), (int,)),

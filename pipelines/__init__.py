@@ -5,6 +5,7 @@ from __future__ import annotations
 from transformers import AutoModelForImageClassification
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .image_classification import register as register_image_classification
 from .multi_label_image_classification import MultiLabelImageClassificationPipeline
 
 TASK = "multi-label-image-classification"
@@ -19,6 +20,7 @@ def register(default_checkpoint: str) -> None:
     pipeline_class = MultiLabelImageClassificationPipeline
     if PIPELINE_REGISTRY.supported_tasks.get(TASK, {}).get("impl") is pipeline_class:
         return
+    register_image_classification()
     PIPELINE_REGISTRY.register_pipeline(
         TASK,
         pipeline_class=pipeline_class,

@@ -44,7 +44,26 @@ from .processor_checks import check_processor
 
 logger = logging.get_logger(__name__)
 
+BEST_LABELS = 5  # shown of an image where nothing says which labels are present
 NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
+
+
+def default_selection(config: Any, own_labels: bool = True) -> dict[str, Any]:
+    """Which labels of an image are kept where neither `top_k` nor `threshold` says it; here and in all that tags.
+
+    Args:
+        config (`PreTrainedConfig`): of the model.
+        own_labels (`bool`, *optional*, defaults to `True`): whether the model scores its own labels.
+
+    Returns:
+        `dict`: `top_k` and `threshold`. Of its own labels those that reach the thresholds of the checkpoint; where it
+        has none the five best; of `candidate_labels` all.
+    """
+    if not own_labels:
+        return {"top_k": None, "threshold": None}
+    if getattr(config, "score_thresholds", None) is not None:
+        return {"top_k": None, "threshold": "auto"}
+    return {"top_k": BEST_LABELS, "threshold": None}
 
 
 class MultiLabelImageClassificationPipeline(Pipeline):
@@ -98,9 +117,11 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 EXIF data say; transparent ones are laid on white, 16-bit ones are scaled to 8 bit.
             **kwargs: options of this call, each also accepted by `pipeline(...)` as a default:
 
-                - top_k (`int`, *optional*): keeps this many labels of the highest scores; all by default.
+                - top_k (`int`, *optional*): keeps this many labels of the highest scores.
                 - threshold (`float` or `"auto"`, *optional*): keeps labels with a score of at least this, before
-                  `top_k` counts; `"auto"` takes the checkpoint's own, one for all labels or one per label.
+                  `top_k` counts; `"auto"` takes the checkpoint's own, one for all labels or one per label. With
+                  neither of the two `"auto"` counts where the checkpoint has thresholds, else the five best labels
+                  are kept, and of `candidate_labels` all; `threshold=0` keeps all.
                 - candidate_labels (`str` or `list[str]`, *optional*): scores these labels (a string is split at
                   commas) instead of the model's own.
                 - return_heatmaps (`bool` or `"cells"`, *optional*, defaults to `False`): adds `"heatmap"` to each
@@ -208,7 +229,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
                 raise ValueError(f"`threshold` is {threshold!r}: give a number from 0 to 1, 'auto', or None.")
             postprocess["threshold"] = float(threshold)
-            self._warn_about_scores()
+            if threshold > 0:
+                self._warn_about_scores()
         if candidate_labels is not None:
             forward["candidate_labels"] = _split_labels(candidate_labels)
             self._require_labels()
@@ -265,12 +287,16 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         forward = dict(forward_params)
         labels = forward.pop("candidate_labels", None)
         model: Any = self.model
+        config = model.config
         with self.device_placement(), self.get_inference_context()():
             if labels is not None:
                 model = model.with_labels(list(labels), tokenizer=self.tokenizer).eval()
             if hasattr(model, "encode_classes"):
                 forward["class_embeddings"] = model.encode_classes()
-        return forward | {"model": model}, postprocess_params | {"model": model}
+        chosen = (
+            {} if postprocess_params.keys() & {"top_k", "threshold"} else default_selection(config, labels is None)
+        )
+        return forward | {"model": model}, {**postprocess_params, **chosen, "model": model}
 
     def preprocess(
         self,
@@ -401,26 +427,22 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         )
 
     def _warn_about_labels(self, model: Any) -> None:
-        """Warns, once for every label, that no prompt was learned for it or that its words are rare."""
-        labels = [label for label in model.config.id2label.values() if label not in self._checked_labels]
+        """Warns, once for every label that was asked for, that no prompt was learned for it or its words are rare."""
+        asked_for = () if model is self.model else model.config.id2label.values()
+        labels = [label for label in asked_for if label not in self._checked_labels]
         if not labels:
             return
         self._checked_labels.update(labels)
         origin = getattr(model.config, "label_origin", None) or {}
-        unlearned = [f"{label!r} ({origin[label]})" for label in labels if origin.get(label, "learned") != "learned"]
-        if unlearned:
-            logger.warning(
-                f"No prompts were learned for {_some(unlearned)}: 'shared' labels use prompts learned on others, "
-                "'hypernym' ones the mean of other labels', 'template' ones a written prompt, and their scores are "
-                "less sure than those of learned labels."
-            )
+        unlearned = [repr(label) for label in labels if origin.get(label, "learned") != "learned"]
         rare = model.rare_words(labels) if hasattr(model, "rare_words") else {}
-        rare_labels = [f"{label!r} ({', '.join(words)})" for label, words in rare.items() if words]
-        if rare_labels:
-            logger.warning(
-                f"The CLIP behind this model saw words of {_some(rare_labels)} fewer than 20 times in its training: "
-                "expect poor scores for these labels, or name them in more common words."
-            )
+        words = [repr(word) for word in dict.fromkeys(word for found in rare.values() for word in found)]
+        reasons = [f"no prompts were learned for {_some(unlearned)}"] if unlearned else []
+        reasons += (
+            [f"the CLIP hardly saw the word{'s' if words[1:] else ''} {_some(words)} in its training"] if words else []
+        )
+        if reasons:
+            logger.warning(f"These scores are less sure: {', and '.join(reasons)}.")
 
 
 def _is_too_large(size: tuple[int, int] | None) -> bool:

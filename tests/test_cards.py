@@ -62,20 +62,42 @@ def test_the_embedded_checkpoint_has_the_finished_card():
 def test_figures_come_back_from_the_header(model):
     card = ModelCard(str(render_card(model.config, REPORT, "org/pets", license="mit")))
     (result,) = card.data.eval_results
-    assert (result.metric_type, result.metric_value) == ("mean_average_precision", 81.23)
-    assert (result.task_type, result.dataset_name) == ("image-classification", "held-out captions")
+    assert (result.metric_type, result.metric_value) == ("mean_average_precision", 81.2)
+    assert (result.task_type, result.dataset_name) == ("image-classification", "10 held-out captions")
     assert (card.data.model_name, card.data.license) == ("pets", "mit")
     for text in (
-        "| held-out captions | mAP, merged score | 81.23 | 70.5 |",
+        "| 10 held-out captions | mAP, merged score | 81.2 | 70.5 |",
         "| traffic light | 0 |",
         "Captions: 90 that name a class, from captions.txt; 10 more",
         "taidpt train --labels labels.txt",
-        "`learning_rate=0.01`",
         "Seed 3.",
         "dog, traffic light, cat",
     ):
         assert text in card.text
     assert "{{" not in card.text and "{%" not in card.text and "never evaluated" not in card.text
+
+
+def test_own_models_say_their_words_base_and_choice(model):
+    config = model.config
+    config.class_table = {"synonyms": {"dog": ["dog", "puppy"], "traffic light": ["lights | x"], "cat": ["cat"]}}
+    config.base_model_name_or_path = "taidpt-coco80"
+    corpus = {**REPORT["corpus"], "corpus_captions": 400}
+    report = {**REPORT, "corpus": corpus, "arguments": {"load_best_model_at_end": False, "learning_rate": 0.01}}
+    card = render_card(config, report, "org/pets")
+    assert (card.data.license, card.data.language) == ("apache-2.0", "en")
+    text = " ".join(str(card).split())
+    for said in (
+        "labels and their synonyms: dog (puppy); traffic light (lights \\| x).",
+        "learned from captions and from some thousand labelled photographs",
+        "Captions: 90 that name a class, drawn by class of 400, from captions.txt; 10 more were held out to measure",
+    ):
+        assert said in text
+    assert "learning_rate" not in text
+    config.base_model_name_or_path = "openai/clip-vit-base-patch16"
+    card = render_card(config, REPORT, "org/pets", license="mit")
+    assert (card.data.base_model, card.data.license) == (config.base_model_name_or_path, "mit")
+    text = " ".join(str(card).split())
+    assert "labelled photographs" not in text and "held out to choose the checkpoint" in text
 
 
 def test_what_is_not_known_is_not_said(model):
@@ -181,7 +203,7 @@ def test_the_report_goes_with_the_prompts_and_with_nothing_else(model, tmp_path)
     for name, other in {"two": loaded, "baked": loaded.bake()}.items():
         other.save_pretrained(tmp_path / name)
         results = ModelCard.load(tmp_path / name / "README.md").data.eval_results
-        assert [result.metric_value for result in results] == [81.23, 88.3]
+        assert [result.metric_value for result in results] == [81.2, 88.3]
     # other labels, other prompts: nothing is known of them
     changed = TaiDptModel.from_pretrained(tmp_path / "one")
     changed.prompt_learner.global_context.data += 1
@@ -200,7 +222,7 @@ def test_an_edited_card_stays(model, tmp_path):
     assert MARK in card.read_text()
     model.training_report = REPORT
     model.save_pretrained(tmp_path)
-    assert "81.23" in card.read_text()  # rendered anew
+    assert "81.2 |" in card.read_text()  # rendered anew
     card.write_text(card.read_text().replace(MARK, "") + "My words.\n")
     model.save_pretrained(tmp_path)
     assert card.read_text().endswith("My words.\n")

@@ -19,6 +19,7 @@ from .captions import (
 from .coco import load_coco
 from .folder import LABEL_FILES, load_image_dataset, load_image_folder
 from .nuswide import load_nuswide
+from .sources import IMAGE_SUFFIXES
 from .voc import load_voc
 
 IMAGE_LOADERS: dict[str, Callable[..., Dataset]] = {
@@ -127,9 +128,12 @@ def _kind(data: Any) -> str:
         return "nuswide"
     if any((folder / name).is_file() for name in LABEL_FILES):
         return "folder"
+    by_label = ""
+    if any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.glob("*/*")):
+        by_label = " Folders that are named by a label are read with `loader='hub'` and `label_column='label'`."
     raise ValueError(
         f"The folder {str(folder)!r} is none of VOC (ImageSets/Main), COCO (annotations/instances_*.json) or NUS-WIDE "
-        f"(ImageList), and holds no label file: write one of {', '.join(LABEL_FILES)}."
+        f"(ImageList), and holds no label file: write one of {', '.join(LABEL_FILES)}.{by_label}"
     )
 
 

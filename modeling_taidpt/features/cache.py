@@ -129,10 +129,7 @@ def write_missing(
             for path, part in missing:
                 features = encoder(part, bar)
                 write_shard(path, features, encoder.columns, encoder.grid)
-    size = sum(path.stat().st_size for path in paths) / len(items)
-    logger.log(
-        logging.WARNING if progress else logging.INFO, f"Features of {len(items)} {kind}s: {size:,.0f} bytes each."
-    )
+    logger.info(f"Features of {len(items)} {kind}s take {sum(path.stat().st_size for path in paths):,} bytes.")
     return shards
 
 

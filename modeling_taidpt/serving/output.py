@@ -142,6 +142,39 @@ class TaggingOutput:
             record = {"digest": _digest(staged.read_bytes()), "names": names, "images": list(images)}
             with staged_file(self._record(number)) as file:  # first: a record without its file does no harm
                 file.write_text(json.dumps(record), encoding="utf-8")
+        self._journal(number).unlink(missing_ok=True)
+
+    def keep_rows(self, number: int, start: int, images: Sequence[Identity], rows: Sequence[Any]) -> None:
+        """Notes rows of a part that is not whole yet, so that a run that is stopped loses a batch and not the part.
+
+        Args:
+            number (`int`): the part.
+            start (`int`): index of the first of the rows in it.
+            images (`Sequence`): [`identify`] of each image of the part.
+            rows (`Sequence`): results and error of each image, as JSON has them.
+        """
+        if not self.is_claimed:
+            self.claim()
+        self._require_folder()
+        lines = [json.dumps([index, images[index], row]) for index, row in enumerate(rows, start=start)]
+        with self._journal(number).open("a", encoding="utf-8") as file:
+            file.write("".join(f"{line}\n" for line in lines))
+
+    def kept_rows(self, number: int, images: Sequence[Identity]) -> list[Any]:
+        """The first rows of a part that a run which was stopped has noted, as far as their images are the same."""
+        rows: list[Any] = []
+        try:
+            lines = self._journal(number).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            return rows
+        for line in lines:
+            try:
+                index, image, row = json.loads(line)
+            except (ValueError, RecursionError):  # cut off where the run was stopped
+                continue
+            if index == len(rows) and index < len(images) and image == images[index] and image != [None, None]:
+                rows.append(row)
+        return rows
 
     def finish(self) -> list[Path]:
         """The files of this run, in their order.
@@ -166,6 +199,9 @@ class TaggingOutput:
 
     def _record(self, number: int) -> Path:
         return self.folder / RECORDS / f"part-{number:08d}.json"
+
+    def _journal(self, number: int) -> Path:
+        return self.folder / RECORDS / f"part-{number:08d}.rows"
 
     def _require_folder(self) -> None:
         if not (self.folder / RECORDS / "settings.json").exists():

@@ -22,6 +22,8 @@ from ..pipelines.image_batches import read_batch
 from .formats import SCHEMA
 from .output import TaggingOutput, digest_names, identify
 
+Row = Any  # results of an image: pairs of label and score, and an error or None
+
 
 class Part(NamedTuple):
     """Images that go into one output file: its number, and the images in their order."""
@@ -78,7 +80,13 @@ class PartTagger:
         """
         images = [identify(item) for item in part.items]
         try:
-            table = self.tag(part.items)
+            rows = output.kept_rows(part.number, images)
+            self.advance(len(rows))
+            for batch in self._tag_batches(part.items[len(rows) :]):
+                if len(rows) + len(batch) < len(images):  # the last ones go into the file at once
+                    output.keep_rows(part.number, len(rows), images, batch)
+                rows += batch
+            table = _make_table(part.items, rows)
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
                 raise
@@ -87,9 +95,14 @@ class PartTagger:
         output.save(part.number, table, images, digest_names(part.items))
         return table.num_rows, table.num_rows - table.column("error").null_count
 
-    @torch.inference_mode()
     def tag(self, items: Sequence[ImageItem]) -> pa.Table:
         """Rows of the images, in their order, by [`SCHEMA`]."""
+        return _make_table(items, [row for batch in self._tag_batches(items) for row in batch])
+
+    def _tag_batches(self, items: Sequence[ImageItem]) -> Iterator[list[Row]]:
+        """Results of the images, a batch at a time."""
+        if not items:
+            return
         loader = torch.utils.data.DataLoader(
             _Decoded(items, self.pipe, self.preprocess_options),
             batch_size=self.batch_size,
@@ -97,14 +110,10 @@ class PartTagger:
             collate_fn=list,
         )
         options = self.pipe.begin_run(self.forward_options, self.postprocess_options)
-        rows = [row for batch in loader for row in self._score(batch, *options)]
-        columns = {
-            "path": [item.name for item in items],
-            "labels": [[result["label"] for result in results] for results, _ in rows],
-            "scores": [[result["score"] for result in results] for results, _ in rows],
-            "error": [error for _, error in rows],
-        }
-        return pa.table(columns, schema=SCHEMA)
+        for batch in loader:
+            with torch.inference_mode():
+                rows = list(self._score(batch, *options))
+            yield [([[result["label"], result["score"]] for result in found], error) for found, error in rows]
 
     def _score(
         self, batch: list[tuple[Any, str | None]], forward_options: dict[str, Any], postprocess_options: dict[str, Any]
@@ -123,6 +132,17 @@ class PartTagger:
             yield self.pipe.postprocess(single, **postprocess_options), None
             index += 1
         self.advance(len(batch))
+
+
+def _make_table(items: Sequence[ImageItem], rows: Sequence[Row]) -> pa.Table:
+    """Rows of images by [`SCHEMA`]."""
+    columns = {
+        "path": [item.name for item in items],
+        "labels": [[label for label, _ in found] for found, _ in rows],
+        "scores": [[score for _, score in found] for found, _ in rows],
+        "error": [error for _, error in rows],
+    }
+    return pa.table(columns, schema=SCHEMA)
 
 
 class _Decoded(torch.utils.data.Dataset):

@@ -22,7 +22,7 @@ MAX_LABEL_LENGTH = 200  # characters
 SHOWN_LABELS = 10  # bars and choices
 SHOWN_SIDE = 640  # pixels of the longer side of a heatmap
 THUMBNAIL_SIDE = 400  # pixels of the longer side in the gallery
-VIEW = {"center_crop": False}  # the whole photograph is looked at
+VIEW: dict[str, Any] = {"center_crop": False, "threshold": 0}  # the whole photograph is looked at, and all labels
 
 
 class Tag(NamedTuple):

@@ -1,6 +1,8 @@
 """Tags as XMP sidecars, which photo tools read: `dc:subject` and `lr:hierarchicalSubject`.
 
-A sidecar that is there keeps all that it holds: labels are added to its keywords. Photographs are never written.
+A sidecar that is there keeps all that it holds: labels are added to its keywords. What was added is noted in a
+property of our own, so that a later run takes away labels that it finds no more, and no keyword of anybody else.
+Photographs are never written.
 Source: XMP Specification Part 1 (ISO 16684-1) for the RDF; Adobe's Lightroom schema for hierarchical keywords.
 """
 
@@ -31,9 +33,14 @@ NAMESPACES = {
     "rdf": RDF,
     "dc": "http://purl.org/dc/elements/1.1/",
     "lr": "http://ns.adobe.com/lightroom/1.0/",
+    "taidpt": "urn:taidpt:xmp:1.0:",
 }
 SUBJECT = f"{{{NAMESPACES['dc']}}}subject"
 HIERARCHICAL_SUBJECT = f"{{{NAMESPACES['lr']}}}hierarchicalSubject"
+ADDED = {  # which values of a property are ours
+    SUBJECT: f"{{{NAMESPACES['taidpt']}}}addedSubject",
+    HIERARCHICAL_SUBJECT: f"{{{NAMESPACES['taidpt']}}}addedHierarchicalSubject",
+}
 EMPTY = (
     f'<x:xmpmeta xmlns:x="{NAMESPACES["x"]}"><rdf:RDF xmlns:rdf="{RDF}">'
     '<rdf:Description rdf:about=""/></rdf:RDF></x:xmpmeta>'
@@ -68,7 +75,7 @@ def write_sidecars(
     replace_suffix: bool = False,
     language: str = ENGLISH,
 ) -> SidecarReport:
-    """Writes or extends the sidecar of each image in the results of [`tag_images`].
+    """Writes or extends the sidecar of each image in the results of [`tag_images`]; labels of earlier results go.
 
     Args:
         results (`str` or `Path`): folder or file that [`tag_images`] wrote.
@@ -100,7 +107,8 @@ def write_sidecars(
             remove_leftovers(folder)
         sidecar = image.with_suffix(".xmp") if replace_suffix else image.with_name(f"{image.name}.xmp")
         try:
-            changed = bool(labels) and add_keywords(sidecar, labels, [hierarchy.path(label) for label in labels])
+            paths = [hierarchy.path(label) for label in labels]
+            changed = (bool(labels) or sidecar.is_file()) and add_keywords(sidecar, labels, paths)
         except (ValueError, OSError) as error:
             sentence = str(error) if isinstance(error, ValueError) else f"{error.strerror}: {str(sidecar)!r}."
             logger.warning(sentence)
@@ -113,6 +121,8 @@ def write_sidecars(
 
 def add_keywords(path: str | Path, keywords: Sequence[str], paths: Sequence[Sequence[str]] = ()) -> bool:
     """Adds keywords to a sidecar, or makes it; whole or not at all.
+
+    Those that an earlier call added and that are not among them are taken away.
 
     Args:
         path (`str` or `Path`): the sidecar, ending in .xmp.
@@ -135,8 +145,11 @@ def add_keywords(path: str | Path, keywords: Sequence[str], paths: Sequence[Sequ
         ET.SubElement(rdf, f"{{{RDF}}}Description", {f"{{{RDF}}}about": ""})
     ]
     hierarchical = ["|".join(_clean(part).replace("|", "/") for part in parts) for parts in paths]
-    changed = _add(descriptions, SUBJECT, map(_clean, keywords))
-    changed = _add(descriptions, HIERARCHICAL_SUBJECT, hierarchical) or changed
+    changed = _set_ours(descriptions, SUBJECT, [_clean(word) for word in keywords])
+    # where nobody says now where a keyword belongs, what was said before stays
+    pathless = {_clean(word).replace("|", "/") for word in keywords} - {one.split("|")[-1] for one in hierarchical}
+    kept = [one for one in _values(descriptions, ADDED[HIERARCHICAL_SUBJECT]) if one.split("|")[-1] in pathless]
+    changed = _set_ours(descriptions, HIERARCHICAL_SUBJECT, [*hierarchical, *kept]) or changed
     if changed:
         try:
             text = ET.tostring(root, encoding="unicode")
@@ -187,8 +200,35 @@ def _read(path: Path) -> ET.Element:
     return root
 
 
-def _add(descriptions: list[ET.Element], name: str, values: Iterable[str]) -> bool:
-    """Adds values to a property of one of the descriptions of a file; returns whether any was new."""
+def _set_ours(descriptions: list[ET.Element], name: str, values: Sequence[str]) -> bool:
+    """Makes these values ours: adds those that are missing, takes away ours that are none of them; whether it did."""
+    stale = [value for value in _values(descriptions, ADDED[name]) if value not in values]
+    for property_name in (name, ADDED[name]) if stale else ():
+        _remove(descriptions, property_name, stale)
+    new = _add(descriptions, name, values)
+    _add(descriptions, ADDED[name], new)
+    return bool(new or stale)
+
+
+def _values(descriptions: list[ET.Element], name: str) -> list[str]:
+    """The values of a property that is an array."""
+    found = [element for one in descriptions for element in one.findall(name)]
+    return [item.text or "" for element in found for item in element.iter(f"{{{RDF}}}li")]
+
+
+def _remove(descriptions: list[ET.Element], name: str, values: Sequence[str]) -> None:
+    """Takes values out of a property, and the property with its last one."""
+    for one in descriptions:
+        for element in one.findall(name):
+            for array in element:
+                for item in [item for item in array.findall(f"{{{RDF}}}li") if (item.text or "") in values]:
+                    array.remove(item)
+            if not _values([one], name):
+                one.remove(element)
+
+
+def _add(descriptions: list[ET.Element], name: str, values: Iterable[str]) -> list[str]:
+    """Adds values to a property of one of the descriptions of a file; returns those that are new."""
     home = next((one for one in descriptions if one.find(name) is not None or name in one.attrib), descriptions[0])
     element = home.find(name)
     present = [] if element is None else [item.text or "" for item in element.iter(f"{{{RDF}}}li")]
@@ -197,7 +237,7 @@ def _add(descriptions: list[ET.Element], name: str, values: Iterable[str]) -> bo
         loose.append((element.text or "").strip())
     new = [value for value in dict.fromkeys(values) if value and value not in present + loose]
     if not new:
-        return False
+        return []
     element = ET.SubElement(home, name) if element is None else element
     array = next((child for child in element if str(child.tag).startswith(f"{{{RDF}}}")), None)
     if array is None:
@@ -206,7 +246,7 @@ def _add(descriptions: list[ET.Element], name: str, values: Iterable[str]) -> bo
     home.attrib.pop(name, None)
     for value in [*loose, *new]:
         ET.SubElement(array, f"{{{RDF}}}li").text = value
-    return True
+    return new
 
 
 __all__ = ["SidecarReport", "add_keywords", "write_sidecars"]

@@ -11,7 +11,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.sources import ImageItem, count_images, open_images
+from ..pipelines.multi_label_image_classification import default_selection
 from .formats import FORMATS, file_format, read_tables, write_rows
 from .output import TaggingOutput
 from .parts import Part, PartTagger
@@ -40,6 +41,7 @@ class TaggingReport:
         parts (`int`): files that the run wrote.
         output_dir (`str`): where they are: the folder, or the one file.
         seconds (`float`): how long the run took.
+        selection (`dict`): `top_k` and `threshold` that labels were kept by.
     """
 
     images: int
@@ -48,6 +50,7 @@ class TaggingReport:
     parts: int
     output_dir: str
     seconds: float = 0.0
+    selection: dict[str, Any] = field(default_factory=dict)
 
 
 def tag_images(
@@ -88,8 +91,9 @@ def tag_images(
         model (`str` or [`TaiDptModel`] or pipeline, *optional*): checkpoint; the one that ships by default. The Ray
             engine takes a folder or a repository, as every worker loads its own.
         engine (`str`, *optional*, defaults to `"local"`): `"local"`, or `"ray"` (Ray Data, `pip install taidpt[ray]`).
-        top_k (`int`, *optional*): labels kept for each image; all by default.
-        threshold (`float` or `str`, *optional*): least score of a label that is kept; as in the pipeline.
+        top_k (`int`, *optional*): labels kept for each image.
+        threshold (`float` or `str`, *optional*): least score of a label that is kept; as in the pipeline. With neither
+            of the two the pipeline's default counts: the thresholds of the checkpoint where it has some.
         candidate_labels (`list[str]`, *optional*): other labels than the model's own.
         image_size (`int`, *optional*): shorter side in pixels that the model sees; as in the pipeline.
         center_crop (`bool`, *optional*): `False` shows the model the whole image; as in the pipeline.
@@ -130,7 +134,7 @@ def tag_images(
             raise ValueError(f"`{name}` is {value}: give a number of images, at least 1.")
     if not 0 <= part[0] < part[1]:
         raise ValueError(f"`part` is {part}: give (machine, machines) with 0 <= machine < machines.")
-    options = {"top_k": top_k, "threshold": threshold, "candidate_labels": candidate_labels}
+    options = {"candidate_labels": candidate_labels, "top_k": top_k, "threshold": threshold}
     options |= {"image_size": image_size, "center_crop": center_crop, "flip": flip, "multi_crop": multi_crop}
     options["second_look"] = second_look or None
     items = open_images(source, image_column)
@@ -145,6 +149,8 @@ def tag_images(
         "pipeline_kwargs": pipeline_kwargs or {},
     }
     worker = _first_worker(engine, tagger)
+    if top_k is None and threshold is None:  # noted with the settings: another default is another run
+        options |= default_selection(worker.pipe.model.config, candidate_labels is None)
     settings = {"model": _model_name(model), "fingerprint": worker.fingerprint(), "shard_size": shard_size}
     settings |= {"image_column": image_column, "format": format, **options}
     folder = Path(output_dir) if target is None else target.with_name(f"{target.name}.parts")
@@ -153,6 +159,7 @@ def tag_images(
     output = TaggingOutput(folder, settings, format)
     output.check()
     report = TaggingReport(0, 0, 0, 0, str(target or folder))
+    report.selection = {name: options[name] for name in ("top_k", "threshold")}
     total = _images_of(count_images(source, image_column), shard_size, part) if progress else None
     with tqdm(desc="Tagging", unit="image", total=total, disable=not progress) as bar:
 

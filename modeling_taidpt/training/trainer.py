@@ -106,9 +106,8 @@ class TaiDptTrainer(Trainer):
         image_processor (*optional*): makes pixels of them; the base's by default.
         image_transform (`Callable`, *optional*): augments each training image, a PIL image, anew in every epoch; no
             features are cached then.
-        max_captions_per_class (`int` or `"auto"`, *optional*, defaults to `"auto"`): of a larger corpus as many
-            captions are drawn for each class, with the seed; classes with fewer keep all. `"auto"` takes what a run
-            of so many steps needs, at least 1,000, and all for a run of epochs; `None` takes all.
+        max_captions_per_class (`int` or `"auto"`, *optional*, defaults to `"auto"`): of a larger corpus so many are
+            drawn for each class; rarer ones keep all. See [`caption_limit`]; `None` takes all.
 
     Raises:
         TypeError: If `args` or the captions are of the wrong kind.
@@ -266,7 +265,7 @@ class TaiDptTrainer(Trainer):
 
     @property
     def training_captions(self) -> Any:
-        """The captions that are learned from, with their labels and without templates ([`CaptionFeatures`])."""
+        """The captions that are learned from, with labels and without templates ([`CaptionFeatures`])."""
         return self._data.train_captions
 
     @property
@@ -679,11 +678,12 @@ class TaiDptTrainer(Trainer):
             }
         if self.image_eval_dataset is not None:
             figures.update(self.evaluate_images())
-        for name, on in ((self._data.metric, f"held-out {self._data.kind}s"), ("image_map", "the evaluation images")):
+        held_out = f"{self._data.held_out} held-out {self._data.kind}s"
+        for name, on in ((self._data.metric, held_out), ("image_map", "the evaluation images")):
             learned, template = figures.get(name), figures.get(f"zero_shot_{name}")
             if learned is not None and template is not None and learned < template:
                 words = default_template(self.model.config.language)
-                than = f"{learned:.2f} mAP against {template:.2f}"
+                than = f"{learned:.1f} mAP against {template:.1f}"
                 logger.warning(f"The learned prompts are worse than the template {words!r} on {on}: {than}.")
         self.log(dict(figures))
         return figures

@@ -146,8 +146,8 @@ def test_without_network_the_hub_is_asked_once(command, monkeypatch):
     model = ["org/target"] if command[0] == "push" else ["--model", "org/none"]
     said = fails(*command, *model)
     assert (
-        said == "taidpt: 'org/none' is not in the cache and https://huggingface.co cannot be reached (and there is no "
-        "folder of that name here): check the name and the network connection."
+        said == "taidpt: There is no folder 'org/none' here, it is not in the cache, and https://huggingface.co "
+        "cannot be reached: check the path or, for a repository, the network connection."
     )
     assert asked == ["https://huggingface.co"]
 

@@ -57,9 +57,9 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
     save_model = TaiDptTrainer.save_model
 
     def interrupt(trainer, output_dir=None, _internal_call=False):
-        save_model(trainer, output_dir, _internal_call)
         if not _internal_call:  # the last act, not a checkpoint
             raise KeyboardInterrupt
+        save_model(trainer, output_dir, _internal_call)
 
     with monkeypatch.context() as patch:
         patch.setattr(TaiDptTrainer, "save_model", interrupt)
@@ -91,7 +91,7 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
         (["--set", "lerning_rate=1"], "do you mean 'learning_rate'"),
         (["--set", "learning_rate"], "is not NAME=VALUE"),
         (["--set", "learning_rate=fast"], "invalid float value: 'fast'"),
-        (["--loss", "magic"], "`loss` is 'magic'"),
+        (["--loss", "magic"], "`--loss` is 'magic'"),
         (["--batch-size", "512"], "do not fill one batch"),
     ],
     ids=lambda value: " ".join(value)[:30] if isinstance(value, list) else "",

@@ -109,7 +109,7 @@ def test_another_model_under_the_same_name_is_refused(tagger, images, done, tmp_
     ("options", "sentence"),
     [
         ({"shard_size": 3}, "with `shard_size` 2, not 3"),
-        ({"top_k": 1}, "with `top_k` None, not 1"),
+        ({"top_k": 1}, "with `top_k` 5, not 1"),
         ({"candidate_labels": ["bird"]}, "with `candidate_labels` None"),
         ({"format": "csv"}, "with `format` 'parquet', not 'csv'"),
     ],
@@ -201,7 +201,7 @@ def test_a_mistake_in_an_option_spoils_no_folder(tagger, images, tmp_path):
 
 @pytest.mark.parametrize("last", [False, True])
 def test_a_folder_that_is_deleted_meanwhile_is_not_reported_as_done(tagger, images, tmp_path, monkeypatch, last):
-    tag, calls = PartTagger.tag, []
+    tag, calls = PartTagger._tag_batches, []
 
     def deleting(self, items):
         calls.append(len(items))
@@ -209,7 +209,7 @@ def test_a_folder_that_is_deleted_meanwhile_is_not_reported_as_done(tagger, imag
             shutil.rmtree(tmp_path / "out")
         return tag(self, items)
 
-    monkeypatch.setattr(PartTagger, "tag", deleting)
+    monkeypatch.setattr(PartTagger, "_tag_batches", deleting)
     with pytest.raises(FileNotFoundError, match="deleted while images were tagged"):
         tag_images(images, tmp_path / "out", tagger, **OPTIONS)
     monkeypatch.undo()

@@ -35,8 +35,9 @@ RDF = "{http://www.w3.org/1999/02/22-rdf-syntax-ns#}"
 
 
 def keywords(path, name="{http://purl.org/dc/elements/1.1/}subject"):
-    (element,) = ET.parse(path).getroot().iter(name)
-    return [item.text for item in element.iter(f"{RDF}li")]
+    elements = list(ET.parse(path).getroot().iter(name))
+    assert len(elements) <= 1
+    return [item.text for element in elements for item in element.iter(f"{RDF}li")]
 
 
 def exiftool(path) -> dict:
@@ -169,3 +170,29 @@ def test_command(tmp_path):
     assert "pet|cat" in keywords(photos / "a.jpg.xmp", lightroom)
     result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "tags"), "--xmp-replace-suffix", "--json"])
     assert json.loads(result.stdout)["sidecars"]["written"] == 1 and (photos / "a.xmp").is_file()
+
+
+def test_labels_of_an_earlier_run_go_and_keywords_of_others_stay(tmp_path):
+    path = tmp_path / "photo.xmp"
+    path.write_text(LIGHTROOM, encoding="utf-8")
+    lightroom = "{http://ns.adobe.com/lightroom/1.0/}hierarchicalSubject"
+    theirs = keywords(path, lightroom)
+    assert add_keywords(path, ["bird", "Anna"], [["animal", "bird"], ["someone", "Anna"]])
+    assert add_keywords(path, ["dog"], [["animal", "dog"]])
+    # Anna was there before, and stays though a run found her too
+    assert keywords(path) == ["Anna", "cat", "dog"] and keywords(path, lightroom) == [*theirs, "animal|dog"]
+    assert not add_keywords(path, ["dog"], [["animal", "dog"]])
+    assert add_keywords(path, ["dog"], [["pet", "dog"]])  # another hierarchy
+    assert keywords(path, lightroom) == [*theirs, "pet|dog"]
+    assert add_keywords(path, [])  # nothing is found any more
+    assert keywords(path) == ["Anna", "cat"] and keywords(path, lightroom) == theirs
+    assert not add_keywords(path, [])
+
+
+def test_a_photograph_without_labels_loses_those_of_an_earlier_run(tmp_path):
+    photo = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 8)).save(photo)
+    for labels, expected in ((["dog"], ["dog"]), ([], [])):
+        row = TaggedImage(str(photo), labels, [0.9] * len(labels), None)
+        assert write_sidecars(write_results(tmp_path / "tags.csv", [row])).written == 1
+        assert keywords(tmp_path / "a.jpg.xmp") == expected

@@ -92,7 +92,7 @@ def test_a_killed_run_goes_on_without_repeating_or_losing_a_row(tagger, folder, 
     options = {"num_workers": 0, "shard_size": 2, "progress": False}
     tag_images(folder, tmp_path / "whole", tagger, **options)
     calls = []
-    tag = PartTagger.tag
+    tag = PartTagger._tag_batches
 
     def killed(self, items):
         calls.append(len(items))
@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_without_repeating_or_losing_a_row(tagger, folder, 
             raise KeyboardInterrupt
         return tag(self, items)
 
-    monkeypatch.setattr(PartTagger, "tag", killed)
+    monkeypatch.setattr(PartTagger, "_tag_batches", killed)
     with pytest.raises(KeyboardInterrupt):
         tag_images(folder, tmp_path / "out", tagger, **options)
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 2
@@ -138,7 +138,7 @@ def test_other_formats_are_resumed_alike(tagger, folder, tmp_path, format):
 @pytest.mark.parametrize("name", ["tags.csv", "tags.jsonl", "tags.parquet"])
 def test_one_file_is_written_whole_and_resumed(tagger, folder, tmp_path, monkeypatch, name):
     options = {"num_workers": 0, "shard_size": 2, "progress": False}
-    tag, calls = PartTagger.tag, []
+    tag, calls = PartTagger._tag_batches, []
 
     def killed(self, items):
         calls.append(items)
@@ -146,7 +146,7 @@ def test_one_file_is_written_whole_and_resumed(tagger, folder, tmp_path, monkeyp
             raise KeyboardInterrupt
         return tag(self, items)
 
-    monkeypatch.setattr(PartTagger, "tag", killed)
+    monkeypatch.setattr(PartTagger, "_tag_batches", killed)
     with pytest.raises(KeyboardInterrupt):
         tag_images(folder, tmp_path / name, tagger, **options)
     assert not (tmp_path / name).exists()
@@ -316,6 +316,7 @@ def test_command(folder, tmp_path):
         and printed.pop("gallery") is printed.pop("sidecars") is None
         and Path(printed.pop("output_dir")) == tmp_path / "out"
     )
+    assert printed.pop("selection") == {"top_k": 2, "threshold": None}
     assert printed == {"images": 7, "errors": 1, "skipped": 0, "parts": 1}
     assert (summary["images"], summary["errors"], summary["threshold"]) == (7, 1, 0.5)
     found = [score >= 0.5 for row in rows(tmp_path / "out") for score in row["scores"]]
@@ -345,7 +346,7 @@ def test_summary_says_what_was_found_and_how_to_open_it(folder, tmp_path):
 def test_what_is_found_follows_the_thresholds_of_the_checkpoint(folder, tmp_path):
     for name in ("c.png", "d.png", "z.png", "sub/e.png", "sub/f.png"):
         (folder / name).unlink()
-    arguments = ["tag", str(folder), "-o", str(tmp_path / "out"), "--num-workers", "0", "--json"]
+    arguments = ["tag", str(folder), "-o", str(tmp_path / "out"), "--top-k", "0", "--num-workers", "0", "--json"]
     summary = json.loads(CliRunner().invoke(app, [*arguments, "--xmp", "--gallery"]).stdout)["summary"]
     (row,) = [row for row in rows(tmp_path / "out") if row["error"] is None]
     scores = dict(zip(row["labels"], row["scores"], strict=True))
@@ -365,3 +366,49 @@ def test_a_second_look_is_a_setting_of_the_run(tagger, folder, tmp_path):
     assert tag_images(folder, tmp_path / "out", tagger, second_look=True, **options).skipped == 7
     with pytest.raises(ValueError, match="output of another run"):
         tag_images(folder, tmp_path / "out", tagger, **options)
+
+
+def test_a_part_goes_on_where_it_was_stopped(tagger, folder, tmp_path, monkeypatch):
+    whole = tag_images(folder, tmp_path / "whole", tagger, batch_size=2, num_workers=0, progress=False)
+    score, batches = PartTagger._score, []
+
+    def stop_at_the_third(self, batch, *options):
+        batches.append(len(batch))
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        yield from score(self, batch, *options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PartTagger, "_score", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            tag_images(folder, tmp_path / "out", tagger, batch_size=2, num_workers=0, progress=False)
+    (journal,) = (tmp_path / "out" / ".tagging").glob("*.rows")
+    assert len(journal.read_text().splitlines()) == 4 and not list((tmp_path / "out").glob("*.parquet"))
+    with journal.open("a") as file:
+        file.write('[4, ["cut')  # the run was stopped while it wrote
+    batches.clear()
+    monkeypatch.setattr(
+        PartTagger, "_score", lambda self, batch, *o: batches.append(len(batch)) or score(self, batch, *o)
+    )
+    again = tag_images(folder, tmp_path / "out", tagger, batch_size=2, num_workers=0, progress=False)
+    assert batches == [2, 1]  # three of seven were left
+    assert (again.images, again.errors) == (whole.images, whole.errors) == (7, 1)
+    assert rows(tmp_path / "out") == rows(tmp_path / "whole") and not journal.exists()
+
+
+def test_noted_rows_of_an_image_that_changed_are_tagged_again(tagger, folder, tmp_path, monkeypatch):
+    def stop(self, batch, *options):
+        raise KeyboardInterrupt
+
+    score = PartTagger._score
+    with monkeypatch.context() as patch:
+        calls = iter([score, stop])
+        patch.setattr(PartTagger, "_score", lambda self, batch, *o: next(calls)(self, batch, *o))
+        with pytest.raises(KeyboardInterrupt):
+            tag_images(folder, tmp_path / "out", tagger, batch_size=4, num_workers=0, progress=False)
+    picture(99).save(folder / "c.png")
+    tag_images(folder, tmp_path / "out", tagger, batch_size=4, num_workers=0, progress=False)
+    tag_images(folder, tmp_path / "new", tagger, batch_size=4, num_workers=0, progress=False)
+    for row, expected in zip(rows(tmp_path / "out"), rows(tmp_path / "new"), strict=True):
+        assert row["path"] == expected["path"] and row["labels"] == expected["labels"]
+        assert row["scores"] == pytest.approx(expected["scores"], abs=1e-6)
