@@ -87,6 +87,12 @@ SecondLookOption = Annotated[
         rich_help_panel=VIEWS,
     ),
 ]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        "--backend", help="What runs the image tower on a CPU: onnx, openvino or torch; by default onnx where it can."
+    ),
+]
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps ...; by default what is there.")
 ]
@@ -140,9 +146,12 @@ def make_table(*columns: str, title: str | None = None) -> Table:
 
 def print_json(value: Any) -> None:
     """Prints one JSON document to standard output; NaN, which JSON lacks, becomes null."""
-    from modeling_taidpt.evaluation.report import json_value
+    try:
+        text = json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False)
+    except (TypeError, ValueError):  # arrays and NaN; the module that knows them imports torch
+        from modeling_taidpt.evaluation.report import json_value
 
-    text = json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False)
+        text = json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False)
     typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON's own escape of the same sign
 
 
@@ -237,12 +246,13 @@ def without_loading_bar() -> Iterator[None]:
             library.enable_progress_bar()
 
 
-def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
+def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None, backend: str | None = None) -> Any:
     """The pipeline of a checkpoint.
 
     Args:
         name (`str`, *optional*): folder or Hub repository; the checkpoint that ships by default.
         device (`str`, *optional*): where it runs.
+        backend (`str`, *optional*): what runs its image tower; as the model is by default.
 
     Returns:
         [`MultiLabelImageClassificationPipeline`].
@@ -257,11 +267,12 @@ def load_tagger(name: str = DEFAULT_MODEL, device: str | None = None) -> Any:
     from modeling_taidpt.pipelines import TASK
 
     check_device(device)
+    options = {name: value for name, value in (("device", device), ("backend", backend)) if value is not None}
     make: Any = pipeline  # its type lists the tasks that transformers knows
     with plain_errors(name), without_loading_bar():
         source = find_source(name)
         try:
-            return make(TASK, model=source, **({} if device is None else {"device": device}))
+            return make(TASK, model=source, **options)
         except ValueError as error:
             if "Traceback" in str(
                 error
@@ -339,6 +350,7 @@ __all__ = [
     "BAD_INPUT_CODE",
     "DEFAULT_MODEL",
     "INTERRUPTED_CODE",
+    "BackendOption",
     "CenterCropOption",
     "DeviceOption",
     "FlipOption",

@@ -13,6 +13,7 @@ from .common import (
     JsonOption,
     ModelOption,
     OwnLabelsOption,
+    find_source,
     load_model,
     print_json,
     stdout,
@@ -86,6 +87,12 @@ def export(
         Path | None,
         typer.Option("--web", help="Folder for a page that tags photographs in the browser.", show_default=False),
     ] = None,
+    in_place: Annotated[
+        bool,
+        typer.Option(
+            "--in-place", help="Keep the graph beside the weights, as onnx/model.onnx: predict and tag take it."
+        ),
+    ] = False,
     cdn: Annotated[
         bool, typer.Option("--cdn", help="The page of --web loads its library from a CDN; else npm fetches it now.")
     ] = False,
@@ -115,11 +122,14 @@ def export(
     - `taidpt export --quantize --eval-images photos --output tagger-onnx`
     - `taidpt export --labels "cup, spoon, newspaper" --quantize --output tagger-onnx`
     - `taidpt export runs/pets --web page`
+    - `taidpt export runs/pets --in-place`
     """
     if checkpoint is not None and model != DEFAULT_MODEL:
         raise ValueError(f"The checkpoint is given twice, {checkpoint!r} and --model {model!r}: leave one away.")
-    if (output is None) == (web is None):
-        raise ValueError("Give --output for the exported model, or --web for a page: one of both.")
+    if [output is not None, web is not None, in_place].count(True) != 1:
+        raise ValueError("Give --output for the exported model, --web for a page, or --in-place: one of them.")
+    if in_place and (quantize or heatmaps or labels is not None or export_format is not ExportFormat.onnx):
+        raise ValueError("--in-place keeps an ONNX graph of the checkpoint as it is: leave the other options away.")
     if web is not None and (quantize or heatmaps or export_format is not ExportFormat.onnx):
         raise ValueError("--web holds an ONNX file with heatmaps: leave --format, --heatmaps and --quantize away.")
     if quantize and export_format is not ExportFormat.onnx:
@@ -136,11 +146,18 @@ def export(
             from modeling_taidpt.data.loaders import load_images
 
             data = load_images(eval_images)
-        loaded = load_model(checkpoint or model)
+        source = find_source(checkpoint or model)
+        if in_place and not Path(source).is_dir():
+            raise ValueError(f"--in-place needs a folder of this machine, and {source!r} is a Hub repository.")
+        loaded = load_model(source)
         loaded = loaded if names is None else loaded.with_labels(names)
         from modeling_taidpt.export.programs import export_onnx, export_torch
 
-        if web is not None:
+        if in_place:
+            from modeling_taidpt.graph_export import save_graph
+
+            path = save_graph(loaded, source)
+        elif web is not None:
             from modeling_taidpt.export.web import export_web
 
             path = export_web(loaded, web, cdn=cdn)
@@ -155,10 +172,10 @@ def export(
     if as_json:
         print_json({"model": str(path), "format": export_format.value, "labels": loaded.config.labels, **figures})
     else:
-        _print_export(path, figures, web)
+        _print_export(path, figures, web, in_place)
 
 
-def _print_export(path: Path, figures: dict[str, float], web: Path | None) -> None:
+def _print_export(path: Path, figures: dict[str, float], web: Path | None, in_place: bool) -> None:
     if figures:
         change = figures["map_int8"] - figures["map"]
         stdout().print(
@@ -166,7 +183,9 @@ def _print_export(path: Path, figures: dict[str, float], web: Path | None) -> No
             f"{figures['map_int8']:.2f} with int8 weights ({change:+.2f}); largest difference of a score "
             f"{figures['largest_difference']:.1e}."
         )
-    if web is None:
+    if in_place:
+        stdout().print(f"The graph is {path}; it reads the weights beside it, and predict and tag take it by default.")
+    elif web is None:
         stdout().print(f"The exported model is {path}; labels and preprocessing are beside it.")
     else:
         stdout().print(f"The page is {path}. Serve it with: python -m http.server --directory {web}")

@@ -11,6 +11,7 @@ import typer
 from .common import (
     BAD_INPUT_CODE,
     DEFAULT_MODEL,
+    BackendOption,
     CenterCropOption,
     DeviceOption,
     FlipOption,
@@ -33,6 +34,7 @@ from .common import (
     stdout,
     working,
 )
+from .quick import open_quick_tagger
 
 MOST_PATH = 1000  # characters; base64 text of an image is longer
 MOST_CHARACTERS = 100  # of a file name; base64 text is taken for an image too
@@ -57,6 +59,7 @@ def predict(
         ),
     ] = None,
     device: DeviceOption = None,
+    backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tag images with every label that fits.
@@ -76,16 +79,22 @@ def predict(
     folder = next((image for image in images if len(image) < MOST_PATH and Path(image).is_dir()), None)
     if folder is not None:
         raise ValueError(f"{folder!r} is a folder: `taidpt tag {folder} --output tags` tags all images in it.")
-    from modeling_taidpt.captions.label_files import read_labels
-
     options = read_views(image_size, center_crop, flip, multi_crop, tiles, second_look)
     options |= read_selection(top_k, threshold)
-    if labels is not None:
-        options["candidate_labels"] = read_labels(labels)[0]
     with working(as_json):
-        tagger = load_tagger(model, device)
+        tagger: Any = None
+        if labels is None and save_figure is None:
+            tagger = open_quick_tagger(model, options, backend, device)
+        has_probabilities = tagger is not None and tagger.has_probabilities
+        if tagger is None:
+            if labels is not None:
+                from modeling_taidpt.captions.label_files import read_labels
+
+                options["candidate_labels"] = read_labels(labels)[0]
+            tagger = load_tagger(model, device, backend)
+            has_probabilities = tagger.model.config.score_calibration is not None
         # with both given the pipeline says it itself
-        if (labels is None or threshold is None) and tagger.model.config.score_calibration is None:
+        if (labels is None or threshold is None) and not has_probabilities:
             say("Scores of this checkpoint only rank labels: make them probabilities with `taidpt calibrate`.")
         figures = _figure_files(images, save_figure) if save_figure is not None else [None] * len(images)
         rows = [_tag(tagger, image, options, figure) for image, figure in zip(images, figures, strict=True)]
@@ -115,7 +124,7 @@ def _figure_files(images: list[str], figure: Path) -> list[Path]:
 
 def _tag(tagger: Any, image: str, options: dict[str, Any], figure: Path | None) -> dict[str, Any]:
     try:
-        results = tagger(image, return_heatmaps=figure is not None, **options)
+        results = tagger(image, **options) if figure is None else tagger(image, return_heatmaps=True, **options)
     except ValueError as error:
         if "cannot read image" not in str(error):
             raise

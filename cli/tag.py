@@ -10,6 +10,7 @@ import typer
 
 from .common import (
     DEFAULT_MODEL,
+    BackendOption,
     CenterCropOption,
     DeviceOption,
     FlipOption,
@@ -75,6 +76,7 @@ def tag(
     engine: Annotated[str, typer.Option(help="local, or ray.")] = "local",
     concurrency: Annotated[int | None, typer.Option(min=1, help="Workers of the ray engine.")] = None,
     device: DeviceOption = None,
+    backend: BackendOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Tag any number of images into Parquet, CSV or JSON lines: path, labels, scores, error.
@@ -118,6 +120,7 @@ def tag(
             concurrency=concurrency,
             format=format,
             progress=sys.stderr.isatty(),
+            backend=backend or ("auto" if engine == "local" else None),
             pipeline_kwargs={"device": device} if device is not None and engine == "ray" else None,
             **options,
         )

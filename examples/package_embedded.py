@@ -7,7 +7,8 @@
 It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`.
 Scale and bias of the probabilities are fitted on the selection part (file names with CRC32 mod 5 = 0) of the first
 folder of photographs, where all labels are known; the thresholds on that of all folders. No folder that results are
-reported on may be among them.
+reported on may be among them. The graph that `taidpt predict` and `tag` run, `onnx/model.onnx`, is made last
+(`pip install "taidpt[onnx]"`); `taidpt export FOLDER --in-place` makes it alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import TaiDptModel
 from modeling_taidpt.evaluation.score_fitting import calibrate, fit_caption_bank
+from modeling_taidpt.graph_export import save_graph
 
 WORD_COUNTS = "word_counts.json.gz"
 
@@ -72,7 +74,8 @@ def main() -> None:
     processor.save_pretrained(output)
     if Path(arguments.base).resolve() != output.resolve():
         shutil.copyfile(Path(arguments.base) / WORD_COUNTS, output / WORD_COUNTS)
-    size = sum(file.stat().st_size for file in output.iterdir()) / 1e6
+    save_graph(TaiDptModel.from_pretrained(output), output)  # as it will be loaded
+    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file()) / 1e6
     fitted = ", ".join(f"{name} {value:.1f}" for name, value in figures.items())
     print(f"fitted on {config.score_calibration} ({fitted}), {size:.1f} MB in {output}")
 

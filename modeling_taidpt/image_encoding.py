@@ -30,6 +30,7 @@ from .backbones import Block, DualEncoder, compute_dtype, image_side
 from .configuration_taidpt import TaiDptConfig, check_dense_features
 from .layer_record import Record
 from .modeling_clip_resnet import AttentionPool, CLIPResNetModel
+from .onnx_graphs import FEATURES, ImageGraph
 from .scores import normalize
 
 TILES = "max"  # value of `multi_crop`: the score of the whole plus the largest over tiles, half each
@@ -74,6 +75,10 @@ def encode_images(
     options = (interpolate_pos_encoding or bool(multi_crop), config.pool_with_positions, config.dense_features)
 
     def encode(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        graph = usable_graph(clip, pixels, config.image_size, options[0], record)
+        if graph is not None:
+            features = graph.run(FEATURES, pixels.numpy(), torch.get_num_threads())
+            return torch.from_numpy(features[0]), torch.from_numpy(features[1])  # normalised in the graph
         pooled, dense = image_features(clip, pixels, *options, record)
         return normalize(pooled), normalize(dense)  # (batch, dim), (batch, height, width, dim)
 
@@ -82,6 +87,32 @@ def encode_images(
         return encode_tiles(encode, pixel_values, config.image_size, config.patch_size, flip)
     window = config.image_size if multi_crop else None
     return encode_views(encode, pixel_values, window, config.patch_size, flip)
+
+
+def usable_graph(
+    clip: DualEncoder, pixels: torch.Tensor, size: int, any_size: bool, record: Record | None = None
+) -> ImageGraph | None:
+    """The graph that a CLIP runs its image tower by, see [`~TaiDptModel.use_backend`], where it serves these pixels.
+
+    Args:
+        clip (`CLIPModel` or another dual encoder): the CLIP.
+        pixels (`torch.Tensor` of shape `(batch, 3, height, width)`): normalised pixels.
+        size (`int`): the tower's own.
+        any_size (`bool`): whether the images may have another one.
+        record ([`Record`], *optional*): wants what the layers give, which a graph does not.
+
+    Returns:
+        [`ImageGraph`]: `None` where PyTorch is to run the tower: without a graph, for gradients, on another device or
+        in another precision, for sizes that the graph does not take, and while a model is exported.
+    """
+    graph: ImageGraph | None = getattr(clip, "image_graph", None)
+    if graph is None or record or pixels.device.type != "cpu" or pixels.dtype != torch.float32:
+        return None
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not graph.fits(pixels.shape):
+        return None
+    if torch.is_grad_enabled() and (pixels.requires_grad or any(p.requires_grad for p in clip.parameters())):
+        return None
+    return graph if any_size or tuple(pixels.shape[-2:]) == (size, size) else None
 
 
 def image_features(
@@ -115,6 +146,8 @@ def image_features(
     record = Record() if record is None else record
     if isinstance(clip, CLIPResNetModel):
         tower = clip.vision_model
+        if pixel_values.device.type == "cpu":  # convolutions of a CPU are quicker with the channels last
+            pixel_values = pixel_values.contiguous(memory_format=torch.channels_last)  # (batch, 3, height, width)
         cells = tower.encode_cells(pixel_values, record)  # (batch, channels, height / 32, width / 32)
         pooled = tower.attention_pool(cells, with_positions, interpolate_pos_encoding)  # (batch, dim)
         return pooled, _pool_features(tower.attention_pool, cells, dense_features)
@@ -344,4 +377,5 @@ __all__ = [
     "neighborhood",
     "resized",
     "seen_sides",
+    "usable_graph",
 ]

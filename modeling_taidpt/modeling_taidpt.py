@@ -40,6 +40,7 @@ from .hub import (
     storage_dtype,
 )
 from .hub_errors import plain_errors
+from .image_backends import use_backend
 from .image_encoding import encode_images
 from .layer_record import Record
 from .losses import RankingLoss
@@ -387,6 +388,24 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         baked = with_fixed_embeddings(self, *fixed_class_embeddings(self), baked=True)
         baked.training_report = known_report(self)
         return baked
+
+    def use_backend(self, backend: str = "onnx", make: bool = True) -> bool:
+        """Runs the image tower by another runtime, for all models on this CLIP; see `image_encoding.usable_graph`.
+
+        A tower that changes afterwards (adapters, further training) is not noticed: call it again.
+
+        Args:
+            backend (`str`, *optional*, defaults to `"onnx"`): `"onnx"` (ONNX Runtime), `"openvino"` or `"torch"`.
+            make (`bool`, *optional*, defaults to `True`): exports the tower into the cache where there is no graph.
+
+        Returns:
+            `bool`: whether the backend is used now; only without `make` it may not be.
+
+        Raises:
+            ImportError: the runtime is not installed.
+            ValueError: there is no such backend, or the model is not on a CPU in single precision.
+        """
+        return use_backend(self, backend, make)
 
     def rare_words(self, labels: Sequence[str]) -> dict[str, list[str]]:
         """Words that the base hardly saw (fewer than 20 times), where it ships the counts of its training words.

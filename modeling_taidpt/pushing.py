@@ -16,6 +16,7 @@ from transformers.utils import CONFIG_NAME
 from .configuration_checks import check_word_counts
 from .hub_errors import PlainError, explain
 from .model_card import CARD_NAME, REPORT_NAME, add_tags, has_edited_card
+from .onnx_graphs import GRAPH_FILE
 
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
 WEIGHT_PATTERNS = ("model.safetensors", "model-*-of-*.safetensors", "model.safetensors.index.json")
@@ -24,6 +25,7 @@ TOKENIZER = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"),
     *("vocab.json", "merges.txt", "added_tokens.json"),
 )
+COMPANIONS = (*WEIGHT_PATTERNS, *TOKENIZER, REPORT_NAME, GRAPH_FILE)
 
 
 @dataclass
@@ -169,7 +171,7 @@ def push_folder(
             revision=revision,
             create_pr=create_pr,
             ignore_patterns=[CARD_NAME] if keeps_card else None,
-            delete_patterns=[*WEIGHT_PATTERNS, *TOKENIZER, REPORT_NAME, *_word_counts_there(api, name, revision)],
+            delete_patterns=[*COMPANIONS, *_word_counts_there(api, name, revision)],
         )
 
 

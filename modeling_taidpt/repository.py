@@ -19,6 +19,7 @@ from transformers.utils import CONFIG_NAME, logging
 from .atomic import Obsolete, staged_file, staged_folder
 from .configuration_checks import check_word_counts
 from .configuration_taidpt import TaiDptConfig
+from .graph_export import save_graph
 from .hub import find_image_processor, sample_weights
 from .model_card import (
     REPORT_NAME,
@@ -29,7 +30,8 @@ from .model_card import (
     refresh_card,
     write_card,
 )
-from .origins import Origin, is_remote_code, origins
+from .onnx_graphs import GRAPH_FILE
+from .origins import Origin, is_remote_code, origins, own_origin
 from .pushing import PUSH_OPTIONS, TOKENIZER, push_folder
 from .rare_words import find_word_counts
 from .stored_weights import WEIGHT_FILE, digest_weights, old_weights
@@ -133,7 +135,8 @@ class RepositoryMixin(_Base):
     ) -> CommitInfo:
         """Pushes everything that [`~TaiDptModel.save_pretrained`] writes to the Hub, in one commit.
 
-        A card that was edited on the Hub is left as it is.
+        A card that was edited on the Hub is left as it is. A model that was loaded from beside an ONNX graph
+        (`taidpt export MODEL --in-place`) is pushed with one of its present weights.
 
         Args:
             repo_id (`str`): repository, made if it does not exist.
@@ -169,6 +172,8 @@ class RepositoryMixin(_Base):
                 _forget_base(Path(folder))
             for processor in filter(None, processors):
                 processor.save_pretrained(folder)
+            if not prompts_only:
+                self._save_graph(Path(folder))
             return push_folder(Path(folder), repo_id, tags=tags, **kwargs)
 
     def record_evaluation(
@@ -248,6 +253,16 @@ class RepositoryMixin(_Base):
             yield
         finally:
             _set(self.config, before)
+
+    def _save_graph(self, folder: Path) -> None:
+        """Makes the graph of a saved model anew, if there is one where the model comes from."""
+        origin = own_origin(self.config)
+        if origin is None or origin.find(GRAPH_FILE) is None:
+            return
+        try:
+            save_graph(self, folder)
+        except ImportError as error:
+            logger.warning(f"The model is pushed without {GRAPH_FILE}: {error}")
 
     def _save_companions(self, folder: Path, prompts_only: bool) -> None:
         """The image processor, and unless they are found beside the base, tokenizer and word counts."""
@@ -348,7 +363,7 @@ def _older_files(folder: Path, without_tokenizer: bool) -> Obsolete:
     def names(saved: set[str]) -> set[str]:
         if not any(WEIGHT_FILE.fullmatch(name) for name in saved):
             return set()
-        companions = {REPORT_NAME}
+        companions = {REPORT_NAME, GRAPH_FILE}
         if without_tokenizer or "tokenizer.json" in saved:
             companions |= {*TOKENIZER, *counts}
         return companions | old_weights(folder)

@@ -15,6 +15,8 @@ import torch
 from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
 from transformers.image_utils import get_image_size_for_max_height_width
 
+from .pixels import image_pixels
+
 INVERSE_TEMPERATURE = 50.0  # on cosines, of the shares of a cell
 ENLARGEMENT = 2  # of an image, where its cells are to be shown
 
@@ -43,8 +45,8 @@ class ProcessorView:
         return self.replaced[name] if name in self.replaced else getattr(self.processor, name)
 
     def __call__(self, image: Any, **settings: Any) -> Any:
-        """Pixels `(1, 3, height, width)` of an image; further settings are replaced for this call."""
-        return self.processor(images=image, **{"return_tensors": "pt"} | self.replaced | settings)["pixel_values"]
+        """Pixels `(1, 3, height, width)` of an RGB image; further settings are replaced for this call."""
+        return image_pixels(self.processor, image, self.replaced | settings)
 
 
 def processor_for(

@@ -1,4 +1,7 @@
-"""Reads every kind of image that the pipeline takes: paths, URLs, base64 text, bytes, PIL images, arrays."""
+"""Reads every kind of image that the pipeline takes: paths, URLs, base64 text, bytes, PIL images, arrays.
+
+Neither torch nor transformers is imported: `taidpt predict` answers before they would be.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import base64
 import contextlib
 import functools
 import os
+import sys
 import threading
 import time
 import warnings
@@ -16,9 +20,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
-import torch
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 # What Pillow decodes itself. Others it hands to another program (PostScript to Ghostscript), to a handler that
@@ -52,7 +54,7 @@ class ImageEntry:
         if isinstance(source, (str, Path)) and len(str(source)) <= 500 and not str(source).startswith("data:"):
             return repr(str(source))
         kind = "base64 text" if isinstance(source, str) else type(source).__name__
-        if isinstance(source, (np.ndarray, torch.Tensor)):
+        if isinstance(source, np.ndarray) or is_tensor(source):
             kind = f"array of shape {tuple(source.shape)}"
         if isinstance(source, (bytes, bytearray, memoryview)):
             kind = f"{len(source)} bytes"
@@ -61,6 +63,12 @@ class ImageEntry:
         elif self.error is not None:
             kind = "from the dataset"
         return f"({kind})" if self.index is None else f"at index {self.index} ({kind})"
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether a value is a tensor of PyTorch, which need not be imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def unreadable(entry: ImageEntry, reason: str) -> ValueError:
@@ -88,7 +96,7 @@ def read_image(entry: ImageEntry, timeout: float | None = None, max_pixels: int 
     source = entry.source
     if isinstance(source, dict) and {"bytes", "path"} & set(source):
         source = source.get("bytes") or source.get("path")
-    if isinstance(source, torch.Tensor):
+    if is_tensor(source):
         source = source.numpy(force=True)
     if isinstance(source, np.ndarray):
         source = _from_array(entry, source)
@@ -102,6 +110,17 @@ def read_image(entry: ImageEntry, timeout: float | None = None, max_pixels: int 
     if 0 in image.size:
         raise unreadable(entry, "it has no pixels")
     return image
+
+
+def require_resizable(entry: ImageEntry, image: Image.Image, resized: tuple[int, int] | None) -> None:
+    """Raises a `ValueError` where an image would have more pixels than Pillow's limit after resizing."""
+    if is_too_large(resized):
+        raise unreadable(entry, f"its sides ({image.width} x {image.height}) are too unequal for resizing")
+
+
+def is_too_large(size: tuple[int, int] | None) -> bool:
+    """Whether an image of that height and width has more pixels than Pillow reads."""
+    return size is not None and Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS
 
 
 def open_encoded(source: str | Path | BytesIO) -> Image.Image:
@@ -136,6 +155,8 @@ def _find(entry: ImageEntry, text: str, timeout: float) -> str | bytes:
 
 def _download(entry: ImageEntry, url: str, timeout: float) -> bytes:
     """What a server sends, within a limit of time and one of size."""
+    import httpx  # most images are files
+
     large = unreadable(entry, f"the server sends more than {DOWNLOAD_BYTES} bytes; download it yourself")
     content, deadline = bytearray(), time.monotonic() + timeout
     try:
@@ -167,7 +188,7 @@ def _download(entry: ImageEntry, url: str, timeout: float) -> bytes:
 
 
 @contextlib.contextmanager
-def _closing_after(timeout: float, client: httpx.Client) -> Iterator[None]:
+def _closing_after(timeout: float, client: Any) -> Iterator[None]:
     """Closes a client after some seconds: its own timeout begins anew with every byte that a slow server sends."""
     timer = threading.Timer(timeout, client.close)
     timer.daemon = True
@@ -267,8 +288,11 @@ __all__ = [
     "FORMATS",
     "IMAGE_KINDS",
     "ImageEntry",
+    "is_tensor",
+    "is_too_large",
     "open_encoded",
     "read_image",
     "refused_bombs",
+    "require_resizable",
     "unreadable",
 ]

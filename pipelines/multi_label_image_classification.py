@@ -7,7 +7,7 @@ called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatm
 `candidate_labels`), `encode_classes` (once for a run; the argument `class_embeddings` takes what it gives),
 `config.label_origin` and `rare_words` (for warnings), `config.image_size`, `config.patch_size`,
 `config.view_settings` and the arguments `interpolate_pos_encoding`, `flip`, `multi_crop`, `second_look` (for other
-sizes and views) and `standardize`.
+sizes and views) and `standardize`, and `use_backend` (for `backend`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from transformers import Pipeline
 from transformers.pipelines.pt_utils import PipelineIterator
@@ -39,35 +38,22 @@ from .heatmaps import (
 )
 from .image_batches import ImageBatches, ImageStream, collate
 from .image_inputs import read_inputs
-from .image_reading import ImageEntry, read_image, unreadable
+from .image_reading import ImageEntry, is_too_large, read_image, require_resizable
 from .processor_checks import check_processor
+from .results import best_labels, check_threshold, check_top_k, default_selection
 
 logger = logging.get_logger(__name__)
 
-BEST_LABELS = 5  # shown of an image where nothing says which labels are present
 NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
-
-
-def default_selection(config: Any, own_labels: bool = True) -> dict[str, Any]:
-    """Which labels of an image are kept where neither `top_k` nor `threshold` says it; here and in all that tags.
-
-    Args:
-        config (`PreTrainedConfig`): of the model.
-        own_labels (`bool`, *optional*, defaults to `True`): whether the model scores its own labels.
-
-    Returns:
-        `dict`: `top_k` and `threshold`. Of its own labels those that reach the thresholds of the checkpoint; where it
-        has none the five best; of `candidate_labels` all.
-    """
-    if not own_labels:
-        return {"top_k": None, "threshold": None}
-    if getattr(config, "score_thresholds", None) is not None:
-        return {"top_k": None, "threshold": "auto"}
-    return {"top_k": BEST_LABELS, "threshold": None}
 
 
 class MultiLabelImageClassificationPipeline(Pipeline):
     """Tags images with every label that fits.
+
+    Args:
+        backend (`str`, *optional*): what runs the image tower on a CPU: `"onnx"` (ONNX Runtime, `taidpt[onnx]`),
+            `"openvino"` (`taidpt[openvino]`) or `"torch"`; by default as the model is.
+        *args, **kwargs: as of every pipeline.
 
     Example:
     ```python
@@ -91,7 +77,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     _load_video_processor: bool | None = False  # type: ignore[assignment]
     _registered_impl: dict[str, dict[str, Any]]  # set by transformers on registration
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> None:
         self._checked_labels: set[str] = set()
         self._warned_about_scores = False
         super().__init__(*args, **kwargs)
@@ -103,6 +89,11 @@ class MultiLabelImageClassificationPipeline(Pipeline):
             )
         check_processor(self.image_processor, name)
         self.model.eval()
+        if backend is not None:
+            use_backend: Any = getattr(self.model, "use_backend", None)
+            if use_backend is None:
+                raise ValueError(f"`{type(self.model).__name__}` runs by PyTorch alone: leave `backend` out.")
+            use_backend(backend)
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         """Tags one image or many.
@@ -214,22 +205,11 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         views = {"flip": flip, "standardize": standardize}
         forward.update({name: bool(value) for name, value in views.items() if value is not None})
         if top_k is not None:
-            if isinstance(top_k, bool) or not isinstance(top_k, numbers.Integral) or top_k < 1:
-                raise ValueError(f"`top_k` is {top_k!r}: give a whole number of at least 1, or None for all labels.")
-            postprocess["top_k"] = int(top_k)
-        if threshold == "auto":
-            if getattr(self.model.config, "score_thresholds", None) is None:
-                raise ValueError(
-                    "`threshold='auto'` needs `score_thresholds` in the configuration, and this checkpoint has none: "
-                    "give a number from 0 to 1, or fit thresholds on a few labelled images with "
-                    "`modeling_taidpt.calibrate` and save the model."
-                )
-            postprocess["threshold"] = "auto"
-        elif threshold is not None:
-            if isinstance(threshold, bool) or not isinstance(threshold, numbers.Real) or not 0 <= threshold <= 1:
-                raise ValueError(f"`threshold` is {threshold!r}: give a number from 0 to 1, 'auto', or None.")
-            postprocess["threshold"] = float(threshold)
-            if threshold > 0:
+            postprocess["top_k"] = check_top_k(top_k)
+        if threshold is not None:
+            has_thresholds = getattr(self.model.config, "score_thresholds", None) is not None
+            postprocess["threshold"] = check_threshold(threshold, has_thresholds)
+            if threshold != "auto" and threshold > 0:
                 self._warn_about_scores()
         if candidate_labels is not None:
             forward["candidate_labels"] = _split_labels(candidate_labels)
@@ -322,8 +302,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         if second_look and image_size is None and not windows:
             processor, is_detailed = enlarged(processor), True  # boxes are cut from twice the model's size
         resized = resized_size(processor, *original)
-        if _is_too_large(resized):
-            raise unreadable(entry, f"its sides ({image.width} x {image.height}) are too unequal for resizing")
+        require_resizable(entry, image, resized)
         pixels = processor(image)  # (1, 3, height, width)
         # A list of images, not a batch: processors that do not crop give them different sizes.
         features: dict[str, Any] = {"images": [torch.as_tensor(pixels[0])]}
@@ -333,7 +312,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 features["detailed"] = features["images"]
             elif image_size is None and larger is not processor and hasattr(self.model.config, "image_size"):
                 larger_size = resized_size(larger, *original)
-                if not _is_too_large(larger_size):
+                if not is_too_large(larger_size):
                     processor, resized, pixels = larger, larger_size, larger(image)  # (1, 3, 2 height, 2 width)
                 features["detailed"] = [torch.as_tensor(pixels[0])]
             processed = (pixels.shape[-2], pixels.shape[-1])
@@ -396,12 +375,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         config: Any = model.config
         probabilities = getattr(model, "probabilities", torch.sigmoid)
         scores = probabilities(model_outputs["logits"][0].double()).numpy()  # (classes,)
-        order = np.argsort(-scores, kind="stable")  # (classes,), equal scores stay in the order of the labels
-        if threshold is not None:
-            least = config.score_thresholds if threshold == "auto" else threshold
-            order = order[scores[order] >= np.broadcast_to(least, scores.shape)[order]]  # (kept,)
-        order = order[:top_k].tolist()
-        results = [{"label": config.id2label[index], "score": float(scores[index])} for index in order]
+        order = best_labels(scores, threshold, getattr(config, "score_thresholds", None), top_k)
+        names = config.id2label  # once: looking an attribute of a configuration up takes 10 microseconds
+        results = [{"label": names[index], "score": float(scores[index])} for index in order]
         if return_heatmaps:
             cells = model_outputs["shares"][0].numpy()[order]  # (kept labels, rows, columns)
             maps = cells if return_heatmaps == "cells" else draw_heatmaps(cells, model_outputs["window"])
@@ -443,11 +419,6 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         )
         if reasons:
             logger.warning(f"These scores are less sure: {', and '.join(reasons)}.")
-
-
-def _is_too_large(size: tuple[int, int] | None) -> bool:
-    """Whether an image of that height and width has more pixels than Pillow reads."""
-    return size is not None and Image.MAX_IMAGE_PIXELS is not None and size[0] * size[1] > Image.MAX_IMAGE_PIXELS
 
 
 def _some(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from ..hub import clip_image_processor, find_image_processor
 from ..pipelines.image_reading import ImageEntry, read_image
+from ..pipelines.pixels import image_pixels
 from ..pipelines.processor_checks import check_processor
 
 
@@ -39,7 +40,8 @@ class ImageCollator:
             images = [open_image(row["image"]) for row in rows]
             if self.transform is not None:
                 images = [self.transform(image) for image in images]
-            pixels = self.processor(images=images, return_tensors="pt")["pixel_values"]  # (batch, 3, height, width)
+            views = [torch.as_tensor(image_pixels(self.processor, image)) for image in images]
+            pixels = torch.cat(views)  # (batch, 3, height, width)
         return {"pixel_values": pixels, "labels": labels}
 
 

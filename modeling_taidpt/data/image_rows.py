@@ -15,6 +15,7 @@ from PIL import Image
 from ..captions.label_columns import check_labels_matrix, label_matrix
 from ..captions.labels import match_columns
 from ..captions.rows import ColumnRows, class_names_of, iterate_rows, open_rows
+from ..pipelines.pixels import image_pixels
 from .collator import open_image
 from .dataset import IMAGE, LABELS, UNKNOWN
 from .loaders import is_labelled, load_images
@@ -162,9 +163,7 @@ class ImageRows(Sequence):
         row = self[index]
         if PIXELS in row:
             return torch.as_tensor(row[PIXELS])
-        return processor(images=[self.image(index)], return_tensors="pt", **(settings or {}))[PIXELS][
-            0
-        ]  # (3, height, width)
+        return torch.as_tensor(image_pixels(processor, self.image(index), settings)[0])  # (3, height, width)
 
 
 class LabelledImages(torch.utils.data.Dataset):

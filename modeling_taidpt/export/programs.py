@@ -11,21 +11,18 @@ import contextlib
 import copy
 import io
 import json
-import logging
-import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
-from PIL import Image
 from torch import nn
 
 from ..atomic import staged_folder
 from ..data.collator import find_image_processor
+from ..graph_export import any_size, export_program, name_dimensions, quiet, require_exporter, sample_pixels
 from ..modeling_taidpt import TaiDptModel
+from ..onnx_graphs import INPUT
 from ..pipelines.heatmaps import cell_shares
 
 ONNX_FILE, QUANTIZED_FILE, TORCH_FILE = "model.onnx", "model_quantized.onnx", "model.pt2"
@@ -50,7 +47,7 @@ class ImageScorer(nn.Module):
             self.model = copy.deepcopy(self.model).to("cpu", torch.float32)
         self.heatmaps = heatmaps
 
-    def forward(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    def forward(self, pixel_values: torch.Tensor) -> Any:
         """Scores images.
 
         Args:
@@ -66,6 +63,15 @@ class ImageScorer(nn.Module):
             return (probabilities,)
         cells = outputs.similarity_map  # (batch, classes, rows, columns)
         return probabilities, cell_shares(cells) if self.heatmaps == "shares" else cells
+
+
+class _NamedScorer(ImageScorer):
+    """The same with names, which transformers' exporter gives the outputs of a graph."""
+
+    def forward(self, pixel_values: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Scores images, as `dict[str, torch.Tensor]`."""
+        maps = "heatmaps" if self.heatmaps == "shares" else "similarity_map"
+        return dict(zip(("probabilities", maps), super().forward(pixel_values), strict=False))
 
 
 def export_onnx(
@@ -104,29 +110,22 @@ def export_onnx(
         ImportError: the extra `taidpt[onnx]` is not installed.
         ValueError: `output` is a file, `opset` is too old, or `heatmaps` is another word.
     """
+    require_exporter(*(["onnxruntime"] if quantize else []))
+    import onnx_ir
+
     if heatmaps not in (True, False, "shares"):
         raise ValueError(f"`heatmaps` is {heatmaps!r}: give True, False or 'shares'.")
-    _require("onnx", "onnxscript", *(["onnxruntime"] if quantize else []))
     if opset < 18:
         raise ValueError(f"`opset` is {opset}: give 18 or later.")
     processor = _processor_of_views(image_processor or find_image_processor(model.config), model.config)
     with _staged(output, processor, model.config) as folder:
-        scorer = ImageScorer(model, heatmaps).eval()
-        captured = _capture(scorer, processor)
-        with _quiet():
-            program = torch.onnx.export(
-                captured,
-                dynamo=True,
-                opset_version=opset,
-                input_names=["pixel_values"],
-                output_names=["probabilities", "heatmaps" if heatmaps == "shares" else "similarity_map"][
-                    : 1 + bool(heatmaps)
-                ],
-                verbose=False,
-            )
-        _name_dimensions(program.model.graph)
+        scorer = _NamedScorer(model, heatmaps).eval()
+        program = export_program(scorer, processor, opset).program
+        name_dimensions(program.graph)
         weights = sum(tensor.nbytes for tensor in scorer.state_dict().values())
-        program.save(folder / ONNX_FILE, external_data=weights > LARGEST_ONNX)
+        onnx_ir.save(
+            program, folder / ONNX_FILE, external_data=f"{ONNX_FILE}.data" if weights > LARGEST_ONNX else None
+        )
         if quantize:
             _quantize(folder / ONNX_FILE, folder / QUANTIZED_FILE)
     return Path(output) / (QUANTIZED_FILE if quantize else ONNX_FILE)
@@ -172,54 +171,9 @@ def _processor_of_views(processor: Any, config: Any) -> Any:
 
 def _capture(scorer: ImageScorer, processor: Any) -> torch.export.ExportedProgram:
     """Captures the computation, with a free number of images and, for ViTs, a free size."""
-    config: Any = scorer.model.config
-    dimensions: dict[int, Any] = {0: torch.export.Dim("batch")}
-    if config.clip_config.model_type != "clip_resnet" and not config.multi_crop:
-        # a size that no position embedding was made for, so that nothing is fixed to one
-        height, width = 2 * config.image_size, 3 * config.image_size
-        dimensions |= {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    else:
-        blank = Image.new("RGB", (config.image_size, config.image_size))
-        height, width = processor(images=blank, return_tensors="pt")["pixel_values"].shape[-2:]
-    pixels = torch.zeros(2, 3, height, width)
-    with torch.no_grad(), _any_size(), _quiet():
-        return torch.export.export(scorer, (pixels,), dynamic_shapes={"pixel_values": dimensions})
-
-
-@contextlib.contextmanager
-def _any_size() -> Iterator[None]:
-    """The three functions of others that are replaced, for as long as a program is captured.
-
-    transformers leaves position embeddings as they are where the image has their own size, unless
-    `torch.jit.is_tracing()`: an exported program would hold a branch for that size and refuse all others, or refuse
-    that one. SigLIP 2 checks its sizes with an operator that ONNX has not; `pixel_values` cannot fail that check.
-    TIPS v2 makes a plain number of the grid's sides, which would fix them.
-    """
-    tracing = mock.patch("torch.jit.is_tracing", return_value=True)
-    checks = mock.patch("transformers.models.siglip2.modeling_siglip2.torch_compilable_check", create=True)
-    sides = mock.patch("transformers.models.tipsv2.modeling_tipsv2.torch_int", _whole_number, create=True)
-    with tracing, checks, sides:
-        yield
-
-
-def _whole_number(value: Any) -> Any:
-    """A free dimension as it is, any other number as a whole one."""
-    return value if isinstance(value, torch.SymInt) else int(value)
-
-
-def _name_dimensions(graph: Any) -> None:
-    """Names the free dimensions of the graph, which the exporter calls s99 and the like."""
-    import onnx_ir
-
-    names = {
-        "pixel_values": ("batch", "3", "height", "width"),
-        "probabilities": ("batch", "classes"),
-        "similarity_map": ("batch", "classes", "rows", "columns"),
-        "heatmaps": ("batch", "classes", "rows", "columns"),
-    }
-    for value in (*graph.inputs, *graph.outputs):
-        sizes = zip(value.shape, names[value.name], strict=True)
-        value.shape = onnx_ir.Shape([size if isinstance(size, int) else name for size, name in sizes])
+    pixels, dimensions = sample_pixels(scorer.model, processor)
+    with torch.no_grad(), any_size(), quiet():
+        return torch.export.export(scorer, (pixels,), dynamic_shapes={INPUT: dimensions})
 
 
 def _quantize(graph: Path, output: Path) -> None:
@@ -232,27 +186,8 @@ def _quantize(graph: Path, output: Path) -> None:
         for node in onnx.load(graph, load_external_data=False).graph.node
         if node.op_type == "Conv" and any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
     ]
-    with _quiet():
+    with quiet():
         quantize_dynamic(graph, output, weight_type=QuantType.QUInt8, per_channel=True, nodes_to_exclude=depthwise)
-
-
-def _require(*modules: str) -> None:
-    missing = [name for name in modules if find_spec(name) is None]
-    if missing:
-        raise ImportError(f'Export to ONNX needs {" and ".join(missing)}: run `pip install "taidpt[onnx]"`.')
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps back what the exporters say about themselves."""
-    previous = logging.root.manager.disable
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(previous)
 
 
 @contextlib.contextmanager

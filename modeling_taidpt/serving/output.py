@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..atomic import remove_leftovers, staged_file
 from ..data.sources import ImageItem
+from ..onnx_graphs import BACKENDS
 from .formats import FORMATS, write_rows
 
 RECORDS = ".tagging"
@@ -62,7 +63,7 @@ class TaggingOutput:
                     "which settings its files were made: name another folder, or delete this one."
                 )
             return
-        stored = _read_record(path)
+        stored = {"backend": "torch"} | _read_record(path)  # older runs name none
         for name in (name for name in self.settings if name != "model"):
             if stored.get(name) != self.settings[name]:
                 raise ValueError(
@@ -212,6 +213,16 @@ class TaggingOutput:
         self.check()
 
 
+def stored_backend(folder: Path) -> str | None:
+    """The backend of the run whose output is in a folder; `None` where there is none that says it."""
+    try:
+        stored = _read_record(Path(folder) / RECORDS / "settings.json")
+    except (OSError, ValueError):  # said by `TaggingOutput.check`
+        return None
+    backend = stored.get("backend", "torch")
+    return backend if backend in BACKENDS else None
+
+
 def identify(item: ImageItem) -> Identity:
     """What tells whether an image is still the same, see `Identity`; None where that cannot be known."""
     return [_mark(item.payload), _digest_content(item.payload)]
@@ -280,4 +291,4 @@ def _difference(name: str, stored: dict[str, Any], settings: dict[str, Any]) -> 
     return f"with the model {stored.get('model')!r}, not {settings.get('model')!r}"
 
 
-__all__ = ["TaggingOutput", "digest_names", "identify"]
+__all__ = ["TaggingOutput", "digest_names", "identify", "stored_backend"]

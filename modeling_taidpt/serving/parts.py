@@ -17,6 +17,7 @@ from transformers import pipeline
 from ..data.collator import find_image_processor
 from ..data.sources import ImageItem
 from ..features.fingerprints import model_fingerprint
+from ..onnx_graphs import missing_runtime
 from ..pipelines import TASK
 from ..pipelines.image_batches import read_batch
 from .formats import SCHEMA
@@ -41,6 +42,7 @@ class PartTagger:
         batch_size (`int`): images in a forward pass.
         num_workers (`int`, *optional*): processes that decode; `None` chooses by the device of the model.
         pipeline_kwargs (`dict`): arguments of [`~transformers.pipeline`].
+        backend (`str`, *optional*): what runs the image tower; see [`choose_backend`].
         advance (`Callable`, *optional*): is told of every batch how many images it held.
     """
 
@@ -51,12 +53,14 @@ class PartTagger:
         batch_size: int,
         num_workers: int | None,
         pipeline_kwargs: dict[str, Any],
+        backend: str | None = None,
         advance: Callable[[int], Any] | None = None,
     ) -> None:
         if not hasattr(model, "preprocess"):
             make: Any = pipeline  # its overloads know the tasks of transformers alone
             model = make(TASK, model=model, **_with_companions(model, pipeline_kwargs))
         self.pipe = model
+        self.backend = choose_backend(self.pipe, backend)
         if num_workers is None:
             num_workers = 0 if self.pipe.device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -145,6 +149,37 @@ def _make_table(items: Sequence[ImageItem], rows: Sequence[Row]) -> pa.Table:
     return pa.table(columns, schema=SCHEMA)
 
 
+def choose_backend(pipe: Any, backend: str | None) -> str:
+    """Lets the model of a pipeline run its image tower by a backend.
+
+    Args:
+        pipe ([`MultiLabelImageClassificationPipeline`]): the pipeline.
+        backend (`str`, *optional*): the backend; `"auto"` is ONNX Runtime on a CPU, where it is installed and there is
+            a graph of the tower, else PyTorch; by default as the model is.
+
+    Returns:
+        `str`: the backend that is used.
+
+    Raises:
+        ImportError: the runtime is not installed.
+        ValueError: there is no such backend, or the model has none but PyTorch.
+    """
+    model = pipe.model
+    if not hasattr(model, "use_backend"):
+        if backend not in (None, "auto", "torch"):
+            raise ValueError(f"`{type(model).__name__}` runs by PyTorch alone: leave the backend out.")
+        return "torch"
+    if backend not in (None, "auto"):
+        model.use_backend(backend)
+        return str(backend)
+    current = getattr(model.clip, "image_graph", None)
+    if current is not None or backend is None:
+        return "torch" if current is None else str(current.backend)
+    on_cpu = (model.device.type, model.dtype) == ("cpu", torch.float32)
+    found = on_cpu and missing_runtime("onnx") is None and model.use_backend("onnx", make=False)
+    return "onnx" if found else "torch"
+
+
 class _Decoded(torch.utils.data.Dataset):
     """Pixels of images, or why there are none."""
 
@@ -180,4 +215,4 @@ def _with_companions(model: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     return arguments | {"image_processor": find_image_processor(model.config)}
 
 
-__all__ = ["Part", "PartTagger"]
+__all__ = ["Part", "PartTagger", "choose_backend"]

@@ -19,9 +19,9 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.sources import ImageItem, count_images, open_images
-from ..pipelines.multi_label_image_classification import default_selection
+from ..pipelines.results import default_selection
 from .formats import FORMATS, file_format, read_tables, write_rows
-from .output import TaggingOutput
+from .output import TaggingOutput, stored_backend
 from .parts import Part, PartTagger
 from .tagging_ray import require_name, tag_parts
 
@@ -74,6 +74,7 @@ def tag_images(
     part: tuple[int, int] = (0, 1),
     concurrency: int | None = None,
     format: str | None = None,
+    backend: str | None = None,
     progress: bool = True,
     pipeline_kwargs: dict[str, Any] | None = None,
 ) -> TaggingReport:
@@ -110,6 +111,10 @@ def tag_images(
             the work and the folder; each takes every `part[1]`-th file.
         concurrency (`int`, *optional*): Ray workers; as many as there are GPUs, else processors, by default.
         format (`str`, *optional*): `"parquet"`, `"csv"` or `"jsonl"`; what the name of the file says, else Parquet.
+        backend (`str`, *optional*): what runs the image tower: `"onnx"` (ONNX Runtime), `"openvino"` or `"torch"`. By
+            default that of the run that goes on; else, `"auto"`, ONNX Runtime on a CPU, where it is installed and the
+            checkpoint or its base has a graph (scores differ by 1e-5), else PyTorch. A model that is loaded already
+            stays as it is, and Ray's workers use PyTorch by default.
         progress (`bool`, *optional*, defaults to `True`): whether to show a progress bar.
         pipeline_kwargs (`dict`, *optional*): further arguments of [`~transformers.pipeline`], as `device` or `dtype`.
 
@@ -148,12 +153,17 @@ def tag_images(
         "num_workers": num_workers,
         "pipeline_kwargs": pipeline_kwargs or {},
     }
+    folder = Path(output_dir) if target is None else target.with_name(f"{target.name}.parts")
+    if backend in (None, "auto"):
+        is_loaded = model is not None and not isinstance(model, (str, Path))
+        default = "torch" if engine == "ray" else None if is_loaded and backend is None else "auto"
+        backend = stored_backend(folder) or default
+    tagger["backend"] = backend
     worker = _first_worker(engine, tagger)
     if top_k is None and threshold is None:  # noted with the settings: another default is another run
         options |= default_selection(worker.pipe.model.config, candidate_labels is None)
     settings = {"model": _model_name(model), "fingerprint": worker.fingerprint(), "shard_size": shard_size}
-    settings |= {"image_column": image_column, "format": format, **options}
-    folder = Path(output_dir) if target is None else target.with_name(f"{target.name}.parts")
+    settings |= {"image_column": image_column, "format": format, "backend": worker.backend, **options}
     spent = folder.with_name(f".{folder.name}.spent")
     shutil.rmtree(spent, ignore_errors=True)
     output = TaggingOutput(folder, settings, format)

@@ -13,7 +13,7 @@ from transformers import (
     pipeline,
 )
 
-from modeling_taidpt.pipelines.multi_label_image_classification import BEST_LABELS, default_selection
+from modeling_taidpt.pipelines.results import BEST_LABELS, default_selection
 from modeling_taidpt.serving.formats import read_results
 from modeling_taidpt.serving.photograph_tagger import PhotographTagger
 from modeling_taidpt.serving.tagging import tag_images

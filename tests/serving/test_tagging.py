@@ -17,7 +17,7 @@ from PIL import Image
 from transformers import CLIPImageProcessor, pipeline
 from typer.testing import CliRunner
 
-from modeling_taidpt import TaiDptModel
+from modeling_taidpt import TaiDptModel, image_backends
 from modeling_taidpt.data.sources import count_images, open_images
 from modeling_taidpt.serving import tagging
 from modeling_taidpt.serving.formats import read_results
@@ -412,3 +412,53 @@ def test_noted_rows_of_an_image_that_changed_are_tagged_again(tagger, folder, tm
     for row, expected in zip(rows(tmp_path / "out"), rows(tmp_path / "new"), strict=True):
         assert row["path"] == expected["path"] and row["labels"] == expected["labels"]
         assert row["scores"] == pytest.approx(expected["scores"], abs=1e-6)
+
+
+def columns(output: Path) -> dict:
+    return pq.read_table(output / "part-00000000.parquet").to_pydict()
+
+
+def test_a_backend_gives_the_labels_and_scores_of_pytorch(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_backends.constants, "HF_HOME", str(tmp_path / "cache"))
+    model = TaiDptModel.from_clip(make_clip(), labels=LABELS, num_context_tokens=2)
+    make = {"model": model, "image_processor": CLIPImageProcessor(**PROCESSOR)}
+    plain = pipeline("multi-label-image-classification", **make)
+    tag_images(folder, tmp_path / "torch", plain, candidate_labels=["cup", "dog"], progress=False)
+    quick = pipeline("multi-label-image-classification", backend="onnx", **make)
+    assert model.clip.image_graph is not None
+    options = {"candidate_labels": ["cup", "dog"], "progress": False}
+    tag_images(folder, tmp_path / "onnx", quick, **options)  # as the pipeline is
+    ours, theirs = columns(tmp_path / "onnx"), columns(tmp_path / "torch")
+    assert [ours[name] for name in ("path", "labels", "error")] == [
+        theirs[name] for name in ("path", "labels", "error")
+    ]
+    for mine, other in zip(ours["scores"], theirs["scores"], strict=True):
+        assert mine == pytest.approx(other, abs=1e-4)
+    with pytest.raises(ValueError, match="another run, with `backend` 'onnx', not 'torch'"):
+        tag_images(folder, tmp_path / "onnx", quick, backend="torch", **options)
+    model.use_backend("torch")
+    report = tag_images(folder, tmp_path / "onnx", plain, **options)  # goes on as it began
+    assert (report.images, report.skipped) == (0, 7) and model.clip.image_graph is not None
+    settings = tmp_path / "torch" / ".tagging" / "settings.json"
+    assert json.loads(settings.read_text())["backend"] == "torch"
+    older = {name: value for name, value in json.loads(settings.read_text()).items() if name != "backend"}
+    settings.write_text(json.dumps(older))  # of a run before there were backends
+    assert tag_images(folder, tmp_path / "torch", plain, **options).skipped == 7
+
+
+def test_the_checkpoint_that_ships_is_tagged_by_its_graph(folder, tmp_path):
+    tag_images(folder, tmp_path / "auto", progress=False, top_k=3)
+    assert json.loads((tmp_path / "auto" / ".tagging" / "settings.json").read_text())["backend"] == "onnx"
+    tag_images(folder, tmp_path / "plain", backend="torch", progress=False, top_k=3)
+    ours, theirs = columns(tmp_path / "auto"), columns(tmp_path / "plain")
+    assert ours["labels"] == theirs["labels"]
+    for mine, other in zip(ours["scores"], theirs["scores"], strict=True):
+        assert mine == pytest.approx(other, abs=1e-4)
+
+
+def test_without_the_runtime_pytorch_tags(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("modeling_taidpt.onnx_graphs.find_spec", lambda name: None)
+    tag_images(folder, tmp_path / "auto", progress=False, top_k=3)
+    assert json.loads((tmp_path / "auto" / ".tagging" / "settings.json").read_text())["backend"] == "torch"
+    with pytest.raises(ImportError, match=r'pip install "taidpt\[openvino\]"'):
+        tag_images(folder, tmp_path / "other", backend="openvino", progress=False)
