@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_said_alike_without_torch(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--threshold", "2"], "`threshold` is 2"), (["--backend", "tpu"], "`backend` is 'tpu': choose one of")],
+    [(["--threshold", "2"], "threshold` is 2"), (["--backend", "tpu"], "backend` is 'tpu': choose one of")],
 )
 def test_bad_options_are_refused_alike(options, message):
     assert message in fails("predict", CAT, *options)
