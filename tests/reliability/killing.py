@@ -47,16 +47,16 @@ def run(task: str, base: Path, folder: Path, at_event: int | None = None, after:
     process = context.Process(target=_work, args=(task, base, folder, at_event, there))
     process.start()
     there.close()
-    events, seconds = 0, 0.0
+    events, seconds, ended = 0, 0.0, False
     try:
         here.recv()  # it begins to work
         started = time.monotonic()
         if here.poll(LONGEST if after is None else after):
-            events = here.recv()
+            events, ended = here.recv(), True  # it may have found nothing to do
         seconds = time.monotonic() - started
     except EOFError:  # killed
         pass
-    if process.is_alive() and events == 0:
+    if not ended:
         process.kill()
     process.join(LONGEST)
     return Run(process.exitcode, events, seconds)
