@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperGroup, TyperOption
 
 from . import __version__
 from .common import BAD_INPUT_CODE, INTERRUPTED_CODE, one_sentence, say
@@ -40,7 +40,10 @@ COMMANDS = {  # name: module, first sentence of its help
     ),
     "export": ("models", "Export a model for use without this package: image in, probabilities out."),
     "push": ("models", "Push a model to the Hub, with its processors, its card and the code that runs it."),
-    "demo": ("pages", "Serve a web page that tags photographs, until Ctrl-C."),
+    "demo": (
+        "pages",
+        "Serve a web page that tags photographs, until Ctrl-C: several at once, your labels, heatmaps, CSV.",
+    ),
     "classes": ("label", "List the labels of a checkpoint, or the classes and synonyms of a table."),
 }
 
@@ -68,7 +71,7 @@ class _Commands(TyperGroup):
             function = getattr(import_module(f".{COMMANDS[cmd_name][0]}", __package__), cmd_name)
             single = typer.Typer(add_completion=False, rich_markup_mode="markdown", context_settings=CONTEXT)
             single.command(cmd_name)(function)
-            self.commands[cmd_name] = typer.main.get_command(single)
+            self.commands[cmd_name] = _plain_types(typer.main.get_command(single), ctx)
         return self.commands.get(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -111,6 +114,17 @@ class _Commands(TyperGroup):
         command = self.commands.get(ctx.invoked_subcommand)
         parameters = () if command is None else command.params
         return {name for one in parameters for name in (*one.opts, *one.secondary_opts) if name.startswith("--")}
+
+
+def _plain_types(command: Any, ctx: Any) -> Any:
+    """A command whose help shows no type for flags, which take no value, and a short one for numbers."""
+    context = typer.Context(command, parent=ctx, **CONTEXT)
+    for one in command.get_params(context):
+        if getattr(one, "is_flag", False):
+            one.metavar = ""
+        elif one.metavar is None and isinstance(one, TyperOption):
+            one.metavar = str(one.display_type(context)).replace(" range", "")  # which ranges follow anyway
+    return command
 
 
 app = typer.Typer(

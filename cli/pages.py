@@ -70,7 +70,7 @@ def demo(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; the first free one by default.")] = None,
     device: DeviceOption = None,
 ) -> None:
-    """Serve a web page that tags photographs, until Ctrl-C: several at once, your labels, heatmaps, results as CSV.
+    """Serve a web page that tags photographs, until Ctrl-C: several at once, your labels, heatmaps, CSV.
 
     Needs `pip install "taidpt[demo]"`. Works offline with the checkpoint that ships with the package.
 

@@ -146,7 +146,7 @@ def _print_rows(rows: list[dict[str, Any]]) -> None:
         for result in row["labels"]:
             table.add_row(result["label"], f"{result['score']:.3f}")
         if not row["labels"]:
-            table.add_row("no label reaches its threshold", "")
+            table.add_row("none reaches its threshold: --top-k 5 shows the best ones", "")
         stdout().print(table)
 
 

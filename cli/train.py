@@ -104,7 +104,6 @@ def train(
         int | None,
         typer.Option(
             "--max-captions-per-class",
-            min=0,
             help="Captions drawn for each label of a corpus that has more; 0 takes all. By default what so many steps "
             "need, at least 1000; all where epochs are counted.",
             show_default=False,
