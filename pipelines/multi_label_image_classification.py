@@ -132,7 +132,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                   model by default.
                 - second_look (`bool`, *optional*, defaults to `False`): averages the score of each label that a cell
                   clearly shows with that of the part where it seems to be, cut out and seen again; for one more pass
-                  per part, about two to four in a photograph.
+                  per part, about six in a photograph.
                 - standardize (`bool`, *optional*): `False` scores without the checkpoint's score standardisation.
                 - timeout (`float`, *optional*): seconds for a URL, from the request to the last byte; 30 by default.
                 - batch_size (`int`, *optional*, defaults to 1): images in a forward pass; those of one are read by
