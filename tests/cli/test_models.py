@@ -98,8 +98,8 @@ def test_predict_saves_figures(checkpoint, tmp_path):
         (["convert", CAT, "--clip", "x", "--output", "OUT"], "both --clip and --labels"),
         (["export", "--model", "./none", "--output", "OUT"], "neither a folder nor the name of a repository"),
         (["export", "--labels", "dog,dog", "--output", "OUT"], "'dog' is duplicated"),
-        (["export"], "one of both"),
-        (["export", "--web", "OUT", "--output", "OUT"], "one of both"),
+        (["export"], "one of them"),
+        (["export", "--web", "OUT", "--output", "OUT"], "one of them"),
         (["export", "--web", "OUT", "--heatmaps"], "--web holds an ONNX file with heatmaps"),
         (["export", "runs/pets", "--model", "runs/other", "--web", "OUT"], "is given twice"),
         (["export", "--format", "torch", "--quantize", "--output", "OUT"], "--quantize is for --format onnx"),
@@ -179,4 +179,4 @@ def test_predict_and_tag_see_the_same_views(checkpoint, tmp_path):
     assert run(*tag, *views).exit_code == 0
     (row,) = pq.read_table(tmp_path / "tags").to_pylist()
     assert dict(zip(row["labels"], row["scores"], strict=True)) == pytest.approx(scores, abs=1e-6)
-    assert "holds the output of another run, with `image_size` 40" in fails(*tag)
+    assert "holds the output of another run, with `--image-size` 40" in fails(*tag)
