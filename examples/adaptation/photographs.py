@@ -84,8 +84,8 @@ class Labelled:
         """Pixels `(1, 3, height, width)` of the whole image or its center at twice the tower's size."""
         opened = open_encoded(self.files[image]).convert("RGB")
         if tiles:
-            return ProcessorView(self.processor, self.model.config.view_settings("max"))(opened)
-        return enlarged(ProcessorView(self.processor, {}))(opened)
+            return torch.as_tensor(ProcessorView(self.processor, self.model.config.view_settings("max"))(opened))
+        return torch.as_tensor(enlarged(ProcessorView(self.processor, {}))(opened))
 
 
 def _key(place: torch.Tensor) -> str:
