@@ -9,7 +9,8 @@
 
     python examples/visualize.py [--images FILE ...] [--labels "cat, cup"] [--model NAME] [--output FOLDER]
 
-`overview.jpg` shows all photographs, each with its labels and the heatmap of the best one; `coffee.jpg` is what
+`overview.jpg` shows all photographs that ship, none left out for what is found in it: each with the labels that reach
+their threshold, right or wrong, and where the best one is; `coffee.jpg` is what
 `taidpt predict examples/images/coffee.jpg --save-figure coffee.jpg` draws with the labels of `COFFEE`. The images in
 docs/images were made by
 
@@ -33,6 +34,7 @@ PHOTOGRAPHS = Path(__file__).parent / "images"
 COFFEE = "cup, spoon, plate, table, newspaper"
 SIDES = (4, 3)  # of the photographs in the overview, whose middle is shown
 COLUMNS = 4  # of the overview at most
+SHOWN = 4  # labels of a photograph at most
 WIDTH = 10.0  # inches
 
 
@@ -43,9 +45,8 @@ class Arguments:
     images: list[str] = field(
         default_factory=lambda: sorted(map(str, PHOTOGRAPHS.glob("*.jpg"))), metadata={"help": "Photographs."}
     )
-    labels: str = field(
-        default="cat, dog, cup, spoon, plate, table, person, newspaper",
-        metadata={"help": "Labels of the overview, with commas between."},
+    labels: str | None = field(
+        default=None, metadata={"help": "Labels of the overview, with commas between; the model's without."}
     )
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint: folder or Hub name."})
     output: str = field(default="outputs/figures", metadata={"help": "Folder for the figures."})
@@ -66,9 +67,9 @@ def draw_overview(photographs: list[Image.Image], found: list[list[dict]]) -> Fi
             panel.set_anchor("S")  # titles have the room above
         for panel, photograph, labels in zip(panels, photographs[chosen], found[chosen], strict=False):
             panel.imshow(photograph)
-            named = [f"{result['label']} {result['score']:.2f}" for result in labels[:6]]
-            lines = [" · ".join(named[start : start + 3]) for start in (0, 3)]
-            panel.set_title("\n".join(lines).strip() or "nothing found", fontsize=11)
+            named = [f"{result['label']} {result['score']:.2f}" for result in labels[:SHOWN]]
+            lines = [" · ".join(named[start : start + 2]) for start in range(0, SHOWN, 2)]
+            panel.set_title("\n".join(lines).strip() or "nothing found", fontsize=10)
         best = [
             (photograph, labels[0])
             for photograph, labels in zip(photographs[chosen], found[chosen], strict=True)

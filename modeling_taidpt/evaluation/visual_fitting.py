@@ -155,7 +155,7 @@ def fit_visual_classifier(
         >>> model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT)
         >>> fit_visual_classifier(model, "examples/images")
         Traceback (most recent call last):
-        ValueError: A visual classifier needs at least 100 photographs that can be read, and there are 3: give more.
+        ValueError: A visual classifier needs at least 100 photographs that can be read, and there are 8: give more.
     """
     _require_local_prompts(model)
     features, unreadable = _unlabelled_features(model, images, image_processor, cache_dir, progress)

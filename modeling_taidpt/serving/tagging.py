@@ -129,7 +129,7 @@ def tag_images(
         >>> from modeling_taidpt import tag_images
         >>> report = tag_images("examples/images", "tags.csv", threshold="auto", progress=False)
         >>> report.images
-        3
+        8
     """
     started = time.monotonic()
     if engine not in ENGINES:

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
@@ -135,6 +136,16 @@ def test_examples_that_run_alone_say_what_they_need(name):
         assert needs["tool"]["uv"]["sources"]["taidpt"] == {"path": "..", "editable": True}
     else:
         assert {{"PIL": "pillow"}.get(name, name) for name in imported} == set(needs["dependencies"])
+
+
+def test_photographs_that_ship_are_small_and_free():
+    folder = ROOT / "examples" / "images"
+    table = dict(re.findall(r"^\| `(\w+\.jpg)` \|.*\| ([^|]+) \|$", (folder / "README.md").read_text(), re.MULTILINE))
+    assert set(table) == {path.name for path in folder.glob("*.jpg")} and len(table) >= 8
+    assert set(table.values()) == {"CC0", "public domain"}
+    for path in folder.glob("*.jpg"):
+        assert path.stat().st_size < 150_000
+        assert max(Image.open(path).size) <= 640 and not Image.open(path).getexif()
 
 
 def test_examples_take_from_each_other_what_is_there():
