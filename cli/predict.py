@@ -90,7 +90,9 @@ def predict(
             if labels is not None:
                 from modeling_taidpt.captions.label_files import read_labels
 
-                options["candidate_labels"] = read_labels(labels)[0]
+                names, labeler = read_labels(labels)
+                described = labeler.descriptions if labeler is not None else {}
+                options["candidate_labels"] = {name: described.get(name, []) for name in names} if described else names
             tagger = load_tagger(model, device, backend)
             has_probabilities = tagger.model.config.score_calibration is not None
         # with both given the pipeline says it itself

@@ -247,7 +247,8 @@ def _train(
     corpus = load_recipe_captions(recipe_found, data_root) if corpus is None else corpus
     settings = {"disable_tqdm": not sys.stderr.isatty()} | settings
     with without_loading_bar():
-        model, arguments = set_up_training(base, names, output, recipe_found, settings)
+        described = {"descriptions": labeler.descriptions} if labeler is not None and labeler.descriptions else {}
+        model, arguments = set_up_training(base, names, output, recipe_found, settings, **described)
     images = options["calibrate_images"] and read_calibration_images(options["calibrate_images"], names)
     calibration: dict[str, Any] = {}
     with _telling("What is encoded stays in the cache: the same command goes on from there."):

@@ -15,6 +15,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .class_descriptions import gather_descriptions
 from .languages import read_language
 
 MAX_LAYERS = 1_000
@@ -232,6 +233,8 @@ def check_classes(config: Any) -> None:
             raise ValueError(f"`class_names[{index}]` is {_short(name)}: give a text.")
     for index, length in enumerate(config.context_lengths or ()):
         _check_number(f"context_lengths[{index}]", length, int, 0, config.num_context_tokens)
+    if isinstance(config.templates, Mapping) and "descriptions" in config.templates:
+        gather_descriptions(_mapping("templates['descriptions']", config.templates["descriptions"]), config.labels)
     for template in _templates(config.templates):
         if not isinstance(template, str) or "{}" not in template:
             raise ValueError(
@@ -301,9 +304,10 @@ def check_towers(value: Any, where: str = "clip_config", depth: int = 0) -> None
 def _templates(templates: Any) -> list[Any]:
     """All templates of a zero-shot model, of both branches where they differ."""
     if isinstance(templates, Mapping):
-        if set(templates) != {"global", "local"}:
+        branches = [name for name in templates if name != "descriptions"]
+        if set(branches) not in ({"global", "local"}, set()):
             raise ValueError(f"`templates` has the keys {_short(sorted(map(str, templates)))}: give global and local.")
-        return [text for name in templates for text in _sequence(f"templates[{name!r}]", templates[name])]
+        return [text for name in branches for text in _sequence(f"templates[{name!r}]", templates[name])]
     return list(_sequence("templates", [] if templates is None else templates))
 
 

@@ -10,6 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 
+from .class_descriptions import gather_descriptions, with_descriptions
 from .configuration_checks import (
     check_classes,
     check_keys,
@@ -208,7 +209,8 @@ class TaiDptConfig(PreTrainedConfig):
             Whether the text tower is left out; the class embeddings are fixed then. See [`TaiDptModel.bake`].
         templates (`list[str]` or `dict[str, list[str]]`, *optional*):
             Templates of the class embeddings of a zero-shot model, for labels added later; `{"global": [...],
-            "local": [...]}` where the two branches have different ones.
+            "local": [...]}` where the two branches have different ones. Descriptions of labels are beside them, as
+            `"descriptions"`: `{label: [...]}`, of any model.
 
         > Images
 
@@ -581,15 +583,19 @@ def build_config(
         clip_config (`CLIPConfig` or that of another dual encoder): the base's.
         labels (`Sequence[str]`): the labels, in the order of the logits.
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the base.
-        options (`dict`): further fields of [`TaiDptConfig`].
+        options (`dict`): further fields of [`TaiDptConfig`]; and `descriptions`, see [`gather_descriptions`].
 
     Returns:
         [`TaiDptConfig`]: with tokenised class names.
 
     Raises:
-        ValueError: labels are empty or repeated.
+        ValueError: labels are empty or repeated, or descriptions are wrong.
     """
     check_labels(labels)
+    described = options.pop("descriptions", None)
+    if described is not None:
+        templates = with_descriptions(options.get("templates"), gather_descriptions(described, labels))
+        options = options | {"templates": templates}
     names = list(options.pop("class_names", None) or labels)
     language = config_language(options)
     options = {name: value for name, value in options.items() if name != "language"}

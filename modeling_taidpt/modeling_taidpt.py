@@ -256,8 +256,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
             labels (`Sequence[str]`): the labels, in the order of the logits.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the base's own by default, else CLIP's BPE.
             **config: fields of [`TaiDptConfig`]; `recipe`, whose model options are the defaults (`"recommended"`, the
-                base's own, unless it is `"paper"` or `{"model": {...}}`); `context_init`, words whose token embeddings
-                start the context vectors, as `"a photo of a"` (without them they start from N(0, 0.02^2));
+                base's own, unless it is `"paper"` or `{"model": {...}}`); `descriptions`, see [`gather_descriptions`];
+                `context_init`, words whose token embeddings start the context vectors, as `"a photo of a"` (without
+                them they start from N(0, 0.02^2));
                 `language`, the code of the labels' language where it is not English, as `"de"` or `"zh"`; and for a
                 Hub repository `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype` (a model that
                 was loaded from one does not know its revision: give it here too). With
@@ -278,7 +279,9 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         config.setdefault("base_model_revision", arguments.get("revision"))
         config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
         add_recipe_options(config, config["recommended_recipe"])
-        unknown = sorted(set(config) - set(TaiDptConfig.__dataclass_fields__) - {"context_init", "language"})
+        unknown = sorted(
+            set(config) - set(TaiDptConfig.__dataclass_fields__) - {"context_init", "descriptions", "language"}
+        )
         if unknown:
             raise ValueError(f"`{unknown[0]}` is not an option of TaiDptConfig: see its documentation for the names.")
         hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
@@ -488,7 +491,10 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         return (model, info) if wants_info else model
 
     def with_labels(
-        self, labels: Sequence[str], tokenizer: PreTrainedTokenizerBase | str | None = None, strict: bool = False
+        self,
+        labels: Sequence[str] | Mapping[str, Sequence[str]],
+        tokenizer: PreTrainedTokenizerBase | str | None = None,
+        strict: bool = False,
     ) -> TaiDptModel:
         """A model for other labels on the same CLIP (shared, not copied).
 
@@ -498,7 +504,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         `config.label_origin` says for each label which it was.
 
         Args:
-            labels (`Sequence[str]`): the new labels, in the order of the logits.
+            labels (`Sequence[str]` or `Mapping[str, list[str]]`): the new labels, in the order of the logits; or with
+                descriptions, which are averaged with the name.
             tokenizer (`PreTrainedTokenizerBase` or `str`, *optional*): the one beside the checkpoint by default, else
                 the base's.
             strict (`bool`, *optional*, defaults to `False`): raises instead of falling back on the template.
@@ -511,8 +518,8 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
                 template, or the model is baked.
         """
         self._require_text_tower()
-        check_labels(labels)
-        return relabel(self, list(labels), self.get_tokenizer(tokenizer), strict)
+        check_labels(list(labels) if isinstance(labels, Mapping) else labels)
+        return relabel(self, labels, self.get_tokenizer(tokenizer), strict)
 
     def get_tokenizer(self, tokenizer: PreTrainedTokenizerBase | str | None = None) -> PreTrainedTokenizerBase:
         """The tokenizer: the argument, else the one beside the checkpoint, else the base's, else CLIP's BPE.

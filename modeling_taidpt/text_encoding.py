@@ -8,6 +8,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .backbones import text_side
+from .class_descriptions import fill_template, stored_descriptions
 from .languages import default_template
 from .scores import normalize
 
@@ -60,7 +61,7 @@ def pad_tokens(ids: Sequence[Sequence[int]], pad_token_id: int | None) -> tuple[
 def encode_templates(
     model: PreTrainedModel, templates: Sequence[str] | None, tokenizer: PreTrainedTokenizerBase | str | None
 ) -> torch.Tensor:
-    """Encodes class names in templates behind [`TaiDptModel.encode_templates`].
+    """Encodes class names, and what describes them, in templates behind [`TaiDptModel.encode_templates`].
 
     Args:
         model ([`TaiDptModel`]): the model, with its class names.
@@ -77,10 +78,15 @@ def encode_templates(
     wrong = [template for template in templates if "{}" not in template]
     if wrong or not templates:
         raise ValueError(f"Template {wrong or templates} has no {{}} for the class name: write 'a photo of a {{}}.'")
-    names = [name.replace("_", " ") for name in model.config.class_names]
-    texts = [template.replace("{}", name) for name in names for template in templates]
-    features = model.encode_texts(texts, tokenizer)  # (classes * templates, dim)
-    return normalize(features.unflatten(0, (len(names), len(templates))).mean(dim=1))  # (classes, dim)
+    descriptions = stored_descriptions(model.config)
+    phrases = [
+        [name.replace("_", " "), *descriptions.get(label, [])]
+        for label, name in zip(model.config.labels, model.config.class_names, strict=True)
+    ]
+    texts = [fill_template(template, phrase) for names in phrases for phrase in names for template in templates]
+    features = model.encode_texts(texts, tokenizer)  # (phrases * templates, dim)
+    parts = features.split([len(names) * len(templates) for names in phrases])
+    return normalize(torch.stack([part.mean(dim=0) for part in parts]))  # (classes, dim)
 
 
 __all__ = ["encode_templates", "encode_texts", "pad_tokens"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -12,8 +12,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from .backbones import text_side
+from .class_descriptions import gather_descriptions, stored_descriptions, with_descriptions
 from .configuration_taidpt import TaiDptConfig
 from .languages import context_words, default_template
+from .scores import normalize
 from .tokenization_taidpt import tokenize_names
 
 logger = logging.get_logger(__name__)
@@ -22,13 +24,16 @@ NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
 
 
 def relabel(
-    model: PreTrainedModel, labels: list[str], tokenizer: PreTrainedTokenizerBase, strict: bool = False
+    model: PreTrainedModel,
+    labels: Sequence[str] | Mapping[str, Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    strict: bool = False,
 ) -> Any:
     """Builds the model behind [`TaiDptModel.with_labels`].
 
     Args:
         model ([`TaiDptModel`]): the model to start from; it is not changed.
-        labels (`list[str]`): the new labels, checked.
+        labels (`Sequence[str]` or `Mapping[str, Sequence[str]]`): the new labels, checked; or with descriptions.
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer of its CLIP.
         strict (`bool`, *optional*, defaults to `False`): raises where a label would get the template.
 
@@ -37,8 +42,11 @@ def relabel(
 
     Raises:
         ValueError: with `strict`, a label that is not known and for which no learned context serves; a long name; or
-            a label that the model would have to be fitted for.
+            a label that the model would have to be fitted for; or descriptions are wrong.
     """
+    if isinstance(labels, Mapping):
+        return _relabel_described(model, labels, tokenizer, strict)
+    labels = list(labels)
     old = model.config
     model._require_own_labels()
     _require_in_memory(model)
@@ -63,6 +71,44 @@ def relabel(
             _fill_contexts(new, model, indices, tokenizer)
             new._check_prompts()
     return new.eval()
+
+
+def _relabel_described(
+    model: PreTrainedModel,
+    labels: Mapping[str, Sequence[str]],
+    tokenizer: PreTrainedTokenizerBase,
+    strict: bool,
+) -> Any:
+    """As [`relabel`], with the class embeddings of a label averaged over its name and its descriptions.
+
+    A fixed model puts them into its templates, a learned one behind its contexts, as it would other labels; the class
+    embeddings of the result are fixed.
+    """
+    names = list(labels)
+    described = gather_descriptions({label: texts for label, texts in labels.items() if texts}, names)
+    new = relabel(model, names, tokenizer, strict)
+    if not described:
+        return new
+    if new.config.linear_head or new.config.prompt_pair == "positive_negative":
+        raise ValueError("Descriptions need a model without a linear head and without negative prompts: leave them.")
+    rows = [row for row, label in enumerate(names) if label in described]
+    both = [embeddings.clone() for embeddings in fixed_class_embeddings(new)]  # (classes, dim) each
+    fixed = new if new.config.class_embedding_source == "fixed" else with_fixed_embeddings(new, *both)
+    fixed.config.templates = with_descriptions(new.config.templates, stored_descriptions(new.config) | described)
+    if new is fixed:
+        averaged = template_embeddings(fixed)  # (classes, dim) each
+        both = [own.index_copy(0, torch.tensor(rows), to[rows]) for own, to in zip(both, averaged, strict=True)]
+    else:
+        phrases = list(dict.fromkeys(text for label in described for text in (label, *described[label])))
+        spread = fixed_class_embeddings(relabel(model, phrases, tokenizer, strict))  # (phrases, dim) each
+        for row in rows:
+            chosen = [phrases.index(text) for text in (names[row], *described[names[row]])]
+            for embeddings, found in zip(both, spread, strict=True):
+                embeddings[row] = normalize(found[chosen].mean(dim=0))  # (dim,)
+    with torch.no_grad():
+        fixed.class_embeddings_global.copy_(both[0])
+        fixed.class_embeddings_local.copy_(both[1])
+    return fixed
 
 
 def known_classes(config: TaiDptConfig, labels: list[str], tokenizer: PreTrainedTokenizerBase) -> list[int | None]:
@@ -192,8 +238,9 @@ def template_embeddings(model: PreTrainedModel) -> tuple[torch.Tensor, torch.Ten
     """Global and local class embeddings `(classes, dim)` of the templates that a zero-shot model was made with."""
     with exact():
         templates = model.config.templates
-        if isinstance(templates, dict):
+        if isinstance(templates, dict) and "global" in templates:
             return model.encode_templates(templates["global"]), model.encode_templates(templates["local"])
+        templates = None if isinstance(templates, dict) else templates  # descriptions alone
         embeddings = model.encode_templates(templates)  # (classes, dim)
         return embeddings, embeddings
 
@@ -245,6 +292,8 @@ def _relabelled_config(
     config = copy.deepcopy(old)
     config.id2label = dict(enumerate(labels))
     config.label2id = {label: index for index, label in enumerate(labels)}
+    kept = {label: texts for label, texts in stored_descriptions(old).items() if label in labels}
+    config.templates = with_descriptions(old.templates, kept)
     config.class_names = [label if index is None else old.class_names[index] for label, index in pairs]
     config.class_input_ids = [next(new_ids) if index is None else old.class_input_ids[index] for index in indices]
     origins = old.origins

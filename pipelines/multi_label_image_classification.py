@@ -17,7 +17,7 @@ import inspect
 import numbers
 import operator
 import os
-from collections.abc import Iterable, Sequence, Sized
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -113,8 +113,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                   `top_k` counts; `"auto"` takes the checkpoint's own, one for all labels or one per label. With
                   neither of the two `"auto"` counts where the checkpoint has thresholds, else the five best labels
                   are kept, and of `candidate_labels` all; `threshold=0` keeps all.
-                - candidate_labels (`str` or `list[str]`, *optional*): scores these labels (a string is split at
-                  commas) instead of the model's own.
+                - candidate_labels (`str`, `list[str]` or `dict[str, list[str]]`, *optional*): scores these labels (a
+                  string is split at commas) instead of the model's own; a mapping gives each its descriptions.
                 - return_heatmaps (`bool` or `"cells"`, *optional*, defaults to `False`): adds `"heatmap"` to each
                   label that is kept: a float32 array `(height, width)` of the turned image, the share in [0, 1] of
                   the place that the label takes among all labels and its background, NaN where the image processor
@@ -172,7 +172,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         self,
         top_k: int | None = None,
         threshold: float | str | None = None,
-        candidate_labels: str | Iterable[str] | None = None,
+        candidate_labels: str | Iterable[str] | Mapping[str, Iterable[str]] | None = None,
         return_heatmaps: bool | str | None = None,
         timeout: float | None = None,
         image_size: int | None = None,
@@ -270,7 +270,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
         config = model.config
         with self.device_placement(), self.get_inference_context()():
             if labels is not None:
-                model = model.with_labels(list(labels), tokenizer=self.tokenizer).eval()
+                labels = labels if isinstance(labels, Mapping) else list(labels)
+                model = model.with_labels(labels, tokenizer=self.tokenizer).eval()
             if hasattr(model, "encode_classes"):
                 forward["class_embeddings"] = model.encode_classes()
         chosen = (
@@ -427,8 +428,8 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:NAMES_IN_WARNING]) + (f" and {more} more" if more > 0 else "")
 
 
-def _split_labels(candidate_labels: str | Iterable[str]) -> tuple[str, ...]:
-    """Labels without surrounding blanks, each once.
+def _split_labels(candidate_labels: Any) -> tuple[str, ...] | dict[str, Any]:
+    """Labels without surrounding blanks, each once; with their descriptions where they have some.
 
     Raises:
         ValueError: there are none, or one is empty or no string.
@@ -441,6 +442,8 @@ def _split_labels(candidate_labels: str | Iterable[str]) -> tuple[str, ...]:
     if wrong or not labels:
         reason = f"holds {wrong[0]!r}" if wrong else "names no label"
         raise ValueError(f"`candidate_labels` {reason}: give words, as ['cat', 'stop sign'] or 'cat, stop sign'.")
+    if isinstance(candidate_labels, Mapping):
+        return {label.strip(): texts for label, texts in candidate_labels.items()}
     return tuple(dict.fromkeys(label.strip() for label in labels))
 
 

@@ -22,11 +22,14 @@ class NamedClass(NamedTuple):
         name (`str`): as it was given.
         synonyms (`tuple[str, ...]`): normalized, without duplicates, the name among them.
         parent (`str`, *optional*): what it is a kind of, "animal" of a dog: a class of the table or another word.
+        descriptions (`tuple[str, ...]`): what it looks like, "a small bicycle with training wheels"; captions do not
+            look at them.
     """
 
     name: str
     synonyms: tuple[str, ...]
     parent: str | None = None
+    descriptions: tuple[str, ...] = ()
 
 
 def load_class_table(preset: str) -> list[dict[str, Any]]:
@@ -106,12 +109,16 @@ def read_classes(classes: Any, words: Words = ENGLISH_WORDS) -> list[NamedClass]
 def _read_class(index: int, entry: Any, words: Words) -> NamedClass:
     """Read one class: a name or a mapping with a name and, optionally, synonyms and a parent."""
     if isinstance(entry, Mapping):
-        unknown = [key for key in entry if key not in ("name", "synonyms", "parent")]
+        unknown = [key for key in entry if key not in ("name", "synonyms", "parent", "descriptions")]
         if unknown or "name" not in entry:
-            raise TypeError(f"Class {index} is {dict(entry)!r}, but its keys must be 'name', 'synonyms' and 'parent'.")
+            raise TypeError(
+                f"Class {index} is {dict(entry)!r}, but its keys must be 'name', 'synonyms' and 'parent', or "
+                "'descriptions'."
+            )
         name, synonyms, parent = entry["name"], entry.get("synonyms"), entry.get("parent")
+        descriptions = entry.get("descriptions")
     else:
-        name, synonyms, parent = entry, None, None
+        name, synonyms, parent, descriptions = entry, None, None, None
     if not isinstance(name, str):
         raise TypeError(f"The name of class {index} is {name!r}, but it must be a string (in YAML, put it in quotes).")
     if parent is not None and (not isinstance(parent, str) or not parent.strip()):
@@ -126,7 +133,12 @@ def _read_class(index: int, entry: Any, words: Words) -> NamedClass:
         if not words.name_tokens(synonym):
             raise ValueError(f"A synonym of class {name!r} is empty: {synonym!r} holds no word.")
         texts.append(words.normalize(synonym))
-    return NamedClass(name, tuple(dict.fromkeys(texts)), parent)
+    described: tuple[str, ...] = ()
+    if descriptions is not None:
+        from ..class_descriptions import check_descriptions  # here, as the labeler works without the models
+
+        described = tuple(check_descriptions(name, descriptions))
+    return NamedClass(name, tuple(dict.fromkeys(texts)), parent, described)
 
 
 def read_table_file(path: Path) -> Any:

@@ -56,7 +56,8 @@ class CaptionLabeler:
         classes (`Sequence[str]`, `Sequence[Mapping]` or `Mapping[str, Sequence[str]]`):
             The classes in the order of the columns: names, or `{"name": ..., "synonyms": [...]}`, or a mapping from
             name to synonyms. The name is always one of its own synonyms. An entry may have a `"parent"`, what the
-            class is a kind of; captions do not look at it, hierarchical keywords do.
+            class is a kind of; captions do not look at it, hierarchical keywords do; and `"descriptions"`, a list of
+            what it looks like, for prompts.
         method (`str`, *optional*, defaults to `"forms"`):
             `"forms"`: the inflected forms of all synonyms are written out once and looked up in the text; fast,
             nothing to download. `"wordnet"`: the published procedure, NLTK's tokenizer, tagger and WordNet
@@ -175,6 +176,11 @@ class CaptionLabeler:
     def parents(self) -> dict[str, str]:
         """What the classes are kinds of, by name, as the table says; those without a parent are left out."""
         return {entry.name: entry.parent for entry in self._classes if entry.parent is not None}
+
+    @property
+    def descriptions(self) -> dict[str, list[str]]:
+        """What the classes look like, by name, as the table says; those without descriptions are left out."""
+        return {entry.name: list(entry.descriptions) for entry in self._classes if entry.descriptions}
 
     def __len__(self) -> int:
         """Return the number of classes."""

@@ -49,7 +49,8 @@ def set_up_training(
             `{"model": {...}, "training": {...}}`.
         settings (`Mapping`, *optional*): fields of [`TaiDptTrainingArguments`] and [`TaiDptConfig`] that win over the
             recipe's; texts are read as on a command line ("1e-3", "true", "0.3,0.5").
-        **hub_arguments: `revision`, `token` and so on, for the base.
+        **hub_arguments: `revision`, `token` and so on, for the base; `descriptions` of the labels, see
+            [`TaiDptModel.from_clip`].
 
     Returns:
         `tuple[TaiDptModel, TaiDptTrainingArguments]`.
