@@ -4,8 +4,9 @@
 
 Four photographs of one label each, all of the selection part, are laid in a 2 x 2 grid; the map of each label should
 have its peak, and its positive values, in the right quarter (chance: 25 %). Intervals are of a bootstrap over grids.
-`shares` is what the pipeline draws; `alone` draws each label as if it were the only one, `of four` as if only the
-labels of the grid were given. `bank` rivals are the caption bank of the checkpoint, where it has one.
+`share of own background` at the mean of both sizes is what the pipeline draws: rivals among the labels make it sharper
+on photographs of one object, but hide an object in scenes of several. `--sizes 448 896` plays with objects twice as
+large; `of four` knows only the labels of the grid, `bank` rivals are the caption bank of the checkpoint, if any.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from embedded_base.pointing import Single, draw_grids, paste_grid, play, read_si
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel
-from modeling_taidpt.pipelines.heatmaps import INVERSE_TEMPERATURE, cell_shares, processor_for
+from modeling_taidpt.pipelines.heatmaps import INVERSE_TEMPERATURE, cell_shares, join_sizes, processor_for
 
 
 @dataclass
@@ -27,7 +28,9 @@ class Arguments:
 
     images: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint."})
-    sizes: list[int] = field(default_factory=lambda: [224, 448], metadata={"help": "Sides in pixels that it sees."})
+    sizes: list[int] = field(
+        default_factory=lambda: [224, 448], metadata={"help": "Two sides in pixels that it sees, the larger last."}
+    )
     rounds: int = field(default=1, metadata={"help": "How often the photographs are dealt into grids."})
     seed: int = field(default=0, metadata={"help": "Of the dealing."})
     resamples: int = field(default=2000, metadata={"help": "Bootstrap resamples over grids."})
@@ -38,6 +41,13 @@ def softmax(cosines: torch.Tensor) -> torch.Tensor:
     return (INVERSE_TEMPERATURE * cosines).softmax(dim=0)
 
 
+def softmax_with_own(cosines: torch.Tensor, index: int) -> torch.Tensor:
+    """Softmax over the classes and the mean plus standard deviation of one of them, whose map it is."""
+    own = cosines[index]  # (rows, columns)
+    ordinary = (own.mean() + own.std()).expand_as(own)[None]  # (1, rows, columns)
+    return softmax(torch.cat([cosines, ordinary]))[index]  # (rows, columns)
+
+
 def make_ways(labels: int, log_weights: torch.Tensor | None) -> dict:
     """Ways of drawing one class: cosines `(labels and bank, rows, columns)`, class, classes of the grid to its map."""
     ways = {
@@ -46,9 +56,8 @@ def make_ways(labels: int, log_weights: torch.Tensor | None) -> dict:
         "cosine less mean over cells": lambda values, c, grid: values[c] - values[c].mean(),
         "softmax over classes": lambda values, c, grid: softmax(values[:labels])[c],
         "softmax, of four": lambda values, c, grid: softmax(values[grid])[grid.index(c)],
-        "shares": lambda values, c, grid: cell_shares(values[:labels])[c],
-        "shares, of four": lambda values, c, grid: cell_shares(values[grid])[grid.index(c)],
-        "shares, alone": lambda values, c, grid: cell_shares(values[[c]])[0],
+        "softmax with own background": lambda values, c, grid: softmax_with_own(values[:labels], c),
+        "share of own background": lambda values, c, grid: cell_shares(values[[c]])[0],
     }
     if log_weights is not None:
         shift = torch.cat([torch.zeros(1), log_weights / INVERSE_TEMPERATURE])[:, None, None]
@@ -59,14 +68,16 @@ def make_ways(labels: int, log_weights: torch.Tensor | None) -> dict:
 
 @torch.no_grad()
 def encode_grids(
-    model: TaiDptModel, processor, grids: list[tuple[Single, ...]], size: int, texts: torch.Tensor
+    model: TaiDptModel, processor, grids: list[tuple[Single, ...]], sizes: list[int], texts: torch.Tensor
 ) -> Iterator[torch.Tensor]:
-    """Cosines `(texts, rows, columns)` of the cells of each grid, seen at `size` pixels."""
-    side = 2 * model.config.image_size
-    view = processor_for(processor, (side, side), size, None, model.config.patch_size)
+    """Cosines `(texts, rows, columns)` of the cells of each grid, the mean over sizes in pixels, the largest last."""
+    side = max(2 * model.config.image_size, *sizes)
+    views = [processor_for(processor, (side, side), size, None, model.config.patch_size) for size in sizes]
     for grid in grids:
-        dense = model.encode_images(view(paste_grid(grid, side)), interpolate_pos_encoding=True)[1][0]
-        yield (dense @ texts.T).permute(2, 0, 1)  # (texts, rows, columns)
+        image = paste_grid(grid, side)
+        dense = [model.encode_images(view(image), interpolate_pos_encoding=True)[1][0] for view in views]
+        cosines = [(cells @ texts.T).permute(2, 0, 1) for cells in dense]  # (texts, rows, columns) each
+        yield cosines[0] if len(sizes) == 1 else join_sizes(*cosines)  # (texts, rows, columns)
 
 
 def interval(values: torch.Tensor, resamples: int) -> str:
@@ -88,9 +99,9 @@ def main() -> None:
     if bank is not None:
         texts = torch.cat([texts, bank.features])  # (labels and bank, dim)
     ways = make_ways(len(labels), None if bank is None else bank.log_weights)
-    for size in arguments.sizes:
-        print(f"{size} pixels")
-        for way, results in play(encode_grids(model, processor, grids, size, texts), grids, labels, ways).items():
+    for sizes in [*([size] for size in arguments.sizes), arguments.sizes]:
+        print(f"{' and '.join(map(str, sizes))} pixels")
+        for way, results in play(encode_grids(model, processor, grids, sizes, texts), grids, labels, ways).items():
             peak, mass = (interval(results[..., index], arguments.resamples) for index in (0, 1))
             print(f"  {way:30s} peak {peak}  mass {mass}", flush=True)
 

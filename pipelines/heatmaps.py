@@ -1,8 +1,8 @@
 """Where the model looks in an image, and heatmaps in the pixels of that image, whatever was resized and cropped.
 
-What a heatmap shows was chosen by `examples/study_heatmaps.py` of the project: see [`cell_shares`]. Cells are those of
-the image at twice the size that the scores come from ([`enlarged`]): objects come in all sizes, and finer cells find
-the smaller ones.
+What a heatmap shows was chosen by `examples/study_heatmaps.py` of the project: see [`cell_shares`]. The cosines are
+means of those at the size that the scores come from and at twice that size ([`enlarged`], [`join_sizes`]): objects
+come in all sizes, coarse cells see large ones whole, and fine cells find the small ones.
 """
 
 from __future__ import annotations
@@ -103,12 +103,27 @@ def _sides(size: Any) -> list[tuple[str, int]]:
     return [(key, side) for key, side in dict(size).items() if side is not None]
 
 
-def cell_shares(cosines: torch.Tensor) -> torch.Tensor:
-    """How much of each cell a label takes, among all labels and what is ordinary for it in the image.
+def join_sizes(coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+    """Mean of the cosines of an image at two sizes, on the finer cells.
 
-    `exp(50 s_c) / (sum_k exp(50 s_k) + exp(50 o_c))`, where the cosine that is ordinary for the label,
-    `o_c = mean + standard deviation`, is taken over the cells of the image. Other labels take the cells that show
-    them, and a label that is alone has its own background to stand out from.
+    Args:
+        coarse (`torch.Tensor` of shape `(labels, rows, columns)`): at one size.
+        fine (`torch.Tensor` of shape `(labels, finer rows, finer columns)`): of the same part at another.
+
+    Returns:
+        `torch.Tensor` of shape `(labels, finer rows, finer columns)`.
+    """
+    size = tuple(fine.shape[-2:])
+    upsampled = torch.nn.functional.interpolate(coarse[None], size=size, mode="bilinear", align_corners=False)[0]
+    return (upsampled + fine) / 2  # (labels, finer rows, finer columns)
+
+
+def cell_shares(cosines: torch.Tensor) -> torch.Tensor:
+    """How much of each cell a label takes from what is ordinary for it in the image.
+
+    `exp(50 s) / (exp(50 s) + exp(50 o))`, where the cosine that is ordinary for the label, `o = mean + standard
+    deviation`, is taken over the cells of the image. Labels do not compete: several may be in one place, and the map
+    of a label is the same whatever others are asked for, also when it is alone.
 
     Args:
         cosines (`torch.Tensor` of shape `(..., labels, rows, columns)`): of cells with labels.
@@ -117,11 +132,10 @@ def cell_shares(cosines: torch.Tensor) -> torch.Tensor:
         `torch.Tensor` of the same shape: in [0, 1], at least fp32; high where the label is, whether or not the image
         shows it: that is what its score says.
     """
-    logits = INVERSE_TEMPERATURE * cosines.float()  # (..., labels, rows, columns)
-    mean = logits.mean(dim=(-2, -1), keepdim=True)  # (..., labels, 1, 1)
-    spread = (logits - mean).square().mean(dim=(-2, -1), keepdim=True).sqrt()  # (..., labels, 1, 1)
-    labels = logits.logsumexp(dim=-3, keepdim=True)  # (..., 1, rows, columns)
-    return (logits - torch.logaddexp(labels, mean + spread)).exp()  # (..., labels, rows, columns)
+    cosines = cosines.float()  # (..., labels, rows, columns)
+    mean = cosines.mean(dim=(-2, -1), keepdim=True)  # (..., labels, 1, 1)
+    spread = (cosines - mean).square().mean(dim=(-2, -1), keepdim=True).sqrt()  # (..., labels, 1, 1)
+    return torch.sigmoid(INVERSE_TEMPERATURE * (cosines - mean - spread))  # (..., labels, rows, columns)
 
 
 def resized_size(processor: Any, height: int, width: int) -> tuple[int, int] | None:
@@ -229,6 +243,7 @@ __all__ = [
     "crop_window",
     "draw_heatmaps",
     "enlarged",
+    "join_sizes",
     "processor_for",
     "resized_size",
 ]

@@ -33,6 +33,7 @@ from .heatmaps import (
     crop_window,
     draw_heatmaps,
     enlarged,
+    join_sizes,
     processor_for,
     resized_size,
 )
@@ -117,7 +118,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                   string is split at commas) instead of the model's own; a mapping gives each its descriptions.
                 - return_heatmaps (`bool` or `"cells"`, *optional*, defaults to `False`): adds `"heatmap"` to each
                   label that is kept: a float32 array `(height, width)` of the turned image, the share in [0, 1] of
-                  the place that the label takes among all labels and its background, NaN where the image processor
+                  the place that the label takes from its own background in the image, NaN where the image processor
                   crops the image away; with `"cells"` the `(rows, columns)` of the model's cells, which share what the
                   image processor keeps of the image. It says where, the score says how much. The model sees the image
                   once more for it, at twice the size, unless `image_size` says at which.
@@ -333,7 +334,8 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 options = {name: value for name, value in options.items() if name != "second_look"}
                 if options.get("multi_crop", getattr(model.config, "multi_crop", None)) == "max":
                     options["multi_crop"] = False
-                cosines = self._run(model, model_inputs["detailed"], options, True)[1]
+                finer = self._run(model, model_inputs["detailed"], options, True)[1]
+                cosines = [join_sizes(*pair) for pair in zip(cosines, finer, strict=True)]
             results["shares"] = [cell_shares(values) for values in cosines]  # (classes, rows, columns) each
             results["window"] = model_inputs["window"]
         return results

@@ -24,7 +24,7 @@ STRENGTH = 0.8  # how much of the photograph the strongest point of a heatmap co
 OUTSIDE = 0.35  # brightness of what the image processor crops away
 WIDTH = 8.0  # inches of a figure: a column of text, so that its letters are as large as those around it
 ROW = 2.9  # inches of height at most of a row of images
-SCALE_NAME = "share of a place that the label takes (one scale for all)"
+SCALE_NAME = "where a label is: from the lowest to the highest value of its own map (the score says how much)"
 FIGURE_SUFFIXES = (".jpg", ".jpeg", ".pdf", ".png", ".svg", ".webp")
 
 
@@ -103,7 +103,7 @@ def draw_results(
 
 
 def draw_heatmap_row(figure: Any, maps: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:
-    """Draws heatmaps side by side on one scale, which a bar below them names.
+    """Draws heatmaps side by side, each from its own lowest to its own highest value, as a bar below them says.
 
     Args:
         figure (`matplotlib.figure.Figure` or `SubFigure`): where to draw.
@@ -111,18 +111,18 @@ def draw_heatmap_row(figure: Any, maps: Sequence[tuple[Any, Mapping[str, Any]]])
     """
     from matplotlib.colors import Normalize
 
-    scale = _range([result["heatmap"] for _, result in maps])
     panels = figure.subplots(1, max(len(maps), 2), squeeze=False)[0]  # one map is no wider than two
     for panel in panels:
         panel.set_axis_off()
         panel.set_anchor("N")
     for panel, (photograph, result) in zip(panels, maps, strict=False):
-        panel.imshow(overlay_heatmap(photograph, result["heatmap"], scale))
+        panel.imshow(overlay_heatmap(photograph, result["heatmap"]))
         panel.set_title(f"{_short(result['label'])}  {result['score']:.2f}", fontsize=10)
-    colors = _matplotlib().cm.ScalarMappable(Normalize(*scale), _matplotlib().colormaps[COLORMAP])
+    colors = _matplotlib().cm.ScalarMappable(Normalize(0, 1), _matplotlib().colormaps[COLORMAP])
     bar = figure.colorbar(
         colors, ax=panels.tolist(), location="bottom", fraction=0.04, pad=0.03, aspect=60, label=SCALE_NAME
     )
+    bar.set_ticks([0, 1], labels=["lowest", "highest"])
     bar.ax.tick_params(labelsize=8)
     bar.outline.set_visible(False)
 
