@@ -217,7 +217,10 @@ def test_parts_score_and_the_whole_image_is_drawn(model, processor, views):
     pipe = pipeline(TASK, model=model, image_processor=processor, device="cpu")
     results = pipe([image, picture()], return_heatmaps="cells", batch_size=2, **views)[0]
     square = {"height": 2 * SIDE, "width": 2 * SIDE}
-    pixels = processor(images=image, return_tensors="pt", size=square, do_center_crop=False)["pixel_values"]
+    seen = {"size": square, "do_center_crop": False}  # tiles are of the whole image, boxes of what is scored
+    if "multi_crop" not in views:
+        seen = {"size": {"shortest_edge": 2 * SIDE}, "crop_size": square}
+    pixels = processor(images=image, return_tensors="pt", **seen)["pixel_values"]
     with torch.no_grad():
         scored = model(pixel_values=pixels, interpolate_pos_encoding=True, **views)
         whole = model(pixel_values=pixels, interpolate_pos_encoding=True)
