@@ -26,36 +26,40 @@ logger = logging.get_logger(__name__)
 WEIGHTS = "model.safetensors"
 
 
-def use_backend(model: Any, backend: str, make: bool = True) -> bool:
-    """Lets a model run its image tower by another runtime; see [`~TaiDptModel.use_backend`].
+class ImageBackendMixin:
+    """Adds the choice of the image tower's runtime to a [`TaiDptModel`]."""
 
-    Args:
-        model ([`TaiDptModel`]): the model; others on the same CLIP follow.
-        backend (`str`): `"torch"`, `"onnx"` or `"openvino"`.
-        make (`bool`, *optional*, defaults to `True`): exports the tower into the cache where no graph of it is found.
+    def use_backend(self: Any, backend: str = "onnx", make: bool = True) -> bool:
+        """Runs the image tower by another runtime, for all models on this CLIP.
 
-    Returns:
-        `bool`: whether the backend is used now; only without `make` it may not be.
+        A tower that changes afterwards (adapters, further training) is not noticed: call it again.
 
-    Raises:
-        ImportError: the runtime is not installed, or what exports the tower is not.
-        ValueError: there is no such backend, or the model is not on a CPU in single precision.
-    """
-    require_backend(backend)
-    model.clip.image_graph = None
-    if backend == "torch":
-        return True
-    if (model.device.type, model.dtype) != ("cpu", torch.float32):
-        raise ValueError(
-            f"The backend {backend!r} runs on the CPU in single precision, and the model is {model.dtype} on "
-            f"{model.device}: load it without `device` and `dtype`, or leave the backend to PyTorch."
-        )
-    fingerprint = tower_fingerprint(model)
-    graph = next(_found_graphs(model, fingerprint, backend), None)
-    if graph is None and make:
-        graph = _export_into_cache(model, fingerprint, backend)
-    model.clip.image_graph = graph
-    return graph is not None
+        Args:
+            backend (`str`, *optional*, defaults to `"onnx"`): `"onnx"` (ONNX Runtime), `"openvino"` or `"torch"`.
+            make (`bool`, *optional*, defaults to `True`): exports the tower into the cache where there is no graph.
+
+        Returns:
+            `bool`: whether the backend is used now; only without `make` it may not be.
+
+        Raises:
+            ImportError: the runtime is not installed, or what exports the tower is not.
+            ValueError: there is no such backend, or the model is not on a CPU in single precision.
+        """
+        require_backend(backend)
+        self.clip.image_graph = None
+        if backend == "torch":
+            return True
+        if (self.device.type, self.dtype) != ("cpu", torch.float32):
+            raise ValueError(
+                f"The backend {backend!r} runs on the CPU in single precision, and the model is {self.dtype} on "
+                f"{self.device}: load it without `device` and `dtype`, or leave the backend to PyTorch."
+            )
+        fingerprint = tower_fingerprint(self)
+        graph = next(_found_graphs(self, fingerprint, backend), None)
+        if graph is None and make:
+            graph = _export_into_cache(self, fingerprint, backend)
+        self.clip.image_graph = graph
+        return graph is not None
 
 
 def cache_folder(fingerprint: str) -> Path:
@@ -103,4 +107,4 @@ def _export_into_cache(model: Any, fingerprint: str, backend: str) -> ImageGraph
     return ImageGraph(folder / GRAPH_FILE, [folder / WEIGHTS], backend)
 
 
-__all__ = ["cache_folder", "use_backend"]
+__all__ = ["ImageBackendMixin", "cache_folder"]

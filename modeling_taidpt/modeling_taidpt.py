@@ -40,11 +40,10 @@ from .hub import (
     storage_dtype,
 )
 from .hub_errors import plain_errors
-from .image_backends import use_backend
+from .image_backends import ImageBackendMixin
 from .image_encoding import encode_images
 from .layer_record import Record
 from .losses import RankingLoss
-from .model_card import known_report
 from .modeling_outputs import TaiDptOutput
 from .origins import HUB_ARGUMENTS, Origin, is_remote_code, keep_origin, origins, own_origin, portable_source
 from .prompt_learner import PromptLearner, encode_prompts
@@ -56,14 +55,7 @@ from .second_look import find_boxes, look_again, whole_view
 from .standardization import CaptionBank, default_bank_temperature, score_statistics, standardize_scores
 from .stored_weights import require_plausible_size, require_same_save
 from .text_encoding import encode_templates, encode_texts
-from .variants import (
-    fixed_class_embeddings,
-    relabel,
-    template_embeddings,
-    with_fixed_embeddings,
-    with_linear_head,
-    without_text_tower,
-)
+from .variants import VariantsMixin, relabel, template_embeddings, without_text_tower
 from .visual_classifier import VisualClassifier
 
 logger = logging.get_logger(__name__)
@@ -73,7 +65,7 @@ INITIAL_STD = 0.02  # of context vectors that do not start as words (paper, sect
 PAIR_LOG_SCALES = (3.91, 3.0)  # initial T and sT of DualCoOp, about 50 and 20
 
 
-class TaiDptModel(RepositoryMixin, PreTrainedModel):
+class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedModel):
     """A frozen CLIP with two learned prompts per class.
 
     Build it with [`~TaiDptModel.from_clip`], [`~TaiDptModel.zero_shot`] or [`~TaiDptModel.from_pretrained`].
@@ -342,73 +334,6 @@ class TaiDptModel(RepositoryMixin, PreTrainedModel):
         for branch, embeddings in zip(("global", "local"), template_embeddings(model), strict=True):
             getattr(model, f"class_embeddings_{branch}").copy_(embeddings)  # (classes, dim)
         return model
-
-    def with_class_embeddings(
-        self, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor | None = None
-    ) -> TaiDptModel:
-        """A model with fixed class embeddings on the same CLIP (shared, not copied), as of caption prototypes.
-
-        Args:
-            global_embeddings (`torch.Tensor` of shape `(classes, dim)`): scored against pooled features.
-            local_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*): scored against dense features;
-                the global ones by default.
-
-        Returns:
-            [`TaiDptModel`]: with no trainable parameter, in eval mode.
-
-        Raises:
-            ValueError: the shape is another one.
-        """
-        local_embeddings = global_embeddings if local_embeddings is None else local_embeddings
-        return with_fixed_embeddings(self, global_embeddings, local_embeddings)
-
-    def with_linear_head(self, train_prompts: bool = False) -> TaiDptModel:
-        """A model whose logits a linear layer makes of the class scores and the image feature, joined.
-
-        The layer starts as these scores (scaled to probabilities, `score_scale` and `score_bias`) and is learned from
-        labelled images with [`TaiDptTrainer`] and `loss="bce"`.
-
-        Args:
-            train_prompts (`bool`, *optional*, defaults to `False`): learns the context vectors further, too.
-
-        Returns:
-            [`TaiDptModel`]: on the same CLIP (shared, not copied), in eval mode.
-
-        Raises:
-            ValueError: the model has a linear head.
-        """
-        return with_linear_head(self, train_prompts)
-
-    def bake(self) -> TaiDptModel:
-        """A model for serving: the class embeddings are stored, the text tower is left out; the scores stay the same.
-
-        It scores images (and cached features) against its own labels, is saved and loaded like any other, and cannot
-        take other labels or texts. The vision tower is shared with this model, not copied.
-
-        Returns:
-            [`TaiDptModel`]: with no trainable parameter, in eval mode.
-        """
-        baked = with_fixed_embeddings(self, *fixed_class_embeddings(self), baked=True)
-        baked.training_report = known_report(self)
-        return baked
-
-    def use_backend(self, backend: str = "onnx", make: bool = True) -> bool:
-        """Runs the image tower by another runtime, for all models on this CLIP; see `image_encoding.usable_graph`.
-
-        A tower that changes afterwards (adapters, further training) is not noticed: call it again.
-
-        Args:
-            backend (`str`, *optional*, defaults to `"onnx"`): `"onnx"` (ONNX Runtime), `"openvino"` or `"torch"`.
-            make (`bool`, *optional*, defaults to `True`): exports the tower into the cache where there is no graph.
-
-        Returns:
-            `bool`: whether the backend is used now; only without `make` it may not be.
-
-        Raises:
-            ImportError: the runtime is not installed.
-            ValueError: there is no such backend, or the model is not on a CPU in single precision.
-        """
-        return use_backend(self, backend, make)
 
     def rare_words(self, labels: Sequence[str]) -> dict[str, list[str]]:
         """Words that the base hardly saw (fewer than 20 times), where it ships the counts of its training words.

@@ -15,6 +15,7 @@ from .backbones import text_side
 from .class_descriptions import gather_descriptions, stored_descriptions, with_descriptions
 from .configuration_taidpt import TaiDptConfig
 from .languages import context_words, default_template
+from .model_card import known_report
 from .scores import normalize
 from .tokenization_taidpt import tokenize_names
 
@@ -380,7 +381,61 @@ def _fill_contexts(
             target[index, : len(context)] = context
 
 
+class VariantsMixin:
+    """Adds to a [`TaiDptModel`] the models made of it on the same CLIP."""
+
+    def with_class_embeddings(
+        self: Any, global_embeddings: torch.Tensor, local_embeddings: torch.Tensor | None = None
+    ) -> Any:
+        """A model with fixed class embeddings on the same CLIP (shared, not copied), as of caption prototypes.
+
+        Args:
+            global_embeddings (`torch.Tensor` of shape `(classes, dim)`): scored against pooled features.
+            local_embeddings (`torch.Tensor` of shape `(classes, dim)`, *optional*): scored against dense features;
+                the global ones by default.
+
+        Returns:
+            [`TaiDptModel`]: with no trainable parameter, in eval mode.
+
+        Raises:
+            ValueError: the shape is another one.
+        """
+        local_embeddings = global_embeddings if local_embeddings is None else local_embeddings
+        return with_fixed_embeddings(self, global_embeddings, local_embeddings)
+
+    def with_linear_head(self: Any, train_prompts: bool = False) -> Any:
+        """A model whose logits a linear layer makes of the class scores and the image feature, joined.
+
+        The layer starts as these scores (scaled to probabilities, `score_scale` and `score_bias`) and is learned from
+        labelled images with [`TaiDptTrainer`] and `loss="bce"`.
+
+        Args:
+            train_prompts (`bool`, *optional*, defaults to `False`): learns the context vectors further, too.
+
+        Returns:
+            [`TaiDptModel`]: on the same CLIP (shared, not copied), in eval mode.
+
+        Raises:
+            ValueError: the model has a linear head.
+        """
+        return with_linear_head(self, train_prompts)
+
+    def bake(self: Any) -> Any:
+        """A model for serving: the class embeddings are stored, the text tower is left out; the scores stay the same.
+
+        It scores images (and cached features) against its own labels, is saved and loaded like any other, and cannot
+        take other labels or texts. The vision tower is shared with this model, not copied.
+
+        Returns:
+            [`TaiDptModel`]: with no trainable parameter, in eval mode.
+        """
+        baked = with_fixed_embeddings(self, *fixed_class_embeddings(self), baked=True)
+        baked.training_report = known_report(self)
+        return baked
+
+
 __all__ = [
+    "VariantsMixin",
     "exact",
     "fixed_class_embeddings",
     "known_classes",

@@ -71,3 +71,11 @@ def test_no_import_goes_in_a_circle():
         TopologicalSorter(graph()).prepare()
     except CycleError as error:
         raise AssertionError(" -> ".join(error.args[1])) from None
+
+
+def test_no_file_is_longer_than_850_lines():
+    root = PACKAGE.parent
+    folders = ("modeling_taidpt", "pipelines", "cli", "examples", "benchmarks", "tests", "hub_cards")
+    files = [path for folder in folders for path in (root / folder).rglob("*.py")]
+    long = [str(path) for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 850]
+    assert len(files) > 100 and not long
