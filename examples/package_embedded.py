@@ -40,8 +40,9 @@ class Arguments:
     output: str = field(metadata={"help": "Folder of the checkpoint that ships."})
     recipe: str | None = field(default=None, metadata={"help": "JSON file; the checkpoint's own recipe by default."})
     spatial_scale: float = field(
-        default=5.0, metadata={"help": "Inverse temperature of the local score over an image's cells."}
+        default=40.0, metadata={"help": "Inverse temperature of the local score over an image's cells."}
     )
+    bank_temperature: float = field(default=40.0, metadata={"help": "Inverse temperature of the bank."})
     max_captions: int = field(default=6000, metadata={"help": "Captions drawn for the bank."})
     bank: int = field(default=256, metadata={"help": "Clusters of the bank."})
     cache: str | None = field(default=None, metadata={"help": "Folder for image features."})
@@ -51,7 +52,8 @@ def fit_scores(model: TaiDptModel, arguments: Arguments) -> dict[str, float]:
     """Standardisation, probabilities, thresholds; returns calibration error and F1 before and after."""
     model.config.image_spatial_scale = arguments.spatial_scale
     model.set_score_statistics(None)
-    fit_caption_bank(model, draw_captions(arguments.captions, arguments.max_captions), arguments.bank)
+    captions = draw_captions(arguments.captions, arguments.max_captions)
+    fit_caption_bank(model, captions, arguments.bank, arguments.bank_temperature)
     return calibrate(model, encode_labelled(model, arguments.photographs, True, arguments.cache))
 
 
