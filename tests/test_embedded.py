@@ -40,9 +40,9 @@ def test_labels_are_those_of_coco(tagger):
 
 @pytest.mark.parametrize(("image", "expected"), [("astronaut", "person"), ("cat", "cat"), ("coffee", "cup")])
 def test_tags_the_photographs_that_ship(tagger, image, expected):
-    results = tagger(str(IMAGES / f"{image}.jpg"))
+    results = tagger(str(IMAGES / f"{image}.jpg"), top_k=80)
     assert len(results) == 80
-    assert expected in [result["label"] for result in results[:8]]
+    assert expected == results[0]["label"]
     assert all(0 <= result["score"] <= 1 for result in results)
 
 
@@ -53,8 +53,7 @@ def test_its_thresholds_keep_what_is_there(tagger, image, expected, most):
     results = tagger(str(IMAGES / f"{image}.jpg"), threshold="auto")
     assert expected in [result["label"] for result in results]
     assert len(results) <= most
-    if image != "astronaut":
-        assert results[0]["label"] == expected
+    assert results[0]["label"] == expected
 
 
 def test_its_scores_are_standardised_and_say_what_they_were_fitted_on(tagger):
