@@ -45,9 +45,7 @@ def test_bytes_base64_and_data_addresses_answer_alike(handler):
 
 def test_many_images_and_own_labels(handler):
     parameters = {"candidate_labels": ["cat", "cup"], "top_k": 2}
-    answer = handler(
-        {"inputs": [encoded(CAT), encoded(COFFEE)], "parameters": {"candidate_labels": ["cat", "cup"], "top_k": 2}}
-    )
+    answer = handler({"inputs": [encoded(CAT), encoded(COFFEE)], "parameters": parameters})
     assert [[entry["label"] for entry in result] for result in answer] == [["cat", "cup"], ["cup", "cat"]]
 
 
