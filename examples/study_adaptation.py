@@ -18,16 +18,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from adaptation.photographs import Labelled, encode, unlabelled_files
-from adaptation.rows import Row, Scores, f1_at_thresholds, score_row, seconds_per_image, table_rows
+from adaptation.rows import Scores, f1_at_thresholds, score_row, seconds_per_image, table_rows
+from adaptation.tables import fit_classifiers, mean_ap, print_row, share_table
 from embedded_base.selection import TEMPLATES
 from transformers import AutoImageProcessor, HfArgumentParser
 
-from modeling_taidpt import DEFAULT_CHECKPOINT, ImageFeatures, TaiDptModel, mean_average_precision, paired_bootstrap
-from modeling_taidpt.evaluation import fit_visual_classifier
-from modeling_taidpt.evaluation.predict import score_features
-from modeling_taidpt.visual_classifier import SHARE, VisualClassifier, attach_classifier
+from modeling_taidpt import DEFAULT_CHECKPOINT, TaiDptModel, paired_bootstrap
 
 TIMED = 4  # photographs
 
@@ -59,53 +56,6 @@ class Arguments:
     json: str | None = field(default=None, metadata={"help": "File for the figures."})
 
 
-def mean_ap(logits: torch.Tensor, data: Labelled) -> float:
-    """Mean average precision in percent over the classes that the folder knows and shows."""
-    shown = data.present.any(dim=0)  # (classes,)
-    return mean_average_precision(logits[:, shown], data.present[:, shown].int())["map"]
-
-
-def fit_classifiers(model: TaiDptModel, unlabelled: ImageFeatures, counts: list[int]) -> dict[int, VisualClassifier]:
-    """A visual classifier from the first photographs, for each number of them; the model is left without one."""
-    fitted = {}
-    calibration = {name: getattr(model.config, name) for name in ("score_scale", "score_bias", "score_calibration")}
-    for count in counts:
-        fit_visual_classifier(model, unlabelled.select(list(range(count))))
-        fitted[count] = model.visual_classifier
-        attach_classifier(model, None)
-        for name, value in calibration.items():
-            setattr(model.config, name, value)
-    return fitted
-
-
-def share_table(
-    models: dict[str, TaiDptModel], fitted: dict[str, dict[int, VisualClassifier]], arguments: Arguments, data: Any
-) -> list[dict[str, Any]]:
-    """Mean AP on the selection photographs for each share of the visual classifier of the most photographs."""
-    rows = []
-    for name, model in models.items():
-        classifier = fitted[name][max(arguments.counts)]
-        for share in (0.0, *arguments.shares):
-            classifier.share.fill_(share)
-            attach_classifier(model, classifier, max(arguments.counts))
-            maps = {part.name: mean_ap(score_features(model, part.features(False)).logits, part) for part in data}
-            rows.append({"model": name, "share": share, **maps})
-            print(
-                f"| {name} | {share:g} | " + " | ".join(f"{value:.1f}" for value in maps.values()) + " |", flush=True
-            )
-        classifier.share.fill_(SHARE)
-    return rows
-
-
-def print_row(name: str, row: Row, figures: dict[str, Any]) -> None:
-    """One line of the table."""
-    gain = figures.get("gain")
-    interval = f"{gain[0]:+.1f} [{gain[1]:+.1f}, {gain[2]:+.1f}]" if gain else ""
-    cells = [name, row.name, f"{figures['selection']:.1f}", f"{figures['judged']:.1f}", interval]
-    cells += [f"{figures['f1']:.1f}", f"{figures['passes']:.1f}", f"{figures['images_per_second']:.1f}"]
-    print(f"| {' | '.join(cells)} |", flush=True)
-
-
 def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     folder, cache = Path(arguments.data), Path(arguments.cache_dir)
@@ -122,7 +72,10 @@ def main() -> None:
     unlabelled = encode(model, files, cache)
     fitted = {name: fit_classifiers(one, unlabelled, arguments.counts) for name, one in models.items()}
     print(f"| model | share | {' | '.join(part.name for part in chosen)} |\n|---|---|{'---|' * len(chosen)}")
-    figures: dict[str, Any] = {"shares": share_table(models, fitted, arguments, chosen), "rows": []}
+    figures: dict[str, Any] = {
+        "shares": share_table(models, fitted, arguments.counts, arguments.shares, chosen),
+        "rows": [],
+    }
     print(
         f"\n| model | | {chosen[0].name}, {len(chosen[0].files)} | {judged.name}, {len(judged.files)} | gain | F1 | "
         "passes | images/s |\n|---|---|---|---|---|---|---|---|"

@@ -18,25 +18,18 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from embedded_base.base_model import build_base
 from embedded_base.base_tokenizer import reduce_tokenizer
 from embedded_base.concepts import Concept, build_concepts, find_mentions
-from embedded_base.corpus import read_image_captions
+from embedded_base.corpus import read_corpus
 from embedded_base.image_features import Photographs, base_image_processor, load_maps, read_photographs, relabel
 from embedded_base.imagenet_trunk import load_trunk
-from embedded_base.pairs import PairOptions, PairSampler, photograph_key
-from embedded_base.selection import (
-    caption_prototypes,
-    encode_template,
-    score_pointing,
-    score_retrieval,
-    score_selection,
-)
+from embedded_base.pairs import PairOptions, PairSampler
+from embedded_base.selection import caption_prototypes, score_all
 from embedded_base.training import BaseTrainingOptions, CaptionEncoder, Trainer
-from transformers import CLIPTokenizer, HfArgumentParser, MobileNetV2Model, set_seed
+from transformers import HfArgumentParser, MobileNetV2Model, set_seed
 
-from modeling_taidpt import CLIPResNetModel, clip_tokenizer, count_words, load_class_table
+from modeling_taidpt import clip_tokenizer, count_words, load_class_table
 
 STATE = "training_state.pt"
 
@@ -72,42 +65,6 @@ def read_parts(
     return concepts, parts[False], parts[True]
 
 
-def read_corpus(
-    paths: list[str], training: list[Photographs], selection: list[Photographs]
-) -> tuple[list[str], list[tuple]]:
-    """Captions of the files less those of selection photographs, and the training photographs' own, with keys."""
-    held_out = {number for part in selection for number in part.caption_ids if number is not None}
-    captions, keys = read_image_captions(paths, held_out)
-    known = set(keys)
-    for part in training:
-        for row, own in enumerate(part.captions):
-            key = photograph_key(part, row, part.names[row])
-            if key not in known:  # COCO's captions are in the files too
-                captions += own
-                keys += [key] * len(own)
-    return captions, keys
-
-
-def score(
-    model: CLIPResNetModel,
-    tokenizer: CLIPTokenizer,
-    labels: list[str],
-    selection: list[Photographs],
-    prototypes: torch.Tensor | None,
-) -> dict[str, dict[str, float]]:
-    """All that is measured on the selection photographs."""
-    scores = score_selection(model, tokenizer, labels, selection, prototypes)
-    vectors = {"template": encode_template(model, tokenizer, labels)}  # (labels, dim) each
-    if prototypes is not None:
-        vectors["captions"] = prototypes
-    scores["pointing"] = {way: score_pointing(model, each, selection) for way, each in vectors.items()}
-    for part in selection:
-        if sum(map(bool, part.captions)) > 100:  # of fewer, nothing is learned
-            for kind, recalls in score_retrieval(model, tokenizer, part).items():
-                scores[f"{part.folder.name}/{kind}"] = recalls
-    return scores
-
-
 def main() -> None:
     """Trains, scores and saves."""
     parser = HfArgumentParser((BaseArguments, PairOptions, BaseTrainingOptions))
@@ -135,7 +92,7 @@ def main() -> None:
             return
         last = step == options.steps  # caption prototypes cost many captions: once is enough
         prototypes = caption_prototypes(encode, mentions, len(labels), arguments.seed) if last else None
-        scores = score(model, tokenizer, labels, selection, prototypes)
+        scores = score_all(model, tokenizer, labels, selection, prototypes)
         history.append({"step": step, "loss": loss, "seconds": time.perf_counter() - start, "scores": scores})
         print(json.dumps(history[-1]), flush=True)
         trainer.save(output / STATE, history=history)

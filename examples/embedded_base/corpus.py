@@ -10,6 +10,9 @@ import numpy as np
 
 from modeling_taidpt import read_captions
 
+from .image_features import Photographs
+from .pairs import photograph_key
+
 
 def read_image_captions(paths: Iterable[str | Path], held_out: set[int]) -> tuple[list[str], list[tuple[str, int]]]:
     """Reads caption files.
@@ -45,3 +48,19 @@ def draw_captions(path: str, most: int) -> list[str]:
     """At most so many captions of a corpus, always the same ones: those of the caption bank."""
     captions = read_captions(path).captions
     return [captions[index] for index in np.random.default_rng(0).permutation(len(captions))[:most]]
+
+
+def read_corpus(
+    paths: list[str], training: list[Photographs], selection: list[Photographs]
+) -> tuple[list[str], list[tuple]]:
+    """Captions of the files less those of selection photographs, and the training photographs' own, with keys."""
+    held_out = {number for part in selection for number in part.caption_ids if number is not None}
+    captions, keys = read_image_captions(paths, held_out)
+    known = set(keys)
+    for part in training:
+        for row, own in enumerate(part.captions):
+            key = photograph_key(part, row, part.names[row])
+            if key not in known:  # COCO's captions are in the files too
+                captions += own
+                keys += [key] * len(own)
+    return captions, keys

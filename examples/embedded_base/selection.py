@@ -165,3 +165,23 @@ def encode_template(model: CLIPResNetModel, tokenizer: CLIPTokenizer, labels: li
     """Vectors `(labels, dim)` of the labels in the first template, normalised."""
     texts = tokenizer([TEMPLATES[0].format(label) for label in labels])["input_ids"]
     return CaptionEncoder(model, texts)(list(range(len(labels))))
+
+
+def score_all(
+    model: CLIPResNetModel,
+    tokenizer: CLIPTokenizer,
+    labels: list[str],
+    selection: list[Photographs],
+    prototypes: torch.Tensor | None,
+) -> dict[str, dict[str, float]]:
+    """All that is measured on the selection photographs."""
+    scores = score_selection(model, tokenizer, labels, selection, prototypes)
+    vectors = {"template": encode_template(model, tokenizer, labels)}  # (labels, dim) each
+    if prototypes is not None:
+        vectors["captions"] = prototypes
+    scores["pointing"] = {way: score_pointing(model, each, selection) for way, each in vectors.items()}
+    for part in selection:
+        if sum(map(bool, part.captions)) > 100:  # of fewer, nothing is learned
+            for kind, recalls in score_retrieval(model, tokenizer, part).items():
+                scores[f"{part.folder.name}/{kind}"] = recalls
+    return scores
