@@ -75,7 +75,8 @@ def encode_grids(
     views = [processor_for(processor, (side, side), size, None, model.config.patch_size) for size in sizes]
     for grid in grids:
         image = paste_grid(grid, side)
-        dense = [model.encode_images(view(image), interpolate_pos_encoding=True)[1][0] for view in views]
+        pixels = [torch.as_tensor(view(image)) for view in views]  # (1, 3, side, side) each
+        dense = [model.encode_images(each, interpolate_pos_encoding=True)[1][0] for each in pixels]
         cosines = [(cells @ texts.T).permute(2, 0, 1) for cells in dense]  # (texts, rows, columns) each
         yield cosines[0] if len(sizes) == 1 else join_sizes(*cosines)  # (texts, rows, columns)
 

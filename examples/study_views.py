@@ -66,7 +66,7 @@ def score(model: TaiDptModel, processor, files: list[str], row: dict) -> dict[st
         pixels = processor_for(
             processor, size, row.get("image_size"), row.get("center_crop"), model.config.patch_size
         )(image)
-        outputs = model(pixel_values=pixels, interpolate_pos_encoding=True, **views)
+        outputs = model(pixel_values=torch.as_tensor(pixels), interpolate_pos_encoding=True, **views)
         for branch, values in zip(
             BRANCHES, (outputs.logits_global, outputs.logits_local, outputs.logits), strict=True
         ):
