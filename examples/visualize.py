@@ -28,6 +28,7 @@ from PIL import Image, ImageOps
 from transformers import HfArgumentParser, pipeline
 
 from modeling_taidpt import DEFAULT_CHECKPOINT
+from modeling_taidpt.pipelines.image_reading import open_encoded
 from modeling_taidpt.serving.plots import draw_heatmap_row, save_figure
 
 PHOTOGRAPHS = Path(__file__).parent / "images"
@@ -87,7 +88,7 @@ def main() -> None:
     threshold = "auto" if tagger.model.config.score_thresholds is not None else 0.5
     options = {"threshold": threshold, "candidate_labels": arguments.labels, "return_heatmaps": True}
 
-    photographs = [ImageOps.fit(Image.open(path).convert("RGB"), (800, 600)) for path in arguments.images]
+    photographs = [ImageOps.fit(open_encoded(path).convert("RGB"), (800, 600)) for path in arguments.images]
     found = [tagger(photograph, center_crop=False, **options) for photograph in photographs]
     draw_overview(photographs, found).savefig(output / "overview.jpg", dpi=120)
     print(output / "overview.jpg")
