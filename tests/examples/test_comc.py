@@ -115,6 +115,7 @@ def test_the_study_prints_its_table(shared, tmp_path):
     data = shared / "data"
     options = ["--selection", "coco_train", "--judged", "coco_val_dev", "--most_captions", "200", "--epochs", "1"]
     options += ["--resamples", "20", "--captions", str(data / "captions" / "coco_captions.jsonl")]
+    options += ["--cache_dir", str(tmp_path / "cache")]
     output = run("examples/study_comc.py", "--data", str(data), *options, folder=tmp_path)
     rows = re.findall(r"^\| ([zlC][^|]*) \| [\d.]+ \|", output, re.MULTILINE)
     assert rows == ["zero-shot", "learned", "CoMC, no bank", "CoMC, template bank", "CoMC, caption bank"]
