@@ -332,6 +332,6 @@ def test_a_machine_that_fails_is_one_sentence(monkeypatch, error, said):
         raise error
 
     monkeypatch.setattr("taidpt_cli.predict.load_tagger", fail)
-    assert said in fails("predict", CAT)
+    assert said in fails("predict", CAT, "--backend", "torch")
     monkeypatch.setattr("taidpt_cli.predict.load_tagger", lambda *args: 1 / 0)
-    assert isinstance(run("predict", CAT).exception, ZeroDivisionError)
+    assert isinstance(run("predict", CAT, "--backend", "torch").exception, ZeroDivisionError)
