@@ -79,13 +79,16 @@ def encode_templates(
     if wrong or not templates:
         raise ValueError(f"Template {wrong or templates} has no {{}} for the class name: write 'a photo of a {{}}.'")
     descriptions = stored_descriptions(model.config)
-    phrases = [
-        [name.replace("_", " "), *descriptions.get(label, [])]
+    filled = [  # a name is written as it is given, also one that begins with an article
+        [
+            *(template.replace("{}", name.replace("_", " ")) for template in templates),
+            *(fill_template(template, text) for text in descriptions.get(label, []) for template in templates),
+        ]
         for label, name in zip(model.config.labels, model.config.class_names, strict=True)
     ]
-    texts = [fill_template(template, phrase) for names in phrases for phrase in names for template in templates]
+    texts = [text for own in filled for text in own]
     features = model.encode_texts(texts, tokenizer)  # (phrases * templates, dim)
-    parts = features.split([len(names) * len(templates) for names in phrases])
+    parts = features.split([len(own) for own in filled])
     return normalize(torch.stack([part.mean(dim=0) for part in parts]))  # (classes, dim)
 
 
