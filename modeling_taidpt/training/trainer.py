@@ -120,7 +120,7 @@ class TaiDptTrainer(Trainer):
         >>> args = TaiDptTrainingArguments("runs/pets", max_steps=2, per_device_train_batch_size=4, report_to="none")
         >>> trainer = TaiDptTrainer(model, args, train_dataset=captions)
         >>> trainer.train().global_step
-        {'eval_loss': ...
+        {'train_runtime': ...
         2
     """
 
