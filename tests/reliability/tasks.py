@@ -48,12 +48,19 @@ def train(base: Path, folder: Path) -> None:
     model = TaiDptModel.from_pretrained(base / "model")
     arguments = TaiDptTrainingArguments(
         str(folder),
-        **{"max_steps": 6, "save_steps": 1, "save_total_limit": 3, "per_device_train_batch_size": 4, "use_cpu": True},
+        **{
+            "max_steps": 6,
+            "save_strategy": "steps",
+            "save_steps": 1,
+            "save_total_limit": 3,
+            "per_device_train_batch_size": 4,
+            "use_cpu": True,
+        },
         **{"learning_rate": 0.05, "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "seed": 7},
         **{"dataloader_pin_memory": False, "add_templates": False, "feature_cache_dir": str(base / "features")},
     )
     trainer = TaiDptTrainer(model, arguments, train_dataset=CAPTIONS)
-    trainer.train(resume_from_checkpoint=any(folder.glob("checkpoint-*")) or None)
+    trainer.train(resume_from_checkpoint=trainer.find_checkpoint())  # as `taidpt train --resume` does
     trainer.save_model(str(folder / "final"))
 
 

@@ -79,7 +79,9 @@ def test_scores_are_those_of_the_pipeline_on_the_whole_photograph(server):
     (cat, coffee), said = server.tag([CAT, COFFEE], "")
     assert said == "" and [cat.name, coffee.name] == ["cat.jpg", "coffee.jpg"]
     for photograph in (cat, coffee):
-        assert [(tag.label, tag.score) for tag in photograph.tags] == pipeline_scores(server, photograph.file, threshold=0)
+        assert [(tag.label, tag.score) for tag in photograph.tags] == pipeline_scores(
+            server, photograph.file, threshold=0
+        )
         present = {row[0] for row in pipeline_scores(server, photograph.file, threshold="auto")}
         assert {tag.label for tag in photograph.tags if tag.present} == present != set()
     assert max(cat.thumbnail.size) == 400
