@@ -153,7 +153,7 @@ def test_augmented_pictures_are_seen_anew_and_unaugmented_ones_encoded_once(new_
     batch = trainer.data_collator([trainer.train_dataset[0]])
     row = photographs()[int(trainer.train_dataset.rows[0])]
     plain = PROCESSOR(images=[ImageOps.mirror(row["image"])], return_tensors="pt")["pixel_values"]
-    assert torch.equal(batch["pixel_values"], plain)
+    assert torch.allclose(batch["pixel_values"], plain, atol=1e-5)  # fused steps round in another order
     cached = new_trainer("few_shot")
     monkeypatch.setattr(cached.model, "encode_images", None)  # nothing is encoded any more
     cached.train()
