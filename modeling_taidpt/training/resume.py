@@ -72,6 +72,20 @@ class RunRecord:
         )
 
 
+class FinishedRunMixin:
+    """Lets a [`~transformers.Trainer`] that goes on from the last checkpoint of a finished run train no step more.
+
+    transformers ends a run after a step, never before one: of a run that `max_steps` ended within an epoch, it would
+    take one step more each time that the same command is given again.
+    """
+
+    def _run_epoch(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(*args, **kwargs)
+
+
 def data_fingerprint(data: Any) -> str:
     """Fingerprint of training data: of cached features which they are, their order and their labels.
 
@@ -137,4 +151,13 @@ def _few(labels: Sequence[str]) -> str:
     return ", ".join(labels[:3]) + (" ..." if len(labels) > 3 else "")
 
 
-__all__ = ["RECORD", "STATES", "RunRecord", "base_sample", "data_fingerprint", "weights_digest", "whole_checkpoint"]
+__all__ = [
+    "RECORD",
+    "STATES",
+    "FinishedRunMixin",
+    "RunRecord",
+    "base_sample",
+    "data_fingerprint",
+    "weights_digest",
+    "whole_checkpoint",
+]

@@ -22,14 +22,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer import TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import (
-    PREFIX_CHECKPOINT_DIR,
-    EvalLoopOutput,
-    EvalPrediction,
-    TrainOutput,
-    sort_checkpoints,
-)
+from transformers.trainer import PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput, sort_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..atomic import plain_disk_errors, staged_file, staged_folder
@@ -57,6 +51,7 @@ from .report import training_report
 from .resume import (
     RECORD,
     STATES,
+    FinishedRunMixin,
     RunRecord,
     base_sample,
     data_fingerprint,
@@ -71,7 +66,7 @@ logger = logging.get_logger(__name__)
 REPORTED = ("caption_map", "held_out_map", "template_cosine")  # and the former two after "zero_shot_"
 
 
-class TaiDptTrainer(Trainer):
+class TaiDptTrainer(FinishedRunMixin, Trainer):
     r"""Learns the context vectors of a [`TaiDptModel`] from captions.
 
     Captions are labelled with the classes they name, those that name none are dropped, the others are encoded once

@@ -50,6 +50,7 @@ def train(base: Path, folder: Path) -> None:
         str(folder),
         **{
             "max_steps": 6,
+            "save_strategy": "steps",
             "save_steps": 1,
             "save_total_limit": 3,
             "per_device_train_batch_size": 4,

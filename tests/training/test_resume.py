@@ -131,6 +131,17 @@ def test_a_damaged_checkpoint_is_passed_over(new_trainer, tmp_path, damage):
         assert torch.equal(value, trainer.model.prompt_learner.state_dict()[name])
 
 
+def test_a_finished_run_is_not_trained_on(new_trainer, tmp_path):
+    trainer = new_trainer(max_steps=3)  # of the five steps of an epoch
+    trainer.train()
+    whole = trainer.model.prompt_learner.global_context.detach().clone()
+    again = new_trainer(max_steps=3)
+    assert again.train(resume_from_checkpoint=True).global_step == 3
+    assert torch.equal(again.model.prompt_learner.global_context, whole)
+    assert not (tmp_path / "run" / "checkpoint-4").exists()
+    assert new_trainer(max_steps=4).train(resume_from_checkpoint=True).global_step == 4
+
+
 def test_checkpoints_of_an_earlier_run_are_not_gone_on_from(new_trainer, tmp_path):
     new_trainer(max_steps=4).train()
     new_trainer(max_steps=1, learning_rate=0.01).train()  # anew, in the same folder
