@@ -247,7 +247,7 @@ def test_package_embedded_makes_a_complete_checkpoint(base, tmp_path, monkeypatc
     loaded = TaiDptModel.from_pretrained(tmp_path / "shipped")
     assert loaded.config.labels == LABELS and loaded.config.recommended_recipe == RECIPE
     assert loaded.config.image_standardization == "captions" and loaded.caption_bank.features.shape == (3, 24)
-    assert loaded.config.image_spatial_scale == 5 and len(loaded.config.score_thresholds) == 3
+    assert loaded.config.image_spatial_scale == 40 and len(loaded.config.score_thresholds) == 3
     assert loaded.config.score_calibration == "6 labelled images"
     stored = json.loads((tmp_path / "shipped" / "config.json").read_text())
     assert stored["dtype"] == "float16" and str(tmp_path) not in json.dumps(stored)
