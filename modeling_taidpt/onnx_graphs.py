@@ -17,6 +17,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -231,7 +232,6 @@ def _open_onnxruntime(path: Path, weights: Sequence[Path], threads: int) -> Any:
 def _open_openvino(path: Path, weights: Sequence[Path], threads: int) -> Any:
     """As ONNX Runtime; OpenVINO takes no files by name, so the weights are put into the graph first."""
     import onnx
-    import openvino
 
     model = onnx.load(path, load_external_data=False)
     contents = {_location(file): _mapped(file) for file in weights}
@@ -248,7 +248,7 @@ def _open_openvino(path: Path, weights: Sequence[Path], threads: int) -> Any:
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32"}  # else bf16 where there are units
     if threads == 1:
         settings = settings | {"INFERENCE_NUM_THREADS": count_processors(), "NUM_STREAMS": count_processors()}
-    core = openvino.Core()
+    core = _openvino_core()
     compiled = core.compile_model(core.read_model(model.SerializeToString()), "CPU", settings)
     requests = threading.local()
 
@@ -264,6 +264,19 @@ def _open_openvino(path: Path, weights: Sequence[Path], threads: int) -> Any:
         for value in (*model.graph.input, *model.graph.output)
     }
     return run, metadata, *_check_shapes(shapes)
+
+
+@cache
+def _openvino_core() -> Any:
+    """The one core of a process, kept for its life.
+
+    OpenVINO's CPU plugin lends the thread that makes it a stack for signals, and frees it with the last graph of the
+    core while the thread still points to it: the next signal (Ctrl-C, the end of a child process) then ends the
+    process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def _check_shapes(shapes: dict[str, Any]) -> tuple[list[Any], int | None]:

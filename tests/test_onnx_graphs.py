@@ -229,3 +229,16 @@ def test_the_graph_opens_for_other_threads_once(stored):
     graph = ImageGraph(stored / GRAPH_FILE, weights_of(stored), threads=2)
     graph.run(FEATURES, np.zeros((1, 3, 32, 32), np.float32), 2)
     assert set(graph._runs) == {2}
+
+
+@OPENVINO.marks[0]
+def test_graphs_of_a_process_share_one_core_of_openvino(stored, monkeypatch):
+    """Where the last graph of a core went, the next signal ended the process."""
+    import openvino
+
+    made, core = [], openvino.Core
+    monkeypatch.setattr(openvino, "Core", lambda: made.append(core()) or made[-1])
+    onnx_graphs._openvino_core.cache_clear()
+    for _ in range(2):
+        open_checkpoint_graph(stored, weights_of(stored), "openvino")
+    assert len(made) == 1
