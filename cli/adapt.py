@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .common import DeviceOption, JsonOption, find_source, load_model, print_json, say, stdout, working
+from .common import DeviceOption, JsonOption, changed_folder, find_source, load_model, print_json, say, stdout, working
 
 
 def adapt(
@@ -38,17 +38,12 @@ def adapt(
     - `taidpt adapt taidpt-coco80 photos --output runs/mine`
     - `taidpt adapt org/taidpt-pets list.txt shards/*.tar --output runs/pets`
     """
-    folder = Path(model)
-    if output is None and not (folder / "config.json").is_file():
-        raise ValueError(f"There is no model in a folder {model!r} to be changed: name another folder with --output.")
-    if output is not None and output.is_file():
-        raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
+    target = changed_folder(model, output)
     with working(as_json):
         from modeling_taidpt.evaluation import fit_visual_classifier
 
         loaded = load_model(model, device)
         report = fit_visual_classifier(loaded, photos)
-        target = output or folder
         _save(loaded, model, target)
     if as_json:
         print_json({"model": str(target), **report, "labels": loaded.config.num_labels})

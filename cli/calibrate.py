@@ -9,7 +9,18 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 
-from .common import DeviceOption, JsonOption, load_model, make_table, one_sentence, print_json, say, stdout, working
+from .common import (
+    DeviceOption,
+    JsonOption,
+    changed_folder,
+    load_model,
+    make_table,
+    one_sentence,
+    print_json,
+    say,
+    stdout,
+    working,
+)
 
 MAX_IMAGES = 1000
 MAX_CAPTIONS = 100_000  # counted, none of them is encoded; of a larger file as many are drawn
@@ -70,11 +81,7 @@ def calibrate(
     - `taidpt calibrate runs/pets labelled_photos`
     - `taidpt calibrate org/taidpt-pets labelled_photos --output runs/pets`
     """
-    folder = Path(model)
-    if output is None and not (folder / "config.json").is_file():
-        raise ValueError(f"There is no model in a folder {model!r} to be changed: name another folder with --output.")
-    if output is not None and output.is_file():
-        raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
+    target = changed_folder(model, output)
     with working(as_json):
         loaded = load_model(model, device)
         found = read_calibration_images(images, loaded.config.labels, max_images)
@@ -82,12 +89,11 @@ def calibrate(
         if output is None:
             from modeling_taidpt.repository import store_calibration
 
-            store_calibration(folder, loaded.config)
+            store_calibration(target, loaded.config)
         else:
-            loaded.save_pretrained(output)
-    place = str(output or folder)
+            loaded.save_pretrained(target)
     if as_json:
-        print_json({"model": place, "fitted_on": loaded.config.score_calibration, **figures})
+        print_json({"model": str(target), "fitted_on": loaded.config.score_calibration, **figures})
         return
     if "ece" in figures:
         table = make_table("on these images", "before", "now")
@@ -96,7 +102,7 @@ def calibrate(
         stdout().print(table)
     else:
         print_tags(figures)
-    stdout().print(f"Probabilities of {place} are fitted on {loaded.config.score_calibration}.")
+    stdout().print(f"Probabilities of {target} are fitted on {loaded.config.score_calibration}.")
 
 
 def print_tags(figures: dict[str, Any]) -> None:

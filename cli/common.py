@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -301,6 +302,23 @@ def load_model(name: str, device: str | None = None) -> Any:
     with without_loading_bar():
         model = TaiDptModel.from_pretrained(source)
     return model if device is None else model.to(device)
+
+
+def changed_folder(model: str, output: Path | None) -> Path:
+    """The folder that a changed model is saved in.
+
+    Args:
+        model (`str`): folder of the model, or what `load_model` takes.
+        output (`Path`, *optional*): another folder than its own.
+
+    Raises:
+        ValueError: the model has no folder, or the output is a file.
+    """
+    if output is None and not (Path(model) / "config.json").is_file():
+        raise ValueError(f"There is no model in a folder {model!r} to be changed: name another folder with --output.")
+    if output is not None and output.is_file():
+        raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
+    return output or Path(model)
 
 
 def check_device(device: str | None) -> None:

@@ -285,6 +285,13 @@ class Block:
     out: Callable[[torch.Tensor], torch.Tensor]
     feed: Callable[[torch.Tensor], torch.Tensor]
 
+    @classmethod
+    def around(
+        cls, attention: Any, norm: Callable[[torch.Tensor], torch.Tensor], num_heads: int, **halves: Any
+    ) -> Block:
+        """A block whose attention has `q_proj`, `k_proj` and `v_proj`; `out` and `feed` follow."""
+        return cls(norm, attention.q_proj, attention.k_proj, attention.v_proj, num_heads, **halves)
+
 
 class ImageSide:
     """A ViT tower with a class token: patches in, features in the joint space out.
@@ -309,10 +316,9 @@ class ImageSide:
     def parts(self, layer: Any) -> Block:
         """The parts of one of its blocks."""
         attention = layer.self_attn
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        return Block(
+        return Block.around(
+            attention,
             layer.layer_norm1,
-            *projections,
             attention.num_heads,
             out=attention.out_proj,
             feed=lambda hidden: layer.mlp(layer.layer_norm2(hidden)),
@@ -362,10 +368,9 @@ class ViTImageSide(ImageSide):
     def parts(self, layer: Any) -> Block:
         """As [`ImageSide.parts`]."""
         attention = layer.attention
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        return Block(
+        return Block.around(
+            attention,
             layer.layernorm_before,
-            *projections,
             attention.num_attention_heads,
             out=attention.o_proj,
             feed=lambda hidden: layer.mlp(layer.layernorm_after(hidden)),
@@ -401,10 +406,9 @@ class TipsImageSide(ImageSide):
     def parts(self, layer: Any) -> Block:
         """As [`ImageSide.parts`]."""
         attention = layer.attention
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        return Block(
+        return Block.around(
+            attention,
             layer.norm1,
-            *projections,
             attention.num_attention_heads,
             out=lambda attended: layer.layer_scale1(attention.o_proj(attended)),
             feed=lambda hidden: layer.layer_scale2(layer.mlp(layer.norm2(hidden))),

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from transformers.image_transforms import get_resize_output_image_size, get_size_with_aspect_ratio
+from transformers.image_transforms import get_size_with_aspect_ratio
 from transformers.image_utils import get_image_size_for_max_height_width
 
-from .pixels import image_pixels
+from .pixels import image_pixels, resized_sides
 
 INVERSE_TEMPERATURE = 50.0  # on cosines, of the shares of a cell
 ENLARGEMENT = 2  # of an image, where its cells are to be shown
@@ -146,10 +146,7 @@ def resized_size(processor: Any, height: int, width: int) -> tuple[int, int] | N
     if {"shortest_edge", "longest_edge"} <= set(size):
         new_size = get_size_with_aspect_ratio((height, width), size["shortest_edge"], size["longest_edge"])
     elif "shortest_edge" in size:
-        image = np.broadcast_to(np.uint8(0), (3, height, width))  # takes no memory
-        new_size = get_resize_output_image_size(
-            image, size=size["shortest_edge"], default_to_square=False, input_data_format="channels_first"
-        )
+        new_size = resized_sides(size["shortest_edge"], height, width)
     elif {"max_height", "max_width"} <= set(size):
         new_size = get_image_size_for_max_height_width((height, width), size["max_height"], size["max_width"])
     elif {"height", "width"} <= set(size):

@@ -15,7 +15,7 @@ from transformers import CLIPConfig, CLIPModel
 from ..atomic import require_folder, staged_folder
 from ..configuration_checks import check_towers, one_line
 from ..configuration_taidpt import DAMAGED, CLIPResNetConfig
-from ..data.collator import clip_image_processor
+from ..hub import clip_image_processor
 from ..modeling_clip_resnet import CLIPResNetModel
 from ..stored_weights import old_weights
 from ..tokenization_taidpt import clip_tokenizer

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..hub import clip_image_processor, find_image_processor
 from ..pipelines.image_reading import ImageEntry, read_image
 from ..pipelines.pixels import image_pixels
 from ..pipelines.processor_checks import check_processor
@@ -53,4 +52,4 @@ def open_image(image: Any) -> Image.Image:
     return read_image(ImageEntry(image))
 
 
-__all__ = ["ImageCollator", "clip_image_processor", "find_image_processor", "open_image"]
+__all__ = ["ImageCollator", "open_image"]

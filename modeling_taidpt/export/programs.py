@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from ..atomic import staged_folder
-from ..data.collator import find_image_processor
 from ..graph_export import any_size, export_program, name_dimensions, quiet, require_exporter, sample_pixels
+from ..hub import find_image_processor
 from ..modeling_taidpt import TaiDptModel
 from ..onnx_graphs import INPUT
 from ..pipelines.heatmaps import cell_shares

@@ -14,9 +14,9 @@ import pyarrow as pa
 import torch
 from transformers import pipeline
 
-from ..data.collator import find_image_processor
 from ..data.sources import ImageItem
 from ..features.fingerprints import model_fingerprint
+from ..hub import find_image_processor
 from ..onnx_graphs import missing_runtime
 from ..pipelines import TASK
 from ..pipelines.image_batches import read_batch

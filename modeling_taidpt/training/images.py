@@ -14,11 +14,12 @@ import torch
 from transformers.utils import logging
 
 from ..captions.label_columns import ABSENT, UNKNOWN
-from ..data.collator import ImageCollator, find_image_processor
+from ..data.collator import ImageCollator
 from ..data.few_shot import sample_few_shot
 from ..data.image_rows import LabelledImages, holds_images, read_images
 from ..data.partial_labels import drop_labels, read_partial_labels
 from ..features.images import ImageFeatures, collate_images
+from ..hub import find_image_processor
 from .arguments import TaiDptTrainingArguments
 from .data import TrainingData
 

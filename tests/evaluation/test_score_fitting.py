@@ -71,7 +71,7 @@ def test_statistics_of_images(model, images):
 
 
 def _pixels(model, images):
-    from modeling_taidpt.data.collator import find_image_processor
+    from modeling_taidpt.hub import find_image_processor
 
     with torch.no_grad():
         return find_image_processor(model.config)(images=images, return_tensors="pt")["pixel_values"]

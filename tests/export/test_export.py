@@ -24,9 +24,9 @@ from modeling_taidpt import (
     CLIPResNetVisionConfig,
     TaiDptModel,
 )
-from modeling_taidpt.data.collator import find_image_processor
 from modeling_taidpt.export import programs as export_module
 from modeling_taidpt.export.programs import export_onnx, export_torch
+from modeling_taidpt.hub import find_image_processor
 from modeling_taidpt.pipelines.heatmaps import cell_shares
 from modeling_taidpt.visual_classifier import VisualClassifier, attach_classifier
 
