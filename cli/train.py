@@ -28,7 +28,8 @@ from .label import CaptionDataOption, open_corpus
 
 REPORTED = {"zero_shot_caption_map": 'template "a photo of a {}."', "caption_map": "learned prompts"}
 FEW_CAPTIONS = 200  # held out, below which figures on them say little
-ABLATIONS = "Ablations of the paper"
+CORPUS, LEARNING = "Captions", "Learning (by default as the recipe says)"
+EXPERIMENTS = "Experiments of the paper"
 
 
 def train(
@@ -52,7 +53,8 @@ def train(
         ),
     ] = None,
     column: Annotated[
-        str | None, typer.Option("--column", help="Column of the captions.", show_default="caption")
+        str | None,
+        typer.Option("--column", help="Column of the captions.", show_default="caption", rich_help_panel=CORPUS),
     ] = None,
     caption_settings: CaptionDataOption = None,
     language: LanguageOption = "en",
@@ -75,30 +77,44 @@ def train(
         typer.Option(
             help="Of a recipe of the paper: clean (no caption of a test image, chosen on held-out ones), or paper.",
             show_default="clean",
+            rich_help_panel=EXPERIMENTS,
         ),
     ] = None,
     data_root: Annotated[
-        Path, typer.Option("--data-root", help="Folder that the paths of a recipe are relative to.")
+        Path,
+        typer.Option(
+            "--data-root", help="Folder that the paths of a recipe are relative to.", rich_help_panel=EXPERIMENTS
+        ),
     ] = Path("."),
     eval_captions: Annotated[
-        str | None, typer.Option("--eval-captions", help="File of held-out captions, instead of a share.")
+        str | None,
+        typer.Option("--eval-captions", help="File of held-out captions, instead of a share.", rich_help_panel=CORPUS),
     ] = None,
     calibrate_images: Annotated[
         str | None,
         typer.Option("--calibrate-images", help="Images to make scores probabilities on, with labels or without."),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option("--learning-rate", min=0, help="Of the recipe by default, as the next four.")
+        float | None,
+        typer.Option("--learning-rate", min=0, help="How far a step goes, at first.", rich_help_panel=LEARNING),
     ] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", min=0, help="Passes over the captions.")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", min=1, help="Instead of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", min=1, help="Captions per step.")] = None,
-    seed: Annotated[int | None, typer.Option("--seed", help="Of everything that is drawn.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", min=0, help="Passes over the captions.", rich_help_panel=LEARNING)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps, instead of epochs.", rich_help_panel=LEARNING)
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Captions in a step.", rich_help_panel=LEARNING)
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Seed of everything that is drawn.", rich_help_panel=LEARNING)
+    ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="ranking, bce, focal, asl, soft_ce.", rich_help_panel=ABLATIONS)
+        str | None, typer.Option(help="ranking, bce, focal, asl, soft_ce.", rich_help_panel=EXPERIMENTS)
     ] = None,
     loss_on: Annotated[
-        str | None, typer.Option(help="both, global, local or merged scores.", rich_help_panel=ABLATIONS)
+        str | None, typer.Option(help="both, global, local or merged scores.", rich_help_panel=EXPERIMENTS)
     ] = None,
     max_captions_per_class: Annotated[
         int | None,
@@ -107,29 +123,35 @@ def train(
             help="Captions drawn for each label of a corpus that has more; 0 takes all. By default what so many steps "
             "need, at least 1000; all where epochs are counted.",
             show_default=False,
+            rich_help_panel=CORPUS,
         ),
     ] = None,
     max_captions: Annotated[
-        int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=ABLATIONS)
+        int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=EXPERIMENTS)
     ] = None,
     context_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Context vectors in a prompt.", rich_help_panel=ABLATIONS)
+        int | None, typer.Option(min=1, help="Context vectors in a prompt.", rich_help_panel=EXPERIMENTS)
     ] = None,
     class_specific: Annotated[
         bool | None,
-        typer.Option("--class-specific/--shared", help="Contexts per class, or one.", rich_help_panel=ABLATIONS),
+        typer.Option("--class-specific/--shared", help="Contexts per class, or one.", rich_help_panel=EXPERIMENTS),
     ] = None,
     templates: Annotated[
         bool | None,
-        typer.Option("--templates/--no-templates", help="Templates among the captions.", rich_help_panel=ABLATIONS),
+        typer.Option("--templates/--no-templates", help="Templates among the captions.", rich_help_panel=EXPERIMENTS),
     ] = None,
     local_weight: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="0 scores globally alone, 1 locally alone.", rich_help_panel=ABLATIONS),
+        typer.Option(min=0, max=1, help="0 scores globally alone, 1 locally alone.", rich_help_panel=EXPERIMENTS),
     ] = None,
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="Any training argument or model option; may be repeated."),
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="Any training argument or model option; may be repeated.",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     prompts_only: Annotated[
         bool,
