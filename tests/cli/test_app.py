@@ -59,6 +59,24 @@ def test_help_of_every_command_has_an_example():
         assert f"taidpt {name}" in result.stdout.split("Examples")[1], name
 
 
+@pytest.mark.parametrize("columns", [80, 100])
+def test_help_is_whole_at_usual_widths(columns, monkeypatch):
+    """Nothing is cut, each option has a text, and no flag looks as if it took a value."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    for name in COMMANDS:
+        shown, command = run(name, "--help").stdout, typer.main.get_command(app).get_command(None, name)
+        assert "…" not in shown, name
+        assert max(map(len, shown.splitlines())) <= columns
+        words = shown.split()
+        for option in command.params:
+            assert option.help, (name, option.name)
+            for flag in (*option.opts, *option.secondary_opts):
+                assert flag in words or not flag.startswith("--"), (name, flag)
+            if getattr(option, "is_flag", False):
+                line = next(line for line in shown.splitlines() if line.lstrip("│* ").startswith(option.opts[0]))
+                assert "<" not in line, line
+
+
 def test_a_mistyped_command_suggests_the_right_one():
     result = run("predit", CAT)
     assert result.exit_code == 2 and "Did you mean 'predict'" in result.stderr
