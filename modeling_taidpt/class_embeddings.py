@@ -132,6 +132,11 @@ def cached_class_embeddings(model: Any) -> Iterator[None]:
         _OPEN.reset(token)
 
 
+def has_open_block(model: Any) -> bool:
+    """Whether the class embeddings of a model are held by a block that is open in this thread."""
+    return id(model) in _OPEN.get()
+
+
 def get_or_compute(model: Any, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
     """Class embeddings of a model: those of an open block, else computed, with gradients.
 
@@ -155,4 +160,11 @@ def get_or_compute(model: Any, compute: Callable[[], torch.Tensor]) -> torch.Ten
     return cached[key]
 
 
-__all__ = ["cached_class_embeddings", "encode_chunks", "get_or_compute", "recompute_gradients", "split_classes"]
+__all__ = [
+    "cached_class_embeddings",
+    "encode_chunks",
+    "get_or_compute",
+    "has_open_block",
+    "recompute_gradients",
+    "split_classes",
+]

@@ -19,6 +19,7 @@ from transformers.utils import can_return_tuple, logging
 
 from .backbones import DualEncoder, contrastive_scale, text_side
 from .class_embeddings import cached_class_embeddings, encode_chunks, get_or_compute, split_classes
+from .class_state import class_digest
 from .configuration_taidpt import (
     TaiDptConfig,
     add_recipe_options,
@@ -516,6 +517,15 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
             torch.Size([1, 80])
         """
         return cached_class_embeddings(self)
+
+    def class_digest(self) -> bytes | None:
+        """A digest of all that [`~TaiDptModel.encode_classes`] depends on; class embeddings are equal where it is.
+
+        Returns:
+            `bytes`: `None` where that cannot be told (training, adapters, hooks, another device than the CPU, an open
+            block of [`~TaiDptModel.cached_class_embeddings`]) or nothing has to be encoded.
+        """
+        return class_digest(self)
 
     def _compute_class_embeddings(self, chunk_size: int | None = None) -> torch.Tensor:
         """Class embeddings `(2, classes, dim)`; many classes go in pieces."""

@@ -5,6 +5,7 @@ called with `pixel_values` it returns `logits` `(batch, classes)` and, for heatm
 `(batch, classes, rows, columns)`; `config.id2label` names the classes. Where the model has them it also uses
 `probabilities` (of logits; the sigmoid otherwise), `config.score_thresholds` (what is present), `with_labels` (for
 `candidate_labels`), `encode_classes` (once for a run; the argument `class_embeddings` takes what it gives),
+`class_digest` (what that depends on, so that a later run need not encode again),
 `config.label_origin` and `rare_words` (for warnings), `config.image_size`, `config.patch_size`,
 `config.view_settings` and the arguments `interpolate_pos_encoding`, `flip`, `multi_crop`, `second_look` (for other
 sizes and views) and `standardize`, and `use_backend` (for `backend`).
@@ -46,6 +47,7 @@ from .results import best_labels, check_threshold, check_top_k, default_selectio
 logger = logging.get_logger(__name__)
 
 NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
+KEPT_SETS = 4  # of labels whose class embeddings a pipeline keeps for later runs
 
 
 class MultiLabelImageClassificationPipeline(Pipeline):
@@ -81,6 +83,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     def __init__(self, *args: Any, backend: str | None = None, **kwargs: Any) -> None:
         self._checked_labels: set[str] = set()
         self._warned_about_scores = False
+        self._class_embeddings: dict[bytes, Any] = {}  # by the digest of what they depend on
         super().__init__(*args, **kwargs)
         name = str(getattr(self.model.config, "_name_or_path", "") or type(self.model).__name__)
         if self.image_processor is None:
@@ -261,10 +264,7 @@ class MultiLabelImageClassificationPipeline(Pipeline):
     def begin_run(
         self, forward_params: dict[str, Any], postprocess_params: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Finds the model of a run and encodes its classes, once for all images; the new arguments of both steps.
-
-        Nothing of it is kept for another run: prompts, adapters and weights may have changed in between, unnoticed.
-        """
+        """Finds the model of a run and encodes its classes, once for all images; the new arguments of both steps."""
         forward = dict(forward_params)
         labels = forward.pop("candidate_labels", None)
         model: Any = self.model
@@ -274,11 +274,22 @@ class MultiLabelImageClassificationPipeline(Pipeline):
                 labels = labels if isinstance(labels, Mapping) else list(labels)
                 model = model.with_labels(labels, tokenizer=self.tokenizer).eval()
             if hasattr(model, "encode_classes"):
-                forward["class_embeddings"] = model.encode_classes()
+                forward["class_embeddings"] = self._encode_classes(model)
         chosen = (
             {} if postprocess_params.keys() & {"top_k", "threshold"} else default_selection(config, labels is None)
         )
         return forward | {"model": model}, {**postprocess_params, **chosen, "model": model}
+
+    def _encode_classes(self, model: Any) -> Any:
+        """Class embeddings of a model: those of an earlier run if all that they depend on is as it was then."""
+        state = model.class_digest() if hasattr(model, "class_digest") else None
+        embeddings = self._class_embeddings.get(state) if state is not None else None
+        if embeddings is None:
+            embeddings = model.encode_classes()
+            if state is not None and model.class_digest() == state:  # no other thread has changed it meanwhile
+                kept = list(self._class_embeddings.items())[1 - KEPT_SETS :]
+                self._class_embeddings = dict([*kept, (state, embeddings)])
+        return embeddings
 
     def preprocess(
         self,

@@ -7,11 +7,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from ..backbones import text_side
+from ..class_state import add_tensors
 
 # Fields that say where a configuration came from, or how code finds what is beside it.
 ORIGINS = frozenset(
@@ -109,10 +109,7 @@ def _add_weights(digest: Any, modules: list[Any]) -> None:
     """Adds the names, kinds and values of all tensors, and what else changes what the modules compute."""
     for module in filter(None, modules):
         _add(digest, repr([state for part in module.modules() for state in _switches(part)]).encode())
-        for name, tensor in sorted(module.state_dict().items()):
-            _add(digest, f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().to("cpu").contiguous().reshape(-1)  # (numbers,)
-            digest.update(flat.view(torch.uint8).numpy() if flat.numel() else b"")
+        add_tensors(digest, sorted(module.state_dict().items()))
 
 
 def _switches(module: nn.Module) -> list[Any]:

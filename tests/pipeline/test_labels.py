@@ -41,24 +41,6 @@ def test_candidate_labels_equal_a_model_for_them(model, processor, tokenizer):
     assert {entry["label"] for entry in pipe(picture())} == set(LABELS)  # the model's own labels are back
 
 
-def test_classes_are_encoded_once_in_a_run_and_anew_in_the_next(model, processor, tokenizer, monkeypatch):
-    encoded, original = [], TaiDptModel.encode_classes
-
-    def count(self, *args):
-        encoded.append(tuple(self.config.labels))
-        return original(self, *args)
-
-    monkeypatch.setattr(TaiDptModel, "encode_classes", count)
-    pipe = new_pipe(model, processor, tokenizer)
-    for images in ([picture()] * 3, picture(), (picture() for _ in range(3))):
-        list(pipe(images, candidate_labels="zebra,cow"))
-    pipe([picture()] * 3, batch_size=2)
-    assert encoded == [("zebra", "cow")] * 3 + [tuple(LABELS)]
-    before = pipe(picture(), candidate_labels="zebra")[0]["score"]
-    model.prompt_learner.global_context.data.mul_(-3)
-    assert abs(pipe(picture(), candidate_labels="zebra")[0]["score"] - before) > 1e-4
-
-
 @pytest.mark.parametrize("kind", ["learned", "templates"])
 def test_threads_with_labels_of_their_own_do_not_disturb_each_other(kind, model, processor, tokenizer):
     if kind == "templates":
