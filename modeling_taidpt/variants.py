@@ -302,10 +302,10 @@ def _relabelled_config(
         label: ("shared" if serves_all else "template") if index is None else origins[index] for label, index in pairs
     }
     for name in ("score_scale", "score_bias", "score_thresholds"):
-        setattr(config, name, _move_values(getattr(old, name), indices))
+        setattr(config, name, move_values(getattr(old, name), indices))
     if old.score_statistics is not None:
         statistics = old.score_statistics.items()
-        config.score_statistics = {name: _move_values(values, indices) for name, values in statistics}
+        config.score_statistics = {name: move_values(values, indices) for name, values in statistics}
         _say_without_photographs(config, [label for label, index in pairs if index is None])
     for name in ("context_lengths", "context_positions"):
         values = getattr(old, name)
@@ -330,8 +330,16 @@ def _say_without_photographs(config: TaiDptConfig, labels: list[str]) -> None:
     )
 
 
-def _move_values(values: Any, indices: list[int | None]) -> Any:
-    """One value per new class; a class without its own fit gets the average. What is not a list stays as it is."""
+def move_values(values: Any, indices: list[int | None]) -> Any:
+    """One value for each class of other labels; what is not a list stays as it is.
+
+    Args:
+        values (`list[float]` or anything): one for each class of a model, as its `score_thresholds`.
+        indices (`list[int | None]`): as of [`known_classes`]; a class that the model does not know gets the average.
+
+    Returns:
+        `list[float]`: in the order of the new labels.
+    """
     if not isinstance(values, (list, tuple)):
         return values
     mean = sum(values) / len(values)
@@ -439,6 +447,7 @@ __all__ = [
     "exact",
     "fixed_class_embeddings",
     "known_classes",
+    "move_values",
     "relabel",
     "template_embeddings",
     "with_fixed_embeddings",

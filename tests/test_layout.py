@@ -79,3 +79,12 @@ def test_no_file_is_longer_than_850_lines():
     files = [path for folder in folders for path in (root / folder).rglob("*.py")]
     long = [str(path) for path in files if len(path.read_text(encoding="utf-8").splitlines()) > 850]
     assert len(files) > 100 and not long
+
+
+def test_processors_are_counted_in_one_place():
+    """`os.cpu_count` knows nothing of how many of them a process may use."""
+    files = [
+        path for folder in ("modeling_taidpt", "pipelines", "cli") for path in (PACKAGE.parent / folder).rglob("*.py")
+    ]
+    counting = {path.name for path in files if "cpu_count" in path.read_text(encoding="utf-8")}
+    assert counting == {"onnx_graphs.py"}

@@ -5,7 +5,6 @@ The local and the Ray engine tag a part with this code.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from transformers import pipeline
 from ..data.sources import ImageItem
 from ..features.fingerprints import model_fingerprint
 from ..hub import find_image_processor
-from ..onnx_graphs import missing_runtime
+from ..onnx_graphs import count_processors, missing_runtime
 from ..pipelines import TASK
 from ..pipelines.image_batches import read_batch
 from .formats import SCHEMA
@@ -62,7 +61,7 @@ class PartTagger:
         self.pipe = model
         self.backend = choose_backend(self.pipe, backend)
         if num_workers is None:
-            num_workers = 0 if self.pipe.device.type == "cpu" else min(8, (os.cpu_count() or 1) - 1)
+            num_workers = 0 if self.pipe.device.type == "cpu" else min(8, count_processors() - 1)
         self.batch_size, self.num_workers = batch_size, num_workers
         self.advance = advance or (lambda images: None)
         self.preprocess_options, self.forward_options, self.postprocess_options = self.pipe._sanitize_parameters(

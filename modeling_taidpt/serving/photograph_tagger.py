@@ -13,6 +13,7 @@ from PIL import Image
 
 from .. import DEFAULT_CHECKPOINT
 from ..pipelines.image_reading import ImageEntry, read_image
+from ..variants import known_classes, move_values
 from .formats import SCHEMA, write_rows
 
 MAX_PIXELS = 40_000_000
@@ -168,10 +169,12 @@ class PhotographTagger:
         """The threshold of each label, empty where the checkpoint has none."""
         if not self.has_thresholds:
             return {}
-        model = self.tagger.model
-        config = model.with_labels(list(labels), tokenizer=self.tagger.tokenizer).config if labels else model.config
-        limits = np.broadcast_to(config.score_thresholds, len(config.labels)).tolist()  # (classes,)
-        return dict(zip(config.labels, limits, strict=True))
+        model, limits = self.tagger.model, self.tagger.model.config.score_thresholds
+        if labels:
+            tokenizer = model.get_tokenizer(self.tagger.tokenizer)
+            limits = move_values(limits, known_classes(model.config, list(labels), tokenizer))
+        names = labels or model.config.labels
+        return dict(zip(names, np.broadcast_to(limits, len(names)).tolist(), strict=True))  # (classes,)
 
     def _notes(self, labels: Sequence[str]) -> list[str]:
         """What is to be said about custom labels."""

@@ -16,6 +16,7 @@ from PIL import Image
 
 from ..atomic import DiskFullError, staged_file
 from ..data.sources import ImageItem
+from ..onnx_graphs import count_processors
 from ..pipelines.image_reading import ImageEntry, open_encoded, read_image, refused_bombs
 
 SIDE = 360  # pixels of the longer side
@@ -35,7 +36,7 @@ def write_thumbnails(items: Iterable[ImageItem], folder: Path) -> Iterator[tuple
         an empty name and why there is none.
     """
     stream = iter(items)
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+    with ThreadPoolExecutor(min(count_processors(), 8)) as pool:
         while batch := list(itertools.islice(stream, AT_ONCE)):
             with refused_bombs():
                 yield from list(pool.map(lambda item: _write(item, folder), batch))
