@@ -38,7 +38,7 @@ ModelOption = Annotated[
 ]
 OwnLabelsOption = Annotated[
     str | None,
-    typer.Option("--labels", "-l", help="Custom labels: words with commas between, or a file with one a line."),
+    typer.Option("--labels", "-l", help="Custom labels: words with commas, a file with one a line, or a class table."),
 ]
 LanguageOption = Annotated[
     str,

@@ -188,7 +188,12 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
     if Path(source).suffix.lower() in TABLE_SUFFIXES or source.lower().endswith(".txt"):
         names, labeler = read_labels(source)
         synonyms = [[name] for name in names] if labeler is None else labeler.synonyms
-        return [{"name": name, "synonyms": words} for name, words in zip(names, synonyms, strict=True)]
+        rows: list[dict[str, Any]] = [
+            {"name": name, "synonyms": words} for name, words in zip(names, synonyms, strict=True)
+        ]
+        if labeler is not None and labeler.descriptions:
+            rows = [row | {"descriptions": labeler.descriptions.get(row["name"], [])} for row in rows]
+        return rows
     from modeling_taidpt.hub import is_prompts_config
     from modeling_taidpt.hub_errors import plain_errors
 

@@ -88,11 +88,9 @@ def predict(
         has_probabilities = tagger is not None and tagger.has_probabilities
         if tagger is None:
             if labels is not None:
-                from modeling_taidpt.captions.label_files import read_labels
+                from modeling_taidpt.captions.label_files import read_candidates
 
-                names, labeler = read_labels(labels)
-                described = labeler.descriptions if labeler is not None else {}
-                options["candidate_labels"] = {name: described.get(name, []) for name in names} if described else names
+                options["candidate_labels"] = read_candidates(labels)[0]
             tagger = load_tagger(model, device, backend)
             has_probabilities = tagger.model.config.score_calibration is not None
         # with both given the pipeline says it itself

@@ -95,7 +95,7 @@ def tag(
     - `taidpt tag shards/*.tar --output tags --part 3/16`
     - `taidpt tag photos --output tags --engine ray`
     """
-    from modeling_taidpt.captions.label_files import read_labels
+    from modeling_taidpt.captions.label_files import read_candidates
     from modeling_taidpt.serving.summary import TaggingSummary, summarize_results
     from modeling_taidpt.serving.tagging import tag_images
 
@@ -103,7 +103,7 @@ def tag(
     options |= read_selection(top_k, threshold)
     labeler = None
     if labels is not None:
-        options["candidate_labels"], labeler = read_labels(labels)
+        options["candidate_labels"], labeler = read_candidates(labels)
     with working(as_json):
         # Every worker of Ray loads the model by its name; here it is loaded once, so that a wrong one is said at once.
         tagger = find_source(model) if engine == "ray" else load_tagger(model, device)

@@ -63,6 +63,24 @@ def read_labels(
     return labels, None
 
 
+def read_candidates(source: str | Path) -> tuple[list[str] | dict[str, list[str]], CaptionLabeler | None]:
+    """Reads labels as the pipeline and `with_labels` take them: with their descriptions where a class table has some.
+
+    Args:
+        source (`str` or `Path`): as for [`read_labels`].
+
+    Returns:
+        `tuple[list[str] | dict[str, list[str]], CaptionLabeler | None]`: the labels, or a mapping from each to its
+        descriptions; and a labeler as of [`read_labels`].
+
+    Raises:
+        FileNotFoundError, ValueError: as [`read_labels`].
+    """
+    labels, labeler = read_labels(source)
+    described = {} if labeler is None else labeler.descriptions
+    return {label: list(described.get(label, [])) for label in labels} if described else labels, labeler
+
+
 def _read_lines(path: Path) -> list[str]:
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
@@ -75,4 +93,4 @@ def _read_lines(path: Path) -> list[str]:
         ) from error
 
 
-__all__ = ["read_labels"]
+__all__ = ["read_candidates", "read_labels"]

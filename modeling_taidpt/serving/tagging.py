@@ -10,7 +10,7 @@ import itertools
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +61,7 @@ def tag_images(
     engine: str = "local",
     top_k: int | None = None,
     threshold: float | str | None = None,
-    candidate_labels: Sequence[str] | str | None = None,
+    candidate_labels: Sequence[str] | Mapping[str, Sequence[str]] | str | None = None,
     image_size: int | None = None,
     center_crop: bool | None = None,
     flip: bool | None = None,
@@ -95,7 +95,8 @@ def tag_images(
         top_k (`int`, *optional*): labels kept for each image.
         threshold (`float` or `str`, *optional*): least score of a label that is kept; as in the pipeline. With neither
             of the two the pipeline's default counts: the thresholds of the checkpoint where it has some.
-        candidate_labels (`list[str]`, *optional*): other labels than the model's own.
+        candidate_labels (`list[str]` or `dict[str, list[str]]`, *optional*): other labels than the model's own, also
+            with descriptions of each.
         image_size (`int`, *optional*): shorter side in pixels that the model sees; as in the pipeline.
         center_crop (`bool`, *optional*): `False` shows the model the whole image; as in the pipeline.
         flip (`bool`, *optional*): averages with the mirror image; as in the pipeline.
