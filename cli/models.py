@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -15,6 +16,7 @@ from .common import (
     OwnLabelsOption,
     find_source,
     load_model,
+    load_tagger,
     print_json,
     stdout,
     without_loading_bar,
@@ -136,9 +138,9 @@ def export(
         raise ValueError("--quantize is for --format onnx only.")
     if eval_images is not None and not quantize:
         raise ValueError("--eval-images measures what --quantize costs: give both.")
-    from modeling_taidpt.captions.label_files import read_labels
+    from modeling_taidpt.captions.label_files import read_candidates
 
-    names = None if labels is None else read_labels(labels)[0]
+    names = None if labels is None else read_candidates(labels)[0]
     figures: dict[str, float] = {}
     with working(as_json):
         data = None
@@ -195,6 +197,13 @@ def push(
     model: Annotated[str, typer.Argument(help="Folder of the model.", show_default=False)],
     repository: Annotated[str, typer.Argument(help="Hub repository, as org/name.", show_default=False)],
     prompts_only: Annotated[bool, typer.Option("--prompts-only", help="Leave out the CLIP, which is named.")] = False,
+    example: Annotated[
+        str | None,
+        typer.Option(
+            "--example",
+            help="A photograph that the card shows, with what the model finds in it: whoever sees the card sees it.",
+        ),
+    ] = None,
     private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to.")] = None,
     message: Annotated[str | None, typer.Option("--message", help="Of the commit.")] = None,
@@ -209,16 +218,27 @@ def push(
 
     - `taidpt push runs/pets org/taidpt-pets`
     - `taidpt push runs/pets org/taidpt-pets --prompts-only --private`
+    - `taidpt push runs/pets org/taidpt-pets --example photo.jpg`
     """
     options: dict[str, Any] = {"private": private, "revision": revision, "commit_message": message}
     options = {name: value for name, value in options.items() if value is not None}
-    with working(as_json):
+    with working(as_json), TemporaryDirectory() as folder:
+        if example is not None:
+            options["example"] = _draw_example(model, example, Path(folder))
         commit = load_model(model).push_to_hub(repository, prompts_only=prompts_only, create_pr=create_pr, **options)
     url = commit.pr_url or commit.commit_url
     if as_json:
         print_json({"repository": repository, "url": url, "commit": commit.oid})
     else:
         stdout().print(f"Pushed: {url}")
+
+
+def _draw_example(model: str, photograph: str, folder: Path) -> Path:
+    """Draws what a model finds in a photograph; nothing of the file but its pixels goes into the figure."""
+    from modeling_taidpt.serving.plots import save_figure
+
+    results = load_tagger(model)(photograph, return_heatmaps=True)
+    return save_figure(photograph, results, folder / "example.jpg", dpi=100)
 
 
 __all__ = ["convert", "export", "push"]

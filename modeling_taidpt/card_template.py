@@ -29,7 +29,11 @@ from transformers import pipeline
 tagger = pipeline("multi-label-image-classification", model="{{ code(name).replace('"', '') }}")
 tagger("photo.jpg", top_k=5)
 ```
+{% if example %}
+![A photograph, the labels that this model finds in it with their scores, and where they are]({{ example }})
 
+What this model finds in one photograph, chosen by whoever published it: it says nothing of how often the model is right.
+{% endif %}
 ## Labels
 
 {{ labels | join(", ") }}{% if more_labels > 0 %} and {{ more_labels }} more{% endif %}.

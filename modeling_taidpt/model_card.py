@@ -26,6 +26,7 @@ from .stored_weights import find_weight_files
 
 CARD_NAME = "README.md"
 REPORT_NAME = "training_report.json"
+EXAMPLE_NAME = "example.jpg"  # a figure of what the model finds in a photograph
 MARK = "<!-- Written by taidpt from what was measured. Remove this line before you edit, and your text stays. -->"
 REPOSITORY_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 FIGURES = (  # of the trainer: name, baseline, what was measured on, its identifier
@@ -37,7 +38,12 @@ LABELS_SHOWN = 200
 
 
 def render_card(
-    config: TaiDptConfig, report: dict[str, Any] | None, name: str, prompts_only: bool = False, **metadata: Any
+    config: TaiDptConfig,
+    report: dict[str, Any] | None,
+    name: str,
+    prompts_only: bool = False,
+    has_example: bool = False,
+    **metadata: Any,
 ) -> ModelCard:
     """Renders the card of a model.
 
@@ -47,6 +53,7 @@ def render_card(
             that the model was never evaluated.
         name (`str`): repository or folder of the model.
         prompts_only (`bool`, *optional*, defaults to `False`): whether the checkpoint leaves the CLIP out.
+        has_example (`bool`, *optional*, defaults to `False`): whether `example.jpg` is beside the card, to be shown.
         **metadata: further fields of the header, as `license` and `language`, and `tags` that are added.
 
     Returns:
@@ -81,6 +88,7 @@ def render_card(
         "base": _place(base),
         "base_is_shipped": base in SHIPPED_BASES,
         "prompts_only": prompts_only,
+        "example": EXAMPLE_NAME if has_example else None,
         "report": report,
         "figures": figures,
         "template": default_template(config.language),
@@ -96,7 +104,7 @@ def card_folder() -> Path:
     return Path(str(importlib.import_module(f"{__package__}.pipelines").__file__)).parents[1] / "hub_cards"
 
 
-def write_card(model: PreTrainedModel, folder: Path, name: str, **metadata: Any) -> None:
+def write_card(model: PreTrainedModel, folder: Path, name: str, has_example: bool = False, **metadata: Any) -> None:
     """Writes the card of a model, and its training report if there is one, into a folder.
 
     A card that somebody wrote for exactly these prompts goes with them.
@@ -105,6 +113,7 @@ def write_card(model: PreTrainedModel, folder: Path, name: str, **metadata: Any)
         model ([`TaiDptModel`]): the model that was saved.
         folder (`Path`): where to.
         name (`str`): what the card calls the model.
+        has_example (`bool`, *optional*, defaults to `False`): as of [`render_card`].
         **metadata: further fields of the header; see [`render_card`].
     """
     report = known_report(model)
@@ -117,7 +126,7 @@ def write_card(model: PreTrainedModel, folder: Path, name: str, **metadata: Any)
         _write(folder / CARD_NAME, Path(card).read_text(encoding="utf-8"))
         return
     stored = TaiDptConfig.from_pretrained(folder) if (folder / "config.json").is_file() else model.config
-    rendered = render_card(model.config, report, name, prompts_only=stored.prompts_only, **metadata)
+    rendered = render_card(model.config, report, name, stored.prompts_only, has_example, **metadata)
     _write(folder / CARD_NAME, str(rendered))
 
 
@@ -156,7 +165,8 @@ def refresh_card(folder: Path) -> None:
         earlier = ModelCard.load(folder / CARD_NAME).data
         metadata = {name: earlier.get(name) for name in ("license", "language", "tags") if earlier.get(name)}
     report = _read_report(folder / REPORT_NAME)
-    card = render_card(config, report, folder.resolve().name, prompts_only=config.prompts_only, **metadata)
+    has_example = (folder / EXAMPLE_NAME).is_file()
+    card = render_card(config, report, folder.resolve().name, config.prompts_only, has_example, **metadata)
     _write(folder / CARD_NAME, str(card))
 
 
@@ -372,6 +382,7 @@ def code_text(value: Any) -> str:
 
 
 __all__ = [
+    "EXAMPLE_NAME",
     "MARK",
     "add_evaluation",
     "add_tags",

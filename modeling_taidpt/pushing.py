@@ -15,7 +15,7 @@ from transformers.utils import CONFIG_NAME
 
 from .configuration_checks import check_word_counts
 from .hub_errors import PlainError, explain
-from .model_card import CARD_NAME, REPORT_NAME, add_tags, has_edited_card
+from .model_card import CARD_NAME, EXAMPLE_NAME, REPORT_NAME, add_tags, has_edited_card
 from .onnx_graphs import GRAPH_FILE
 
 PUSH_OPTIONS = ("commit_message", "commit_description", "private", "token", "revision", "create_pr")
@@ -163,6 +163,7 @@ def push_folder(
         keeps_card = _edited_on_the_hub(api, name, revision)
         if tags and not keeps_card:
             add_tags(folder, tags)
+        obsolete = [*_word_counts_there(api, name, revision), *([] if keeps_card else [EXAMPLE_NAME])]
         return api.upload_folder(
             repo_id=name,
             folder_path=folder,
@@ -171,7 +172,7 @@ def push_folder(
             revision=revision,
             create_pr=create_pr,
             ignore_patterns=[CARD_NAME] if keeps_card else None,
-            delete_patterns=[*COMPANIONS, *_word_counts_there(api, name, revision)],
+            delete_patterns=[*COMPANIONS, *obsolete],
         )
 
 

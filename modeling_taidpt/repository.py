@@ -22,6 +22,7 @@ from .configuration_taidpt import TaiDptConfig
 from .graph_export import save_graph
 from .hub import find_image_processor, sample_weights
 from .model_card import (
+    EXAMPLE_NAME,
     REPORT_NAME,
     add_evaluation,
     card_folder,
@@ -119,7 +120,7 @@ class RepositoryMixin(_Base):
             if is_main:
                 self._save_companions(staging, prompts_only)
                 if not has_edited_card(folder):
-                    write_card(self, staging, name)
+                    write_card(self, staging, name, has_example=(folder / EXAMPLE_NAME).is_file())
         if push_to_hub:
             self.push_to_hub(name, prompts_only=prompts_only, **push)
 
@@ -131,6 +132,7 @@ class RepositoryMixin(_Base):
         max_shard_size: int | str | None = "50GB",
         tags: list[str] | None = None,
         processors: tuple[Any, ...] = (),
+        example: str | Path | None = None,
         **kwargs: Any,
     ) -> CommitInfo:
         """Pushes everything that [`~TaiDptModel.save_pretrained`] writes to the Hub, in one commit.
@@ -144,6 +146,8 @@ class RepositoryMixin(_Base):
             max_shard_size (`int` or `str`, *optional*, defaults to `"50GB"`): as in transformers.
             tags (`list[str]`, *optional*): further tags of the card.
             processors (`tuple`, *optional*): a tokenizer or image processor to push instead of the model's own.
+            example (`str` or `Path`, *optional*): a JPEG file that the card shows, as of
+                [`~modeling_taidpt.serving.plots.save_figure`]; nothing is shown of whoever pushes without it.
             **kwargs: `commit_message`, `commit_description`, `private`, `token`, `revision`, `create_pr`, as in
                 transformers.
 
@@ -166,6 +170,8 @@ class RepositoryMixin(_Base):
                 "prompts with `base_model_name_or_path=` its repository, or push the whole model."
             )
         with tempfile.TemporaryDirectory() as folder:
+            if example is not None:
+                shutil.copyfile(example, Path(folder) / EXAMPLE_NAME)
             options = {"prompts_only": prompts_only, "max_shard_size": max_shard_size, "repo_id": repo_id}
             self.save_pretrained(folder, **options)
             if is_folder:  # nobody else has it, and its path is nobody's business

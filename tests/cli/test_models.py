@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pyarrow.parquet as pq
 import pytest
@@ -118,6 +119,26 @@ def test_what_cannot_be_done_is_said_in_one_sentence(checkpoint, tmp_path, argum
     assert not (tmp_path / "out").exists()
 
 
+def test_push_draws_an_example_when_asked(checkpoint, tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    pushed = []
+
+    def push(self, repository, example=None, **options):
+        pushed.append(None if example is None else Image.open(example).copy())
+        return SimpleNamespace(pr_url=None, commit_url="https://hub/commit", oid="1")
+
+    monkeypatch.setattr("modeling_taidpt.TaiDptModel.push_to_hub", push)
+    photograph = tmp_path / "mine.jpg"
+    exif = Image.Exif()
+    exif[0x010E] = "at home"
+    Image.open(CAT).save(photograph, exif=exif)
+    for arguments in ([], ["--example", photograph]):
+        assert run("push", checkpoint, "org/model", *arguments).exit_code == 0
+    assert pushed[0] is None and pushed[1].format is None and min(pushed[1].size) > 200
+    assert not pushed[1].getexif()
+    assert "'./none.jpg'" in fails("push", checkpoint, "org/model", "--example", "./none.jpg") and len(pushed) == 2
+
+
 def test_demo_serves_the_model_that_is_named(checkpoint, monkeypatch):
     pytest.importorskip("gradio")
     served = {}
@@ -155,6 +176,27 @@ def test_without_network_the_hub_is_asked_once(command, monkeypatch):
 def test_offline_mode_is_named(checkpoint):
     assert "while HF_HUB_OFFLINE is set" in fails("push", checkpoint, "org/model")
     assert "while HF_HUB_OFFLINE is set" in fails("predict", CAT, "--model", "org/none")
+
+
+def test_every_command_takes_the_descriptions_of_a_class_table(checkpoint, tmp_path):
+    table = tmp_path / "table.json"
+    described = {"dog": ["a furry animal on a leash"], "tram": []}
+    table.write_text(json.dumps([{"name": name, "descriptions": texts or None} for name, texts in described.items()]))
+    tagger = pipeline(TASK, model=str(checkpoint))
+    expected = {found["label"]: found["score"] for found in tagger(CAT, candidate_labels=described)}
+    plain = {found["label"]: found["score"] for found in tagger(CAT, candidate_labels=list(described))}
+    assert expected["dog"] != pytest.approx(plain["dog"], rel=1e-3)
+    options = ["--model", checkpoint, "--labels", table]
+    predicted = json.loads(run("predict", CAT, *options, "--json").stdout)[0]["labels"]
+    assert {found["label"]: found["score"] for found in predicted} == pytest.approx(expected, rel=1e-5)
+    assert run("tag", CAT, *options, "--output", tmp_path / "tags.jsonl").exit_code == 0
+    row = json.loads((tmp_path / "tags.jsonl").read_text())
+    assert dict(zip(row["labels"], row["scores"], strict=True)) == pytest.approx(expected, rel=1e-4)
+    assert run("export", *options, "--format", "torch", "--output", tmp_path / "out").exit_code == 0
+    program = torch.export.load(next((tmp_path / "out").glob("*.pt2"))).module()
+    pixels = AutoImageProcessor.from_pretrained(tmp_path / "out")(Image.open(CAT), return_tensors="pt")["pixel_values"]
+    assert program(pixels)[0].tolist() == [pytest.approx([expected["dog"], expected["tram"]], rel=1e-4)]
+    assert json.loads(run("classes", table, "--json").stdout)[0]["descriptions"] == described["dog"]
 
 
 def test_tiles_are_an_option_of_predict(checkpoint, tmp_path):

@@ -73,6 +73,11 @@ def push() -> dict[str, Any]:
     model.bake().push_to_hub("org/tagger", token=TOKEN, revision="baked")
     found["baked"] = pipeline(TASK, model="org/tagger", revision="baked")(IMAGE)
     found["proposal"] = model.push_to_hub("org/tagger", token=TOKEN, create_pr=True).pr_num
+    # a card shows a picture as long as it is given
+    model.push_to_hub("org/shown", token=TOKEN, example=IMAGE)
+    found["example"] = [str(ModelCard.load("org/shown")), "example.jpg" in api.list_repo_files("org/shown")]
+    model.push_to_hub("org/shown", token=TOKEN)
+    found["no example"] = [str(ModelCard.load("org/shown")), "example.jpg" in api.list_repo_files("org/shown")]
     # a card that somebody edited on the Hub stays; shards give way to a single file and back
     edited = ModelCard("---\nlicense: mit\n---\n\nMy words.\n")
     api.upload_file(path_or_fileobj=str(edited).encode(), path_in_repo="README.md", repo_id="org/pipe")

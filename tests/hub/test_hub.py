@@ -93,6 +93,13 @@ def test_pipeline_processor_tokenizer_branch_and_proposal(pushed):
     assert pushed["proposal"] == 1
 
 
+def test_a_card_shows_the_picture_that_was_pushed_with_it(pushed):
+    card, is_there = pushed["example"]
+    assert is_there and "](example.jpg)" in card and "says nothing of how often" in card
+    card, is_there = pushed["no example"]
+    assert not is_there and "example.jpg" not in card
+
+
 def test_edited_cards_stay_and_old_weights_go(pushed):
     assert pushed["kept card"].endswith("My words.\n")
     assert_same_scores(pushed["sharded"], pushed["expected"])
