@@ -4,24 +4,31 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, sort_checkpoints
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..atomic import staged_file
 from ..features.cache import KeptFeatures
 from ..hub import sample_weights
 
+logger = logging.get_logger(__name__)
+
 RECORD = "training_run.json"  # in the output folder and in each of its checkpoints
 STATES = ("optimizer.pt", "scheduler.pt")  # without them training would go on with other steps, in silence
+CHECKPOINT_NAME = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-\d+")
+# What one process writes and training goes on from; the other files of several processes may come later.
+DIGESTED = (SAFE_WEIGHTS_NAME, *STATES, "rng_state.pth", TRAINER_STATE_NAME)
 
 
 @dataclass(frozen=True)
@@ -33,27 +40,30 @@ class RunRecord:
         labels (`list[str]`): in the order of the logits.
         base (`list[float]`): a few weights of the CLIP.
         data (`str`): fingerprint of the training data: features, their order and their labels.
-        weights (`str`, *optional*): of a checkpoint, SHA-256 of its prompts.
+        files (`dict[str, str]`, *optional*): of a checkpoint, SHA-256 of its files by their names.
     """
 
     run: str
     labels: list[str]
     base: list[float]
     data: str
-    weights: str | None = None
+    files: dict[str, str] | None = None
 
-    def write(self, folder: str | Path) -> None:
-        """Writes the record into a folder; with the digest of the weights that are there."""
+    def write(self, folder: str | Path, names: Sequence[str] = ()) -> None:
+        """Writes the record into a folder; with the digests of some files that are there."""
+        record = replace(self, files=digest_files(folder, names))
         with staged_file(Path(folder) / RECORD) as path:
-            path.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+            path.write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, folder: str | Path) -> RunRecord | None:
         """The record in a folder; `None` where there is none that can be read."""
         try:
-            return cls(**json.loads((Path(folder) / RECORD).read_text(encoding="utf-8")))
+            record = cls(**json.loads((Path(folder) / RECORD).read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError, RecursionError):
             return None
+        has_labels = isinstance(record.labels, list) and all(isinstance(label, str) for label in record.labels)
+        return record if has_labels and isinstance(record.files or {}, dict) else None
 
     def require_same(self, other: RunRecord, folder: str) -> None:
         """Raises a `ValueError` where the checkpoint in `folder`, with the record `other`, is of other things."""
@@ -109,16 +119,25 @@ def base_sample(model: Any) -> list[float]:
     return sample_weights(model.clip.state_dict())
 
 
-def weights_digest(folder: str | Path) -> str:
-    """SHA-256 of the prompts of a checkpoint."""
-    return hashlib.sha256((Path(folder) / SAFE_WEIGHTS_NAME).read_bytes()).hexdigest()
+def digest_files(folder: str | Path, names: Sequence[str]) -> dict[str, str]:
+    """SHA-256 of those of some files that are in a checkpoint.
+
+    Args:
+        folder (`str` or `Path`): the checkpoint.
+        names (`Sequence[str]`): of the files.
+
+    Returns:
+        `dict[str, str]`: by name.
+    """
+    paths = [Path(folder) / name for name in names]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths if path.is_file()}
 
 
 def whole_checkpoint(folder: str | Path, record: RunRecord | None, states: Sequence[str] = STATES) -> bool:
     """Whether a checkpoint was written to its end and is undamaged.
 
-    The trainer's state is written last. Prompts are compared with the digest in the record; the files of torch are
-    archives that hold checksums.
+    The trainer's state is written last, and after it the digests of all files into the record. Where a process was
+    killed in between, the record holds that of the prompts, and the files of torch are archives with checksums.
 
     Args:
         folder (`str` or `Path`): the checkpoint.
@@ -129,9 +148,12 @@ def whole_checkpoint(folder: str | Path, record: RunRecord | None, states: Seque
         `bool`.
     """
     folder = Path(folder)
+    digests = {} if record is None or record.files is None else record.files
     try:
-        TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME))
-        if record is not None and record.weights is not None and weights_digest(folder) != record.weights:
+        step = TrainerState.load_from_json(str(folder / TRAINER_STATE_NAME)).global_step
+        if CHECKPOINT_NAME.fullmatch(folder.name) and folder.name != f"{PREFIX_CHECKPOINT_DIR}-{step}":
+            return False
+        if digest_files(folder, list(digests)) != digests:
             return False
         with safe_open(folder / SAFE_WEIGHTS_NAME, "pt"):
             pass
@@ -142,9 +164,59 @@ def whole_checkpoint(folder: str | Path, record: RunRecord | None, states: Seque
             with zipfile.ZipFile(path) as archive:
                 if archive.testzip() is not None:
                     return False
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, SafetensorError, zipfile.BadZipFile):
+    except Exception:  # the readers of JSON, archives and weights have many for what is damaged
         return False
     return True
+
+
+def last_checkpoint(output: str | Path, states: Sequence[str] = STATES) -> str | None:
+    """The last whole checkpoint of the run in an output folder.
+
+    Args:
+        output (`str` or `Path`): the folder. Checkpoints that an earlier run left there are not looked at.
+        states (`Sequence[str]`, *optional*): as of [`whole_checkpoint`].
+
+    Returns:
+        `str` or `None`: its folder.
+
+    Raises:
+        ValueError: nobody knows which checkpoints are of the run; one sentence.
+    """
+    run = RunRecord.read(output)
+    for folder in reversed(sort_checkpoints(output_dir=str(output))):
+        record = RunRecord.read(folder)
+        if run is None and record is not None:
+            raise ValueError(
+                f"{str(Path(output) / RECORD)!r} is missing or damaged, which says of which run the checkpoints are: "
+                f"copy the {RECORD} of the checkpoint to go on from there, or start anew without resuming."
+            )
+        if run is None or (record is not None and record.run != run.run):
+            continue
+        if record is not None and whole_checkpoint(folder, record, states):
+            return folder
+        logger.warning(f"The checkpoint {folder!r} is damaged or was not written to its end: it is passed over.")
+    return None
+
+
+def require_undamaged(path: Path) -> None:
+    """Raises a `ValueError` where a file of a checkpoint is missing, or has changed since it was written."""
+    if not path.is_file():
+        raise ValueError(f"The checkpoint {str(path.parent)!r} holds no {path.name}.")
+    record = RunRecord.read(path.parent)
+    digest = None if record is None or record.files is None else record.files.get(path.name)
+    if digest not in (None, digest_files(path.parent, [path.name])[path.name]):
+        raise ValueError(
+            f"The checkpoint {str(path.parent)!r} is damaged, its {path.name} has changed since it was written: "
+            "delete it, and go on from an earlier one."
+        )
+
+
+def require_output(folder: str | Path) -> None:
+    """Raises a `FileNotFoundError` where the output folder of a run was deleted meanwhile."""
+    if not (Path(folder) / RECORD).is_file():
+        raise FileNotFoundError(
+            f"The output folder {str(folder)!r} was deleted while it was trained: run the same command again."
+        )
 
 
 def _few(labels: Sequence[str]) -> str:
@@ -152,12 +224,16 @@ def _few(labels: Sequence[str]) -> str:
 
 
 __all__ = [
+    "DIGESTED",
     "RECORD",
     "STATES",
     "FinishedRunMixin",
     "RunRecord",
     "base_sample",
     "data_fingerprint",
-    "weights_digest",
+    "digest_files",
+    "last_checkpoint",
+    "require_output",
+    "require_undamaged",
     "whole_checkpoint",
 ]

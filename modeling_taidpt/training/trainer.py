@@ -23,7 +23,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
 from transformers.trainer import PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput, sort_checkpoints
+from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from ..atomic import plain_disk_errors, staged_file, staged_folder
@@ -49,13 +49,16 @@ from .images import TrainingImages, is_image_data
 from .prototype_loss import CaptionPrototypeTerm
 from .report import training_report
 from .resume import (
+    DIGESTED,
     RECORD,
     STATES,
     FinishedRunMixin,
     RunRecord,
     base_sample,
     data_fingerprint,
-    weights_digest,
+    last_checkpoint,
+    require_output,
+    require_undamaged,
     whole_checkpoint,
 )
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
@@ -297,6 +300,7 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
         output.metrics.update(self._report)
         if self.is_world_process_zero():
+            require_output(self.args.output_dir)
             self.save_metrics("train", output.metrics)
         self.save_state()
         return output
@@ -344,17 +348,11 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
 
         Returns:
             `str` or `None`: its folder.
+
+        Raises:
+            ValueError: nobody knows which checkpoints are of the run; one sentence.
         """
-        run = RunRecord.read(self.args.output_dir)
-        for folder in reversed(sort_checkpoints(output_dir=self.args.output_dir)):
-            record = RunRecord.read(folder)
-            if run is not None and record is not None and record.run == run.run:
-                if whole_checkpoint(folder, record, self._state_files()):
-                    return folder
-                logger.warning(
-                    f"The checkpoint {folder!r} is damaged or was not written to its end: it is passed over."
-                )
-        return None
+        return last_checkpoint(self.args.output_dir, self._state_files())
 
     def _state_files(self) -> tuple[str, ...]:
         """The files that go with the prompts in each checkpoint; frameworks that share them out have their own."""
@@ -692,9 +690,13 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         self._saves_checkpoint = True
         try:
             with plain_disk_errors(folder, needed):
+                if self.is_world_process_zero():
+                    require_output(self.args.output_dir)
                 if self.args.should_save:  # of an earlier run: with it a checkpoint that is cut short would look whole
                     (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
                 super()._save_checkpoint(model, trial)
+                if self.args.should_save and self._run is not None:
+                    self._run.write(folder, DIGESTED)
         finally:
             self._saves_checkpoint = False
 
@@ -718,7 +720,7 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
             config.prompts_only = True
             config.save_pretrained(folder)
             if self._run is not None:
-                dataclasses.replace(self._run, weights=weights_digest(folder)).write(folder)
+                self._run.write(folder, [SAFE_WEIGHTS_NAME])
             self._save_arguments(folder)
         else:
             with staged_folder(folder) as staged:  # the model joins in: all of it, or none
@@ -803,8 +805,7 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         """Loads the contexts of a checkpoint into the model."""
         model = self.model if model is None else model
         path = Path(resume_from_checkpoint) / SAFE_WEIGHTS_NAME
-        if not path.is_file():
-            raise ValueError(f"The checkpoint {str(resume_from_checkpoint)!r} holds no {SAFE_WEIGHTS_NAME}.")
+        require_undamaged(path)
         prompts = {k: v for k, v in safetensors.torch.load_file(path).items() if not k.startswith("clip.")}
         expected = {k: v.shape for k, v in model.state_dict().items() if not k.startswith("clip.")}
         if {k: v.shape for k, v in prompts.items()} != expected:

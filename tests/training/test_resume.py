@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 from modeling_taidpt import TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments
 
@@ -80,55 +81,119 @@ def test_checkpoints_of_other_things_are_refused(new_trainer, tmp_path, other, w
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def damage_state(folder: Path) -> None:
-    (folder / "trainer_state.json").unlink()
+FILES = ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+CHANGES = ["missing", "empty", "cut", "flipped", "a folder", "of another checkpoint"]
+RECORDS = [f'{{"run": "x", "labels": {labels}, "base": [], "data": "x", "files": 5}}' for labels in ("[]", "5")]
+TEXTS = ["{}", "[]", "null", "[" * 100_000, '{"global_step": "2"}', "\xff"]
 
 
-def cut_optimizer(folder: Path) -> None:
-    data = (folder / "optimizer.pt").read_bytes()
-    (folder / "optimizer.pt").write_bytes(data[: len(data) // 2])
+def damage(path: Path, change: str) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    if change == "empty":
+        path.touch()
+    elif change == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif change == "flipped":
+        path.write_bytes(content[:-5] + bytes([content[-5] ^ 1]) + content[-4:])
+    elif change == "a folder":
+        path.mkdir()
+    elif change == "of another checkpoint":
+        shutil.copyfile(path.parent.with_name("checkpoint-1") / path.name, path)
+    elif change != "missing":
+        path.write_text(change, encoding="latin-1")
 
 
-def flip_optimizer(folder: Path) -> None:
-    data = bytearray((folder / "optimizer.pt").read_bytes())
-    data[len(data) // 2] ^= 1
-    (folder / "optimizer.pt").write_bytes(bytes(data))
+@pytest.fixture(scope="module")
+def two_checkpoints(tmp_path_factory):
+    return tmp_path_factory.mktemp("two") / "run"
 
 
-def lose_optimizer(folder: Path) -> None:
-    (folder / "optimizer.pt").unlink()
-
-
-def lose_random_state(folder: Path) -> None:
-    (folder / "rng_state.pth").unlink()
-
-
-def flip_weights(folder: Path) -> None:
-    data = bytearray((folder / "model.safetensors").read_bytes())
-    data[-5] ^= 1
-    (folder / "model.safetensors").write_bytes(bytes(data))
-
-
-def lose_record(folder: Path) -> None:
-    (folder / "training_run.json").write_text("{")
+@pytest.fixture
+def run_of_two(new_trainer, two_checkpoints, tmp_path, monkeypatch):
+    """A run with two checkpoints, and what is said about them."""
+    if not two_checkpoints.exists():
+        new_trainer(max_steps=2).train()
+        (tmp_path / "run").rename(two_checkpoints)
+    shutil.copytree(two_checkpoints, tmp_path / "run")
+    said = []
+    monkeypatch.setattr("modeling_taidpt.training.resume.logger.warning", said.append)
+    return tmp_path / "run", said
 
 
 @pytest.mark.parametrize(
-    "damage",
-    [damage_state, cut_optimizer, flip_optimizer, lose_optimizer, lose_random_state, flip_weights, lose_record],
+    ("file", "change"),
+    [
+        # nothing is drawn at random here: all checkpoints have one random state
+        *((file, change) for file in FILES for change in CHANGES if (file, change) != ("rng_state.pth", CHANGES[-1])),
+        *(("trainer_state.json", text) for text in TEXTS),
+        *(("training_run.json", change) for change in (*CHANGES, *TEXTS, *RECORDS) if change != "flipped"),
+    ],
+    ids=lambda value: value[:20],
 )
-def test_a_damaged_checkpoint_is_passed_over(new_trainer, tmp_path, damage):
+def test_a_damaged_checkpoint_is_passed_over(new_trainer, run_of_two, file, change):
+    folder, said = run_of_two
+    damage(folder / "checkpoint-2" / file, change)
+    assert new_trainer().find_checkpoint() == str(folder / "checkpoint-1")
+    assert len(said) == 1 and "checkpoint-2' is damaged or was not written to its end" in said[0]
+    with pytest.raises(ValueError, match=r"damaged|readable training_run"):
+        new_trainer().train(resume_from_checkpoint=str(folder / "checkpoint-2"))
+
+
+def test_training_goes_on_from_the_last_whole_checkpoint(new_trainer, run_of_two):
     whole = new_trainer("whole", max_steps=3, save_strategy="no")
     whole.train()
-    new_trainer(max_steps=2).train()
-    damage(tmp_path / "run" / "checkpoint-2")
+    damage(run_of_two[0] / "checkpoint-2" / "optimizer.pt", "cut")
     trainer = new_trainer(max_steps=3)
-    assert trainer.find_checkpoint() == str(tmp_path / "run" / "checkpoint-1")
-    with pytest.raises(ValueError, match=r"damaged|readable training_run"):
-        new_trainer(max_steps=3).train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-2"))
     trainer.train(resume_from_checkpoint=True)
     for name, value in whole.model.prompt_learner.state_dict().items():
         assert torch.equal(value, trainer.model.prompt_learner.state_dict()[name])
+
+
+def test_a_checkpoint_whose_digests_were_not_written_yet_is_gone_on_from(new_trainer, run_of_two):
+    """The process was killed right after the trainer's state."""
+    record = run_of_two[0] / "checkpoint-2" / "training_run.json"
+    stored = json.loads(record.read_text())
+    assert set(stored["files"]) == set(FILES)
+    stored["files"] = {"model.safetensors": stored["files"]["model.safetensors"]}
+    record.write_text(json.dumps(stored))
+    assert new_trainer().find_checkpoint() == str(record.parent)
+    damage(record.parent / "optimizer.pt", "cut")
+    assert new_trainer().find_checkpoint() == str(record.parent.with_name("checkpoint-1"))
+
+
+@pytest.mark.parametrize("change", ["missing", "cut", "a folder"])
+def test_checkpoints_of_nobody_knows_which_run_are_not_trained_over(new_trainer, run_of_two, change):
+    damage(run_of_two[0] / "training_run.json", change)
+    with pytest.raises(ValueError, match=r"training_run\.json' is missing or damaged, which says of which run"):
+        new_trainer().find_checkpoint()
+    for entry in run_of_two[0].glob("checkpoint-*/training_run.json"):
+        entry.unlink()
+    assert new_trainer().find_checkpoint() is None  # of other trainers
+
+
+def test_a_best_checkpoint_that_was_damaged_is_not_loaded(new_trainer, run_of_two):
+    folder = run_of_two[0] / "checkpoint-2"
+    for change in ("flipped", "missing"):
+        damage(folder / "model.safetensors", change)
+        trainer = new_trainer()
+        trainer.state.best_model_checkpoint, trainer.state.best_metric = str(folder), 1.0
+        with pytest.raises(ValueError, match=r"checkpoint-2' (is damaged|holds no model\.safetensors)"):
+            trainer._load_best_model()
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_an_output_folder_that_is_deleted_meanwhile_is_said(new_trainer, tmp_path, last):
+    class Deletes(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 2:
+                shutil.rmtree(tmp_path / "run")
+
+    trainer = new_trainer(max_steps=2 if last else 4, save_strategy="no" if last else "steps")
+    trainer.add_callback(Deletes())
+    with pytest.raises(FileNotFoundError, match=r"The output folder '[^']*run' was deleted while it was trained"):
+        trainer.train()
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_finished_run_is_not_trained_on(new_trainer, tmp_path):
