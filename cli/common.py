@@ -314,7 +314,12 @@ def changed_folder(model: str, output: Path | None) -> Path:
     Raises:
         ValueError: the model has no folder, or the output is a file.
     """
-    if output is None and not (Path(model) / "config.json").is_file():
+    config = Path(model) / "config.json"
+    if output is None and config.parent.is_dir() and not config.is_file():
+        from modeling_taidpt.atomic import recover_folder
+
+        recover_folder(model)
+    if output is None and not config.is_file():
         raise ValueError(f"There is no model in a folder {model!r} to be changed: name another folder with --output.")
     if output is not None and output.is_file():
         raise ValueError(f"The output {str(output)!r} is a file: name a folder.")
@@ -356,10 +361,12 @@ def find_source(name: str) -> str:
     Raises:
         OSError: it is not in the cache and the Hub cannot be reached; one sentence.
     """
+    from modeling_taidpt.atomic import recover_folder
     from modeling_taidpt.hub import resolve_source
     from modeling_taidpt.hub_errors import require_answer
 
     source = resolve_source(name)
+    recover_folder(source)
     require_answer(source)
     return source
 

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_NAME, cached_file, logging
 
+from .atomic import recover_folder
 from .backbones import MODEL_CLASSES, DualEncoder, require_known_towers
 from .configuration_checks import one_line
 from .configuration_taidpt import TaiDptConfig
@@ -96,6 +97,7 @@ def settle(name: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """
     folder = resolve_source(name)
     if os.path.isdir(folder):
+        recover_folder(folder)
         subfolder = arguments.get("subfolder")
         rest = {key: value for key, value in arguments.items() if key not in ("subfolder", "revision")}
         return (os.path.join(folder, subfolder) if subfolder else name), rest

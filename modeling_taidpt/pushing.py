@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from huggingface_hub import CommitInfo, HfApi
 from huggingface_hub.errors import HfHubHTTPError
 from transformers.utils import CONFIG_NAME
 
+from .atomic import scratch_folder
 from .configuration_checks import check_word_counts
 from .hub_errors import PlainError, explain
 from .model_card import CARD_NAME, EXAMPLE_NAME, REPORT_NAME, add_tags, has_edited_card
@@ -179,16 +179,16 @@ def push_folder(
 def _edited_on_the_hub(api: HfApi, repo_id: str, revision: str | None) -> bool:
     if not api.file_exists(repo_id, CARD_NAME, revision=revision):
         return False
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         api.hf_hub_download(repo_id, CARD_NAME, revision=revision, local_dir=folder)
-        return has_edited_card(Path(folder))
+        return has_edited_card(folder)
 
 
 def _word_counts_there(api: HfApi, repo_id: str, revision: str | None) -> list[str]:
     """The name of the word counts that the model in a repository has."""
     if not api.file_exists(repo_id, CONFIG_NAME, revision=revision):
         return []
-    with tempfile.TemporaryDirectory() as folder:
+    with scratch_folder() as folder:
         path = api.hf_hub_download(repo_id, CONFIG_NAME, revision=revision, local_dir=folder)
         try:
             name = json.loads(Path(path).read_text(encoding="utf-8"))["word_counts"]

@@ -7,7 +7,6 @@ import importlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -16,7 +15,7 @@ from huggingface_hub import CommitInfo
 from transformers.dynamic_module_utils import get_relative_import_files, get_relative_imports
 from transformers.utils import CONFIG_NAME, logging
 
-from .atomic import Obsolete, staged_file, staged_folder
+from .atomic import Obsolete, scratch_folder, staged_file, staged_folder
 from .configuration_checks import check_word_counts
 from .configuration_taidpt import TaiDptConfig
 from .graph_export import save_graph
@@ -169,18 +168,18 @@ class RepositoryMixin(_Base):
                 f"The base of these prompts is a folder of this machine ({base!r}): push it and learn or load the "
                 "prompts with `base_model_name_or_path=` its repository, or push the whole model."
             )
-        with tempfile.TemporaryDirectory() as folder:
+        with scratch_folder() as folder:
             if example is not None:
-                shutil.copyfile(example, Path(folder) / EXAMPLE_NAME)
+                shutil.copyfile(example, folder / EXAMPLE_NAME)
             options = {"prompts_only": prompts_only, "max_shard_size": max_shard_size, "repo_id": repo_id}
             self.save_pretrained(folder, **options)
             if is_folder:  # nobody else has it, and its path is nobody's business
-                _forget_base(Path(folder))
+                _forget_base(folder)
             for processor in filter(None, processors):
                 processor.save_pretrained(folder)
             if not prompts_only:
-                self._save_graph(Path(folder))
-            return push_folder(Path(folder), repo_id, tags=tags, **kwargs)
+                self._save_graph(folder)
+            return push_folder(folder, repo_id, tags=tags, **kwargs)
 
     def record_evaluation(
         self,

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from modeling_taidpt.atomic import DiskFullError, staged_file, staged_folder
+from modeling_taidpt.atomic import (
+    DiskFullError,
+    recover_folder,
+    remove_leftovers,
+    scratch_folder,
+    staged_file,
+    staged_folder,
+)
 
 
 def files(folder):
@@ -75,15 +86,8 @@ def test_a_full_disk_is_one_sentence_that_names_the_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_move_that_is_killed_leaves_no_folder_of_two_models(tmp_path, monkeypatch):
-    """What says what the weights are is away as long as files of two models may be there."""
-
-    def write(folder, name, obsolete=None):
-        with staged_folder(folder, obsolete) as staged:
-            for file in ("model.onnx", "labels.json", "config.json"):
-                (staged / file).write_text(name)
-
-    left = [0]
+def stop_after(monkeypatch, left: list[int]) -> None:
+    """Lets a process die at a change of the disk, and make no other one."""
 
     def watch(module, function):
         original = getattr(module, function)
@@ -96,24 +100,119 @@ def test_a_move_that_is_killed_leaves_no_folder_of_two_models(tmp_path, monkeypa
 
         monkeypatch.setattr(module, function, called)
 
-    model = tmp_path / "model"
-    write(model, "old")
-    (model / "model_quantized.onnx").write_text("old")
     watch(os, "replace")
     watch(Path, "unlink")
+    watch(shutil, "rmtree")
+
+
+def write_model(folder, name, obsolete=None):
+    with staged_folder(folder, obsolete) as staged:
+        for file in ("model.onnx", "labels.json", "config.json"):
+            (staged / file).write_text(name)
+
+
+def test_a_move_that_is_killed_leaves_no_folder_of_two_models(tmp_path, monkeypatch):
+    """What says what the weights are is away as long as files of two models may be there; then one is whole."""
+    left = [-1]
+    names = ("model.onnx", "labels.json", "config.json")
+    write_model(tmp_path / "model", "old")
+    (tmp_path / "model" / "model_quantized.onnx").write_text("old")
+    old, new = dict.fromkeys((*names, "model_quantized.onnx"), "old"), dict.fromkeys(names, "new")
+    stop_after(monkeypatch, left)
+    outcomes = []
     for point in range(100):
-        shutil.copytree(model, tmp_path / str(point))
+        model = tmp_path / str(point) / "model"
+        shutil.copytree(tmp_path / "model", model)
         left[0] = point
         try:
-            write(tmp_path / str(point), "new", lambda written: {"model_quantized.onnx"})
-        except KeyboardInterrupt:
-            found = files(tmp_path / str(point))
-            whole = {"config.json", "labels.json"} <= found.keys()
-            assert not whole or set(found.values()) == {"old"}, (point, found)
-        else:
-            assert files(tmp_path / str(point)) == dict.fromkeys(("model.onnx", "labels.json", "config.json"), "new")
+            write_model(model, "new", lambda written: {"model_quantized.onnx"})
             break
-    assert point >= 6
+        except KeyboardInterrupt:
+            found = files(model)
+            assert not {"config.json", "labels.json"} <= found.keys() or len(set(found.values())) == 1, (point, found)
+        finally:
+            left[0] = -1
+        (model.parent / "reads").mkdir()
+        recover_folder(model)  # whoever reads it finds a whole model
+        outcomes.append(files(model))
+        remove_leftovers(model.parent)  # and whoever writes beside it leaves nothing
+        assert sorted(entry.name for entry in model.parent.iterdir()) == ["model", "reads"]
+        assert files(model) == outcomes[-1]
+    assert files(model) == new
+    assert old in outcomes and new in outcomes and len(outcomes) >= 8
+    assert all(outcome in (old, new) for outcome in outcomes)
+
+
+def test_a_model_that_was_saved_since_is_not_moved_over(tmp_path, monkeypatch):
+    """The moves of a killed process are not made where another machine has saved meanwhile."""
+    left = [-1]
+    write_model(tmp_path / "model", "old")
+    stop_after(monkeypatch, left)
+    left[0] = 3
+    with pytest.raises(KeyboardInterrupt):
+        write_model(tmp_path / "model", "new")
+    left[0] = -1
+    for file in ("model.onnx", "labels.json", "config.json"):
+        (tmp_path / "model" / file).write_text("other")
+    remove_leftovers(tmp_path)
+    assert set(files(tmp_path).values()) == {"other"}
+
+
+@pytest.mark.parametrize("place", ["old", "link", "file"])
+def test_a_plan_of_moves_reaches_nothing_outside_of_its_folder(tmp_path, monkeypatch, place):
+    """It may have come with an archive of anybody."""
+    left = [-1]
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("mine")
+    (tmp_path / "all" / "model").mkdir(parents=True)
+    stop_after(monkeypatch, left)
+    left[0] = 1  # after the plan is in its place
+    with pytest.raises(KeyboardInterrupt):
+        write_model(tmp_path / "all" / "model", "new")
+    left[0] = -1
+    hidden = next(entry for entry in (tmp_path / "all").iterdir() if entry.name.startswith("."))
+    if place == "old":
+        (hidden / "model.moves").write_text('["../../mine/config.json"]')
+    elif place == "link":
+        (tmp_path / "all" / "model").rmdir()
+        (tmp_path / "all" / "model").symlink_to(tmp_path / "mine")
+    else:
+        (hidden / "model" / "sub").mkdir()
+        (hidden / "model" / "sub" / "config.json").write_text("new")
+        (tmp_path / "all" / "model" / "sub").symlink_to(tmp_path / "mine")
+    remove_leftovers(tmp_path / "all")
+    assert files(tmp_path / "mine") == {"config.json": "mine"}
+    assert [entry.name for entry in (tmp_path / "all").iterdir()] == ["model"]
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_one_sentence(tmp_path):
+    said = r"^'[^']*model' or the folder that it is in was deleted while it was written: [^\n]*$"
+    with pytest.raises(FileNotFoundError, match=said), staged_folder(tmp_path / "runs" / "model") as staged:
+        shutil.rmtree(tmp_path / "runs")
+        raise KeyError("of a library that could not open its file")
+    assert not staged.exists()
+    with pytest.raises(FileNotFoundError, match=r"file\.txt"), staged_file(tmp_path / "runs" / "file.txt") as staged:
+        staged.write_text("new")
+        shutil.rmtree(tmp_path / "runs")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_scratch_folder_is_nobody_else_s_and_goes_with_its_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with scratch_folder() as scratch:
+        assert scratch.parent.stat().st_mode & 0o77 == 0 and list(scratch.iterdir()) == []
+        (scratch / "model").write_text("secret")
+        left = scratch.parent.with_name(re.sub(r"-\d+\.", f"-{dead_process()}.", scratch.parent.name))
+        shutil.copytree(scratch.parent, left)
+        with scratch_folder() as other:
+            assert other != scratch and not left.exists() and files(scratch) == {"model": "secret"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def dead_process() -> int:
+    done = subprocess.Popen([sys.executable, "-c", ""])
+    done.wait()
+    return done.pid
 
 
 def test_a_staged_folder_inside_another_of_its_path_is_a_part_of_it(tmp_path):

@@ -10,13 +10,12 @@ import json
 import shutil
 import subprocess
 import tarfile
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 
-from ..atomic import staged_folder
+from ..atomic import scratch_folder, staged_folder
 from ..modeling_taidpt import TaiDptModel
 from .programs import LABELS_FILE, LARGEST_ONNX, export_onnx
 
@@ -120,10 +119,10 @@ def _fetch(package: str, wanted: dict[str, str], folder: Path) -> None:
             "A page for offline use holds transformers.js, which npm fetches, and npm is not installed: install "
             "Node.js, or let the page load the library from a CDN (`--cdn`)."
         )
-    with tempfile.TemporaryDirectory() as scratch:
-        command = [npm, "pack", package, "--ignore-scripts", "--silent", "--pack-destination", scratch]
+    with scratch_folder() as scratch:
+        command = [npm, "pack", package, "--ignore-scripts", "--silent", "--pack-destination", str(scratch)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=NPM_SECONDS, cwd=scratch)
-        archives = list(Path(scratch).glob("*.tgz"))
+        archives = list(scratch.glob("*.tgz"))
         if done.returncode or len(archives) != 1:
             reason = " ".join(done.stderr.split())[-300:] or f"exit code {done.returncode}"
             raise OSError(f"npm could not fetch {package} ({reason}): try again, or use a CDN (`--cdn`).")
