@@ -59,7 +59,7 @@ def pick(sample: int, whole: int) -> int:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory) -> Path:
-    """A folder with a tiny checkpoint `model` and 24 images, every seventh broken."""
+    """A folder with a tiny checkpoint `model`, 24 `images`, every seventh broken, 100 `photos` and captions."""
     folder = tmp_path_factory.mktemp("base")
     model = TaiDptModel.from_clip(make_clip(), labels=LABELS, num_context_tokens=2)
     model.save_pretrained(folder / "model")
@@ -73,6 +73,11 @@ def base(tmp_path_factory) -> Path:
             continue
         pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
+    (folder / "photos").mkdir()
+    for number in range(100):
+        pixels = np.random.default_rng(100 + number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / "photos" / f"{number:03d}.png")
+    (folder / "captions.txt").write_text("A dog runs.\nA cat sleeps.\nA horse.\nTwo dogs.\nNothing here.\n")
     return folder
 
 

@@ -24,7 +24,7 @@ class Run(NamedTuple):
 
     Attributes:
         code (`int`): its exit code, the negative signal where it was killed.
-        events (`int`): changes of the folder, of a process that came to its end.
+        events (`int`): changes in the folder and beside it, of a process that came to its end.
         seconds (`float`): how long it worked.
     """
 
@@ -39,8 +39,8 @@ def run(task: str, base: Path, folder: Path, at_event: int | None = None, after:
     Args:
         task (`str`): its name.
         base (`Path`): the prepared folder.
-        folder (`Path`): the folder of the task.
-        at_event (`int`, *optional*): it is killed right before this change of its folder, counted from 1.
+        folder (`Path`): the folder of the task, alone in another one.
+        at_event (`int`, *optional*): it is killed right before this change in there, counted from 1.
         after (`float`, *optional*): it is killed after these seconds.
     """
     here, there = context.Pipe()
@@ -68,7 +68,7 @@ def _work(task: str, base: Path, folder: Path, at_event: int | None, there: Conn
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal changes
         writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-        if (writes or event in CHANGES) and str(arguments[0]).startswith(str(folder)):
+        if (writes or event in CHANGES) and str(arguments[0]).startswith(str(folder.parent)):
             changes += 1
             if changes == at_event:
                 os.kill(os.getpid(), 9)
