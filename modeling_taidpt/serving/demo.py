@@ -191,7 +191,7 @@ def _draw_outputs(gr: Any) -> Outputs:
     message = gr.Markdown("", elem_id="message")
     gr.Markdown("Choose a photograph, and a label to see where it is.")
     gallery = gr.Gallery(
-        show_label=False, label="Results", columns=3, object_fit="cover", allow_preview=False, interactive=False,
+        show_label=False, label="Results", columns=4, object_fit="cover", allow_preview=False, interactive=False,
         buttons=[], elem_id="gallery",
     )  # fmt: skip
     chips = gr.HighlightedText(label="Found", color_map=CHIP_COLORS, show_inline_category=False, elem_id="found")

@@ -5,6 +5,7 @@ Everything takes the results of `pipeline("multi-label-image-classification")` f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,8 @@ def _draw_bars(axes: Any, results: Sequence[Mapping[str, Any]]) -> None:
     """One horizontal bar for each score, the best on top; the axis ends a little after the best score."""
     scores = [result["score"] for result in results]
     bars = axes.barh(range(len(scores)), scores, color=BAR_COLOR, height=0.7)
-    axes.bar_label(bars, [f"{score:#.2g}" for score in scores], padding=3, fontsize=9)
+    decimals = max(2, 1 - math.floor(math.log10(max([*scores, 1e-9]))))  # those of the best score, if it is small
+    axes.bar_label(bars, [f"{score:.{decimals}f}" for score in scores], padding=3, fontsize=9)
     axes.set_yticks(range(len(scores)), [_short(result["label"]) for result in results], fontsize=10)
     axes.set_xlim(0, 1.25 * max([*scores, 1e-9]))
     axes.set_ylim(max(len(scores), 3) - 0.5, -0.5)  # the best on top; few bars stay thin

@@ -58,7 +58,7 @@ def test_figure_has_the_photograph_bars_and_maps_of_the_best_labels():
     assert picture.images[0].get_array().shape[:2] == (300, 451)
     assert [bar.get_width() for bar in bars.patches] == [result["score"] for result in results[:3]]
     assert bars.yaxis_inverted()  # the best on top
-    assert [text.get_text() for text in bars.texts] == ["0.020", "0.010", "0.0067"]  # as many digits each
+    assert [text.get_text() for text in bars.texts] == ["0.020", "0.010", "0.007"]  # as many decimals each
     assert [len(text.get_text()) for text in bars.get_yticklabels()] == [3, 10, 24]
     assert [panel.get_title().split("  ")[0] for panel in (first, second)] == ["cat", r"a \$5 note"]
     assert len(draw_results(CAT, [{"label": "cat", "score": 0.5}]).axes) == 2
