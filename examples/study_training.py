@@ -5,9 +5,10 @@
 
 Every row learns prompts with each seed and keeps them in `--output`; what is there is not learned again. Figures are
 mAP of merged scores on the selection part of `--photographs` (file names with CRC32 mod 5 = 0), means over the seeds:
-plain, and as the checkpoint ships (caption bank, spatial scale 5), with gains over the recipe (paired bootstrap). Rule
-of the choice, fixed before the table was made: the row whose mean over the folders, as shipped, is highest. `--test`
-scores rows on photographs that nothing was chosen on, with gains over the 80 templates, prototypes and the recipe.
+plain, and as the checkpoint ships (its spatial scale and a caption bank), with gains over the recipe (paired
+bootstrap). Rule of the choice, fixed before the table was made: the row whose mean over the folders, as shipped, is
+highest. `--test` scores rows on photographs that nothing was chosen on, with gains over the 80 templates, prototypes
+and the recipe.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@
     python examples/visualize.py [--images FILE ...] [--labels "cat, cup"] [--model NAME] [--output FOLDER]
 
 `overview.jpg` shows all photographs that ship, none left out for what is found in it: each with the labels that reach
-their threshold, right or wrong, and where the best one is; `coffee.jpg` is what
-`taidpt predict examples/images/coffee.jpg --save-figure coffee.jpg` draws with the labels of `COFFEE`. The images in
-docs/images were made by
+their threshold, right or wrong (as `taidpt predict --no-center-crop` prints), and where the best one is; `coffee.jpg`
+is what `taidpt predict examples/images/coffee.jpg --save-figure coffee.jpg` draws with the labels of `COFFEE`. The
+images in docs/images were made by
 
     python examples/visualize.py --output docs/images
 """
@@ -33,7 +33,7 @@ from modeling_taidpt.serving.plots import draw_heatmap_row, save_figure
 
 PHOTOGRAPHS = Path(__file__).parent / "images"
 COFFEE = "cup, spoon, plate, table, newspaper"
-SIDES = (4, 3)  # of the photographs in the overview, whose middle is shown
+SIDES = (4, 3)  # of the panels of the overview, in which photographs of other sides are smaller
 COLUMNS = 4  # of the overview at most
 SHOWN = 4  # labels of a photograph at most
 WIDTH = 10.0  # inches
@@ -88,7 +88,7 @@ def main() -> None:
     threshold = "auto" if tagger.model.config.score_thresholds is not None else 0.5
     options = {"threshold": threshold, "candidate_labels": arguments.labels, "return_heatmaps": True}
 
-    photographs = [ImageOps.fit(open_encoded(path).convert("RGB"), (800, 600)) for path in arguments.images]
+    photographs = [ImageOps.exif_transpose(open_encoded(path)).convert("RGB") for path in arguments.images]
     found = [tagger(photograph, center_crop=False, **options) for photograph in photographs]
     draw_overview(photographs, found).savefig(output / "overview.jpg", dpi=120)
     print(output / "overview.jpg")

@@ -19,7 +19,8 @@ from modeling_taidpt.features.images import ImageFeatures
 from .corpus import draw_captions
 
 BASELINES = {"template": "1 template", "templates": "80 templates", "prototypes": "caption prototypes"}
-SCORINGS = {"plain": 40.0, "shipped": 5.0}  # spatial scale; the second with the caption bank
+SCORINGS = ("plain", "shipped")
+PAPER_SPATIAL_SCALE = 40.0  # of plain scores; as shipped: with the caption bank and the scale of the checkpoint
 COMPARISONS = {  # how a row is scored, and the rows that it is compared with
     "plain": ("plain", "plain"),
     "as shipped": ("shipped", "shipped"),
@@ -56,7 +57,8 @@ class Scorer:
     """Scores models on the same base and the same photographs.
 
     Args:
-        base ([`TaiDptModel`]): encodes the captions of the bank.
+        base ([`TaiDptModel`]): encodes the captions of the bank; its spatial scale and the temperature of its bank are
+            those of scores as shipped.
         parts (`Mapping[str, ImageFeatures]`): photographs by name.
         captions (`str`): corpus of the bank.
         counts (`np.ndarray` of shape `(classes,)`): captions that name each class, for head, middle and tail.
@@ -67,15 +69,18 @@ class Scorer:
     ) -> None:
         """Make the bank as `package_embedded.py` does."""
         self.parts, self.groups = parts, frequency_groups(counts)
-        fit_caption_bank(base, draw_captions(captions, BANK_CAPTIONS))
-        self.bank = (base.caption_bank.features.clone(), base.caption_bank.log_weights.clone())
+        self.scales = {"plain": PAPER_SPATIAL_SCALE, "shipped": base.config.image_spatial_scale}
+        temperature = base.config.caption_bank_temperature if base.config.caption_bank_size else None
+        fit_caption_bank(base, draw_captions(captions, BANK_CAPTIONS), caption_bank_temperature=temperature)
+        bank = base.caption_bank
+        self.bank = (bank.features.clone(), bank.log_weights.clone(), base.config.caption_bank_temperature)
 
     @torch.no_grad()
     def __call__(self, model: TaiDptModel, folder: Path | None = None) -> Figures:
         """The figures of a model; `folder` is that of its training."""
         found = Figures()
         model.set_score_statistics(None)
-        for scoring, scale in SCORINGS.items():
+        for scoring, scale in self.scales.items():
             model.config.image_spatial_scale = scale
             model.set_caption_bank(None)
             if scoring == "shipped":

@@ -100,7 +100,24 @@ TOGETHER = RECIPE | {
     "800 steps, caption memory": Row(prompts="800 steps", memory=MEMORY),
     "class weights, beta 0.999, 400 steps": _training(class_balance_beta=0.999),
 }
-TABLES = {"options": OPTIONS, "together": TOGETHER, "captions": CAPTIONS, "balance": BALANCE}
+SECOND_BASE = RECIPE | {  # caption prototypes alone are ahead of the recipe there
+    "prototypes alone": _training(loss_weight=0.0),
+    "prototypes alone, not centred": _training(loss_weight=0.0, caption_prototype_centering=[0.0, 0.0]),
+    "prototype weight 30": _training(caption_prototype_weight=30.0),
+    "prototypes alone, 800 steps, rate 3e-3": _training(loss_weight=0.0, max_steps=800, learning_rate=3e-3),
+    "800 steps, rate 3e-3": _training(max_steps=800, learning_rate=3e-3),
+    "800 steps, rate 3e-3, 16 context vectors": Row(
+        {"max_steps": 800, "learning_rate": 3e-3}, {"num_context_tokens": 16, "context_init": None}
+    ),
+    "caption memory, sharpness 20, share 1.0": Row(prompts=BASELINE, memory=MEMORY),
+}
+TABLES = {
+    "options": OPTIONS,
+    "together": TOGETHER,
+    "second base": SECOND_BASE,
+    "captions": CAPTIONS,
+    "balance": BALANCE,
+}
 
 
 class Corpora:

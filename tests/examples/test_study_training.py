@@ -140,8 +140,11 @@ def test_figures_are_plain_and_as_shipped(parts, base, tmp_path):
     features = ImageFeatures.encode(model, photographs, _processor(base))
     captions = tmp_path / "captions.txt"
     captions.write_text("\n".join(CAPTIONS) + "\n")
+    model.config.image_spatial_scale = 5.0  # that of the checkpoint, as the temperature of its bank
+    model.set_caption_bank(torch.eye(model.config.embedding_dim)[:3], caption_bank_temperature=11.0)
     scorer = report.Scorer(model, {"part": features}, str(captions), np.array([9, 5, 1]))
     found = scorer(model)
+    assert model.config.caption_bank_size != 3 and model.config.caption_bank_temperature == 11.0
     present = np.array(labels)[:, :2] > 0
     outputs = {}
     for scoring, scale, standardize in (("plain", 40.0, False), ("shipped", 5.0, True)):
