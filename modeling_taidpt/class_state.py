@@ -22,6 +22,7 @@ OWN = f"{__package__}."
 PLAIN_MODULES = ("torch.nn.modules.", "transformers.models.", "transformers.activations", OWN)
 PLAIN_TENSORS = (torch.Tensor, nn.Parameter)
 PLAIN_VALUES = (bool, int, float, str, type(None))
+MOST_PER_CLASS = 8_000_000  # numbers; with fewer classes than that, encoding them is quicker than reading all weights
 
 
 def class_digest(model: Any) -> bytes | None:
@@ -35,7 +36,8 @@ def class_digest(model: Any) -> bytes | None:
     tensors = [(name, tensor) for name, tensor in tensors if tensor is not None]
     is_plain = type(model).__module__.startswith(OWN) and not _has_own_methods(model) and all(map(_is_plain, parts))
     is_here = all(type(tensor) in PLAIN_TENSORS and tensor.is_cpu for _, tensor in tensors)
-    if not is_plain or not is_here or _has_global_hooks():
+    is_quicker = sum(tensor.numel() for _, tensor in tensors) <= MOST_PER_CLASS * config.num_labels
+    if not is_plain or not is_here or not is_quicker or _has_global_hooks():
         return None
     text_config = config.clip_config.text_config
     digest = hashlib.sha256(json.dumps(text_config.to_dict(), sort_keys=True, default=str).encode())

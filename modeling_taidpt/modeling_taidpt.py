@@ -523,7 +523,8 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
 
         Returns:
             `bytes`: `None` where that cannot be told (training, adapters, hooks, another device than the CPU, an open
-            block of [`~TaiDptModel.cached_class_embeddings`]) or nothing has to be encoded.
+            block of [`~TaiDptModel.cached_class_embeddings`]), nothing has to be encoded, or encoding is quicker (a
+            few classes in a large text tower).
         """
         return class_digest(self)
 

@@ -160,6 +160,12 @@ def test_what_cannot_be_told_has_no_digest(own_model):
     assert own_model.to("meta").class_digest() is None
 
 
+def test_few_classes_of_a_large_tower_are_encoded_and_not_looked_up(own_model, monkeypatch):
+    assert own_model.class_digest() is not None
+    monkeypatch.setattr("modeling_taidpt.class_state.MOST_PER_CLASS", 10)
+    assert own_model.class_digest() is None
+
+
 def test_what_another_thread_changes_meanwhile_is_not_kept(own_model, processor, tokenizer, monkeypatch):
     pipe, original = new_pipe(own_model, processor, tokenizer), TaiDptModel._compute_class_embeddings
     context = own_model.prompt_learner.global_context.data
