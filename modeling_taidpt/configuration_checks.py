@@ -21,6 +21,10 @@ from .languages import read_language
 MAX_LAYERS = 1_000
 MAX_SIZE = 10_000_000  # of any whole number of a tower: widths, vocabularies, images
 MAX_LABELS = 1_000_000
+MAX_LABEL_LENGTH = 1_000  # characters
+BLANKS = frozenset(
+    "\u115f\u1160\u2800\u3164\uffa0"
+)  # letters and a sign that are drawn as nothing: fillers of Hangul, Braille
 MAX_DEPTH = 20  # of what is nested in a tower's configuration
 NUMBERS: dict[str, tuple[type, float, float]] = {  # kind, least and largest value of fields with one number
     "num_context_tokens": (int, 1, 1_000),
@@ -43,12 +47,21 @@ FLAGS = (
 TEXTS = ("score_calibration", "base_model_name_or_path", "base_model_revision", "word_counts")
 PER_CLASS = ("class_names", "class_input_ids", "context_lengths", "context_positions")
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "period_token_id", "pad_token_id")
+# How attention and experts are computed: transformers takes a name with a slash for code on the Hub, and runs it.
+CODE_FIELDS = tuple(
+    f"{start}{name}_implementation{end}"
+    for name in ("attn", "experts")
+    for start in ("", "_")
+    for end in ("", "_internal")
+)
+PLAIN_WORD = re.compile(r"\w{1,40}")
 # What a base may recommend for a training: what is learned and how, never where files are or go.
 RECIPE_FORBIDDEN = re.compile(
     r"(^|_)(dir|path|file|files|token|hub|push|log|logging|report|resume|deepspeed|fsdp|accelerator|url|cache|run"
     r"|project|trackio|base_model|word_counts)(_|$)"
 )
 LAYER_NAMES = re.compile(r"layers|depths?|blocks|num_stages")
+SURROGATES = re.compile("[\ud800-\udfff]")  # how Python reads bytes that are not UTF-8, and JSON half a character
 REVISION = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*")
 WORD_COUNTS = ".json.gz"  # the ending of a file of them
 BARE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,254}")
@@ -63,7 +76,17 @@ def check_labels(labels: Sequence[str]) -> None:
     seen: dict[str, int] = {}
     for index, label in enumerate(labels):
         if not isinstance(label, str) or not is_visible(label):
-            raise ValueError(f"Label {index} is {label!r}: a label is a text with at least one visible character.")
+            raise ValueError(
+                f"Label {index} is {_short(label)}: a label is a text with at least one visible character."
+            )
+        if len(label) > MAX_LABEL_LENGTH:
+            raise ValueError(
+                f"Label {index} has {len(label)} characters: give a word or a few, {MAX_LABEL_LENGTH} at most."
+            )
+        if SURROGATES.search(label):
+            raise ValueError(
+                f"Label {index} is {_short(label)}: it is not Unicode text, which no file could hold; write it anew."
+            )
         if label in seen:
             raise ValueError(f"The label {label!r} is duplicated in `labels` ({seen[label]} and {index}): remove one.")
         seen[label] = index
@@ -93,8 +116,8 @@ def numbered_labels(id2label: Any) -> dict[int, str]:
 
 
 def is_visible(text: str) -> bool:
-    """Whether a text has a character that is neither a space nor of zero width nor a control character."""
-    return any(unicodedata.category(character)[0] not in "CZ" for character in text)
+    """Whether a text has a character that is drawn by itself: no space, mark, filler or control character."""
+    return any(unicodedata.category(character)[0] not in "CMZ" and character not in BLANKS for character in text)
 
 
 def check_numbers(config: Any) -> None:
@@ -269,6 +292,26 @@ def check_keys(fields: Any, kind: type) -> None:
             raise ValueError(f"`{key[:80]}` is not a field that can be stored: take it out.")
 
 
+def check_code(fields: Any) -> None:
+    """Raises a `ValueError` where a stored configuration chooses code of others, as kernels that the Hub holds.
+
+    Args:
+        fields: as stored, with all that is nested in them. Who loads a model may still choose such code.
+    """
+    waiting = [fields]
+    while waiting:
+        part = waiting.pop()
+        entries = list(part.items()) if isinstance(part, Mapping) else []
+        waiting += [value for _, value in entries] if entries else list(part) if isinstance(part, list) else []
+        for name, value in entries:
+            chosen = list(value.values()) if isinstance(value, Mapping) else [value]
+            if name in CODE_FIELDS and not all(one is None or PLAIN_WORD.fullmatch(str(one)) for one in chosen):
+                raise ValueError(
+                    f"`{name}` is {_short(value)}: a stored configuration names no code of others, as eager or sdpa; "
+                    "choose other kernels when you load the model."
+                )
+
+
 def check_towers(value: Any, where: str = "clip_config", depth: int = 0) -> None:
     """Raises a `ValueError` where a number in the configuration of a CLIP is not finite or not plausible.
 
@@ -346,6 +389,7 @@ __all__ = [
     "check_bare_name",
     "check_base",
     "check_classes",
+    "check_code",
     "check_keys",
     "check_label_count",
     "check_labels",

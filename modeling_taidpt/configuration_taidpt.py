@@ -13,6 +13,7 @@ from transformers.configuration_utils import SubConfigSpec
 from .class_descriptions import gather_descriptions, with_descriptions
 from .configuration_checks import (
     check_classes,
+    check_code,
     check_keys,
     check_label_count,
     check_labels,
@@ -391,6 +392,7 @@ class TaiDptConfig(PreTrainedConfig):
             raise ValueError("`labels` is not an option here: load the model, then `model.with_labels([...])`.")
         try:
             check_keys(config_dict, cls)
+            check_code(config_dict)
             stored = config_dict.get("id2label")
             if stored is not None and isinstance(kwargs.get("id2label"), Mapping):
                 check_label_count(len(kwargs["id2label"]), stored)

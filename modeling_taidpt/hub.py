@@ -23,7 +23,7 @@ from transformers.utils import CONFIG_NAME, IMAGE_PROCESSOR_NAME, SAFE_WEIGHTS_N
 
 from .atomic import recover_folder
 from .backbones import MODEL_CLASSES, DualEncoder, require_known_towers
-from .configuration_checks import one_line
+from .configuration_checks import check_code, one_line
 from .configuration_taidpt import TaiDptConfig
 from .hub_errors import PlainError, plain_errors, prefer_cache
 from .origins import HUB_ARGUMENTS, SHIPPED_BASES, WHEREVER, Origin, is_remote_code, origins, pinned, resolve_source
@@ -206,6 +206,7 @@ def _stored_config(name_or_path: str, hub_arguments: dict[str, Any]) -> dict[str
             f"{name_or_path!r} holds no model: its {CONFIG_NAME} is absent, damaged or names no `model_type`; check "
             "the name, or save the model there again."
         )
+    check_code(stored)  # of a base, too
     return stored
 
 

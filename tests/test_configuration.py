@@ -10,7 +10,8 @@ import pytest
 from transformers import AutoConfig, PreTrainedConfig
 
 from modeling_taidpt import TaiDptConfig, TaiDptModel
-from modeling_taidpt.configuration_checks import FLAGS, NUMBERS, SCORES
+from modeling_taidpt.configuration_checks import FLAGS, NUMBERS, SCORES, check_code
+from modeling_taidpt.hub import load_config
 
 LABELS = ["dog", "traffic light", "cat"]
 INHERITED = {field.name for field in dataclasses.fields(PreTrainedConfig)}
@@ -104,6 +105,29 @@ def test_towers_are_plausible_before_anything_is_allocated(tmp_path, stored, tow
     assert_refused(tmp_path, stored, clip_config=clip | {tower: clip[tower] | change})
 
 
+@pytest.mark.parametrize("place", [(), ("clip_config",), ("clip_config", "text_config"), ("clip_config", "x", "y")])
+@pytest.mark.parametrize("name", ["_attn_implementation", "attn_implementation", "experts_implementation"])
+def test_no_configuration_chooses_code_of_others(tmp_path, stored, place, name):
+    """A name with a slash makes transformers fetch a kernel from the Hub and run it."""
+    for value in (
+        "org/kernel",
+        "org/kernel@main:attend",
+        "paged|org/kernel",
+        {"text_config": "org/kernel"},
+        ["org/x"],
+    ):
+        changed = json.loads(json.dumps(stored))
+        inner = changed
+        for key in place:
+            inner = inner.setdefault(key, {})
+        inner[name] = value
+        assert_refused(tmp_path, changed, f"`{name}`")
+        with pytest.raises(ValueError, match=f"`{name}`"):  # of a base
+            load_config(str(tmp_path))
+    inner[name] = "eager"
+    check_code(changed)
+
+
 def test_wrong_types_anywhere_are_one_sentence(tmp_path, stored):
     for name in stored:
         if name in ("model_type", "transformers_version", "auto_map", "processor_class", "architectures", "dtype"):
@@ -119,8 +143,23 @@ def test_wrong_types_anywhere_are_one_sentence(tmp_path, stored):
     assert_refused(tmp_path, stored, clip_config=stored["clip_config"] | {"vision_config": deep})
 
 
-@pytest.mark.parametrize("label", ["", "  ", "\u200b", "\u2060\ufeff", "\x00"])
-def test_a_label_can_be_seen(tmp_path, stored, label):
+INVISIBLE = [
+    "",
+    "  ",
+    "\u200b",
+    "\u2060\ufeff",
+    "\x00",
+    "\u3164",
+    "\u115f \uffa0",
+    "\u2800",
+    "\ufe0f",
+    "\u034f",
+    "\u0301",
+]
+
+
+@pytest.mark.parametrize("label", [*INVISIBLE, "x" * 1001, "half \ud83d"])
+def test_a_label_can_be_seen_and_written(tmp_path, stored, label):
     assert_refused(tmp_path, stored, "Label 1", id2label={"0": "dog", "1": label, "2": "cat"})
     assert_refused(tmp_path, stored, "duplicated", id2label={"0": "dog", "1": "dog", "2": "cat"})
     assert_refused(tmp_path, stored, "from 0 on", id2label={"0": "dog", "1": "x", "5": "cat"})
