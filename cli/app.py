@@ -116,10 +116,26 @@ class _Commands(TyperGroup):
         return {name for one in parameters for name in (*one.opts, *one.secondary_opts) if name.startswith("--")}
 
 
+def _checked(process: Any, parameter: Any) -> Any:
+    """What reads the value of a parameter, but refuses an empty text, as of an unset variable in a script.
+
+    As a path it would be the folder we are in.
+    """
+
+    def process_value(ctx: Any, value: Any) -> Any:
+        if "" in (value if isinstance(value, (list, tuple)) else [value]) and not ctx.resilient_parsing:
+            name = max(parameter.opts, key=len) if isinstance(parameter, TyperOption) else parameter.name
+            raise ValueError(f"A value of {name} is empty: write one, or leave it out.")
+        return process(ctx, value)
+
+    return process_value
+
+
 def _plain_types(command: Any, ctx: Any) -> Any:
-    """A command whose help shows no type for flags, which take no value, and a short one for numbers."""
+    """A command that takes no empty text, and whose help shows no type for flags and a short one for numbers."""
     context = typer.Context(command, parent=ctx, **CONTEXT)
     for one in command.get_params(context):
+        one.process_value = _checked(one.process_value, one)
         if getattr(one, "is_flag", False):
             one.metavar = ""
         elif one.metavar is None and isinstance(one, TyperOption):

@@ -23,8 +23,12 @@ if TYPE_CHECKING:  # rich takes as long to import as typer itself
 DEFAULT_MODEL = "taidpt-coco80"  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
 LONGEST_SENTENCE = 1000  # characters
-# C0 and C1 controls without tab and line feed, line and paragraph separators, marks and overrides of direction
-UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# Controls, separators of lines, marks and overrides of direction, what is drawn as nothing (but not the joiners of
+# letters and emoji), and lone surrogates, which no terminal can be sent
+UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
 VIEWS = "What the model sees (by default as the checkpoint says)"
 
 ThresholdOption = Annotated[
@@ -100,13 +104,13 @@ DeviceOption = Annotated[
 
 
 def printable(text: str) -> str:
-    r"""Text without what a terminal obeys: control characters, and signs that turn the direction of writing.
+    r"""One line of text without what a terminal obeys or hides: controls, signs that turn the direction of writing.
 
     Args:
         text (`str`): a label, file name or message of any origin.
 
     Returns:
-        `str`: each such character is written as Python would escape it, as `\x1b`; tabs and line breaks stay.
+        `str`: each such character is written as Python would escape it, as `\x1b` and `\n`.
     """
     return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
@@ -153,7 +157,8 @@ def print_json(value: Any) -> None:
         from modeling_taidpt.evaluation.report import json_value
 
         text = json.dumps(json_value(value), ensure_ascii=False, indent=2, allow_nan=False)
-    typer.echo(UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))  # JSON's own escape of the same sign
+    lines = [UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], line) for line in text.split("\n")]
+    typer.echo("\n".join(lines))  # in texts JSON's own escapes of the same signs
 
 
 def read_views(

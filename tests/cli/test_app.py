@@ -100,6 +100,42 @@ def test_nothing_that_is_printed_reaches_the_terminal_as_an_order(tmp_path):
             assert orders in json.loads(result.stdout)[0]["labels"][0]["label"] + json.loads(result.stdout)[0]["image"]
 
 
+@pytest.mark.parametrize("sign", [*"\n\t\x85\xad\u200b\u2060\ufeff\ufffa\U000e0041", "\udcff"])
+def test_nothing_that_is_printed_hides_or_begins_a_line(tmp_path, sign):
+    """A label or a name that looks like another one, or like a line of the command's own."""
+    image = tmp_path / f"a{sign}b.jpg"
+    image.write_bytes(Path(CAT).read_bytes())
+    plain, as_json = run("predict", image), run("predict", image, "--json")
+    written = sign.encode("unicode_escape").decode()
+    assert plain.exit_code == as_json.exit_code == 0
+    assert plain.stdout.startswith(f"{tmp_path}/a{written}b.jpg\nlabel")
+    assert sign == "\n" or sign not in as_json.stdout
+    assert json.loads(as_json.stdout)[0]["image"] == str(image)
+    assert run("tag", tmp_path, "--output", tmp_path / "tags.csv", "--labels", f"a{sign}b").stderr.count("\n") <= 4
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tag", "", "--output", "out"),
+        ("tag", str(IMAGES), "--output", ""),
+        ("tag", str(IMAGES), "", "--output", "out"),
+        ("tag", str(IMAGES), "--output="),
+        ("predict", CAT, "--model", ""),
+        ("calibrate", "model", ""),
+        ("adapt", "model", ""),
+        ("evaluate", ""),
+        ("train", "--labels", "dog", "--captions", "", "--output", "out"),
+        ("train", "--labels", "dog", "--captions", "x.txt", "--output", ""),
+        ("export", "--output", ""),
+    ],
+)
+def test_an_empty_text_is_not_the_folder_we_are_in(arguments, tmp_path, monkeypatch):
+    """As an unset variable in a script leaves it."""
+    monkeypatch.chdir(tmp_path)
+    assert " is empty: write one" in fails(*arguments) and not list(tmp_path.iterdir())
+
+
 def test_completion_is_there():
     assert "--install-completion" in run("--help").stdout
 
@@ -154,7 +190,7 @@ def _orientation(value: int) -> Image.Exif:
 IMAGE_CASES = {
     "missing.jpg": "there is no such file",
     "text.jpg": "it is not an image",
-    "empty.jpg": "it is not an image",
+    "empty.jpg": "it is empty",
     "truncated.jpg": "broken or cut off",
     "huge.png": "more pixels than the limit",
     "cmyk.jpg": None,
@@ -197,7 +233,8 @@ def test_a_photograph_is_turned_as_its_exif_says(image_rows):
         (["--labels", "labels.txt"], "The label file 'labels.txt' does not exist"),
         (["--labels", " , "], "There is no label"),
         (["--labels", "cat,dog,cat"], "'cat' is duplicated"),
-        (["--labels", "x" * 5000], "tokens"),
+        (["--labels", "x" * 5000], "has 5000 characters"),
+        (["--labels", "word " * 150], "tokens"),
         (["--threshold", "high"], "give a number from 0 to 1, 'auto'"),
     ],
     ids=[
@@ -208,6 +245,7 @@ def test_a_photograph_is_turned_as_its_exif_says(image_rows):
         "no label",
         "label twice",
         "label of 5000",
+        "label of 150 words",
         "threshold",
     ],
 )
@@ -215,7 +253,7 @@ def test_predict_says_what_is_wrong(arguments, reason):
     assert reason in fails("predict", CAT, *arguments)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x", "-1", "0", "meta", "tpu", "", "mps:7", "xla"])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", "cpu:x", "-1", "0", "meta", "tpu", " ", "mps:7", "xla"])
 def test_a_device_that_is_not_there_is_one_sentence(device, tmp_path):
     for arguments in (("predict", CAT), ("tag", IMAGES, "--output", tmp_path / "out")):
         assert f"There is no device {device!r} here: choose of cpu" in fails(*arguments, "--device", device)
@@ -306,7 +344,7 @@ def test_a_path_is_not_taken_for_a_label(tmp_path):
     counts = json.loads(run("label", tmp_path / "captions.txt", "--labels", tmp_path / "labels", "--json").stdout)
     assert counts["counts"] == {"dog": 1, "cat": 0}
     assert "is a folder" in fails("label", tmp_path / "captions.txt", "--labels", tmp_path)
-    assert "There is no caption file ''" in fails("label", "", "--labels", "dog")
+    assert "There is no caption file ' '" in fails("label", " ", "--labels", "dog")
 
 
 def test_classes_of_the_checkpoint_that_ships():
