@@ -23,11 +23,11 @@ from .photograph_tagger import (
     PhotographTagger,
     Tag,
     TaggedPhotograph,
-    escape,
     found_tags,
     read_own_labels,
     write_table,
 )
+from .shown_text import escape, visible_text
 
 MAX_UPLOAD = 10 * 2**20  # bytes
 SHOWN_CHIPS = 30
@@ -278,7 +278,11 @@ class PageView:
         found = [found_tags(photograph, None if own else threshold) for photograph in tagged]
         gallery = [(photograph.thumbnail, _caption(tags)) for photograph, tags in zip(tagged, found, strict=True)]
         table = [
-            [photograph.name, ", ".join(tag.label for tag in tags), ", ".join(f"{tag.score:.3f}" for tag in tags)]
+            [
+                visible_text(photograph.name),
+                ", ".join(map(_shown, tags)),
+                ", ".join(f"{tag.score:.3f}" for tag in tags),
+            ]
             for photograph, tags in zip(tagged, found, strict=True)
         ]
         file = None
@@ -302,20 +306,21 @@ class PageView:
         chips: list[tuple[str, str | None]] = [(_with_score(tag), "found") for tag in found[:SHOWN_CHIPS]]
         chips += [(f"and {more} more", None)] if more > 0 else []
         best = photograph.tags[:SHOWN_LABELS]
-        names = [tag.label for tag in best]
+        names = list(dict.fromkeys(map(_shown, best)))
         return (
             chips or [("No label reaches its threshold." if own else "No label has this score.", None)],
-            {tag.label: tag.score for tag in best},
+            {_shown(tag): tag.score for tag in best},
             gr.Radio(names, value=names[0] if names else None),
         )
 
     def locate(self, tagged: Sequence[TaggedPhotograph], chosen: int, label: str | None) -> Image.Image | None:
         """The chosen photograph with the heatmap of one of its labels."""
         photograph = tagged[min(chosen, len(tagged) - 1)] if tagged else None
-        if photograph is None or label not in {tag.label for tag in photograph.tags}:
+        found = next((tag for tag in photograph.tags if _shown(tag) == label), None) if photograph else None
+        if photograph is None or found is None:
             return None
         try:
-            return self.server.locate(photograph, str(label))
+            return self.server.locate(photograph, found.label)
         except ValueError as error:
             raise _gradio().Error(str(error), print_exception=False) from error
 
@@ -326,8 +331,13 @@ class PageView:
         return 1.0 if calibrated else min(float(f"{1.05 * best:.1e}"), 1.0)
 
 
+def _shown(tag: Tag) -> str:
+    """The label as the page shows it, which may be of a checkpoint of anybody."""
+    return visible_text(tag.label, MAX_LABEL_LENGTH)
+
+
 def _with_score(tag: Tag) -> str:
-    return f"{tag.label} {tag.score:.0%}"
+    return f"{_shown(tag)} {tag.score:.0%}"
 
 
 def _caption(tags: Sequence[Tag]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,9 +11,11 @@ import pyarrow as pa
 from PIL import Image
 
 from .. import DEFAULT_CHECKPOINT
+from ..configuration_checks import is_visible
 from ..pipelines.image_reading import ImageEntry, read_image
 from ..variants import known_classes, move_values
 from .formats import SCHEMA, write_rows
+from .shown_text import escape, visible_text
 
 MAX_PIXELS = 40_000_000
 MAX_PHOTOGRAPHS = 24  # at once
@@ -163,7 +164,7 @@ class PhotographTagger:
         try:
             return read_image(ImageEntry(content), max_pixels=self.max_pixels)
         except ValueError as error:
-            raise ValueError(f"This file cannot be read: {str(error).partition(': ')[2]}") from error
+            raise ValueError(f"This file cannot be read: {escape(str(error).partition(': ')[2])}") from error
 
     def _thresholds(self, labels: Sequence[str]) -> dict[str, float]:
         """The threshold of each label, empty where the checkpoint has none."""
@@ -235,8 +236,8 @@ def read_own_labels(text: str) -> tuple[list[str], list[str]]:
     Raises:
         ValueError: only commas, too many labels, or one that is too long; a sentence for the page.
     """
-    written = [" ".join(_visible(part).split()) for part in text.replace("\n", ",").split(",")]
-    written = [label for label in written if label]
+    written = [" ".join(visible_text(part).split()) for part in text.replace("\n", ",").split(",")]
+    written = [label for label in written if is_visible(label)]
     if text.strip() and not written:
         raise ValueError("There is no label between the commas: write words, as cup, spoon.")
     labels: dict[str, str] = {}
@@ -257,19 +258,6 @@ def read_own_labels(text: str) -> tuple[list[str], list[str]]:
     return list(labels.values()), notes
 
 
-def escape(text: str) -> str:
-    """Text that Markdown and HTML show as it is written."""
-    return "".join(f"&#{ord(sign)};" if not (sign.isalnum() or sign in " ,.-·") else sign for sign in _visible(text))
-
-
-def _visible(text: str) -> str:
-    """Text without control characters and without signs that turn the direction of whatever follows."""
-    joiners = "\u200c\u200d"  # of letters and of emoji
-    return "".join(
-        " " if unicodedata.category(sign) in ("Cc", "Cf") and sign not in joiners else sign for sign in text
-    )
-
-
 __all__ = [
     "MAX_LABELS",
     "MAX_LABEL_LENGTH",
@@ -278,7 +266,6 @@ __all__ = [
     "PhotographTagger",
     "Tag",
     "TaggedPhotograph",
-    "escape",
     "found_tags",
     "read_own_labels",
     "write_table",

@@ -20,7 +20,8 @@ from PIL import Image
 
 from modeling_taidpt.serving import read_results
 from modeling_taidpt.serving.demo import MAX_UPLOAD, PageView, build_demo, example_photographs, launch_demo
-from modeling_taidpt.serving.photograph_tagger import PhotographTagger, escape, read_own_labels, write_table
+from modeling_taidpt.serving.photograph_tagger import PhotographTagger, read_own_labels, write_table
+from modeling_taidpt.serving.shown_text import escape
 
 from ..browser import open_browser
 from ..conftest import ROOT
@@ -62,6 +63,7 @@ def test_own_labels_are_read_once_each():
     ("text", "message"),
     [
         (", ,\n,", "no label between the commas"),
+        ("\u3164, \u0301", "no label between the commas"),
         ("x" * 5000, "has 5000 characters, 200 are taken"),
         (", ".join(f"label {i}" for i in range(101)), "There are 101 labels, 100 are taken"),
     ],
@@ -112,6 +114,24 @@ def test_what_is_shown_follows_the_threshold(server, view):
     assert view.show_one([], 0, 0.5, True)[:2] == ([], None)
     many = view.show_one(tagged, 5, 0.0, False)[0]  # an index of photographs that are gone
     assert len(many) == 31 and many[-1] == ("and 50 more", None)
+
+
+def test_labels_of_any_checkpoint_are_shown_as_text_that_hides_nothing(server, view, monkeypatch):
+    tagged, _ = server.tag([CAT], "")
+    labels = ["\u202egnp.exe", "x" * 900, "cat\u200b"]
+    tags = [tag._replace(label=label) for tag, label in zip(tagged[0].tags, labels, strict=False)]
+    tagged = [tagged[0]._replace(name="a\u202egpj.exe", tags=tags)]
+    located = []
+    monkeypatch.setattr(server, "locate", lambda photograph, label: located.append(label))
+    chips, bars, choice = view.show_one(tagged, 0, 0.0, False)
+    shown = [" gnp.exe", "x" * 199 + "…", "cat "]
+    assert list(bars) == [name for name, _ in choice.choices] == shown
+    assert [text.rpartition(" ")[0] for text, _ in chips] == shown
+    view.locate(tagged, 0, shown[0])
+    assert located == labels[:1] and view.locate(tagged, 0, labels[0]) is None
+    _, table, _, _ = view.show_all(tagged, 0.0, False)
+    assert table[0][:2] == ["a gpj.exe", ", ".join(shown)]
+    assert escape("www.example.org") == "www&#46;example&#46;org"  # renderers make links of bare addresses
 
 
 def test_all_photographs_are_shown_and_downloaded(server, view):
