@@ -144,6 +144,8 @@ def _find(entry: ImageEntry, text: str, timeout: float) -> str | bytes:
     if os.path.exists(text):
         if not os.path.isfile(text):  # to open a pipe would wait for ever
             raise unreadable(entry, "it is not a regular file")
+        if not os.path.getsize(text):  # some of the system's own are endless
+            raise unreadable(entry, "it is empty")
         return text
     is_data = text.startswith("data:image/")
     with contextlib.suppress(Exception):

@@ -13,7 +13,7 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import datasets
 import numpy as np
@@ -23,12 +23,14 @@ import torch
 from PIL import Image
 
 from ..captions.rows import iterate_rows, open_rows
-from .stored_images import MAX_IMAGE_BYTES, ArchivedImage, StoredImage, StrictTarInfo, TableImage, is_regular
+from .stored_images import MAX_IMAGE_BYTES, ArchivedImage, StoredImage, StrictTarInfo, TableImage, is_empty, is_regular
 
 # What Pillow reads, without the formats that are documents or that are decoded outside of Pillow.
 IMAGE_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jp2", ".ppm"}
 )
+LONGEST_LINE = 2**16  # bytes, of a list of paths
+MOST_SHOWN = 1000  # characters of a line that is no name
 SOURCE_KINDS = "a folder, a .txt list of paths, .parquet files, .tar archives, or a data set with an image column"
 
 
@@ -133,6 +135,8 @@ def _open_paths(paths: Sequence[str | Path], image_column: str) -> Iterator[Imag
 
 def _reader(source: str | Path) -> Callable[[Path, str], Iterable[ImageItem]]:
     path = Path(source)
+    if not str(source).strip():  # the path of an empty text is the folder we are in
+        raise ValueError(f"The image source {str(source)!r} is empty: give {SOURCE_KINDS}.")
     if str(source).startswith(("http://", "https://")):
         return lambda _, column: [ImageItem(str(source), str(source))]
     if path.is_dir():
@@ -158,7 +162,7 @@ def _from_path(path: str) -> ImageItem:
     """An item of a path; a pipe or a device would never come to an end."""
     if os.path.lexists(path) and not is_regular(path):
         return _unreadable(path, "it is not a regular file" if os.path.exists(path) else "there is no such file")
-    return _named(path, path)
+    return _unreadable(path, "it is empty") if is_empty(path) else _named(path, path)
 
 
 def _named(name: str, payload: Any) -> ImageItem:
@@ -176,37 +180,57 @@ def _unreadable(name: str, reason: str) -> ImageItem:
 
 
 def _walk(folder: Path, image_column: str) -> Iterator[ImageItem]:
-    """Images below a folder, names in sorted order, one folder's listing in memory at a time.
-
-    A folder that holds a file `.nomedia` is passed over, as media scanners do: the thumbnails of a gallery have one.
-    """
-    entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-    if any(entry.name == ".nomedia" for entry in entries):
-        return
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):
-            yield from _walk(Path(entry.path), image_column)
+    """Images below a folder, names in sorted order, at any depth; a folder that cannot be listed is an error."""
+    levels = [iter(_list_folder(folder))]
+    while levels:
+        entry = next(levels[-1], None)
+        if entry is None:
+            levels.pop()
+        elif entry.is_dir(follow_symlinks=False):
+            try:
+                levels.append(iter(_list_folder(entry.path)))
+            except OSError as error:
+                yield _unreadable(entry.path, f"the folder cannot be read ({error.strerror})")
         elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
             yield _from_path(entry.path)
+
+
+def _list_folder(folder: str | Path) -> list[os.DirEntry[str]]:
+    """What is in a folder, by name; nothing where it holds a file `.nomedia`, as media scanners do.
+
+    The thumbnails of a gallery have one.
+    """
+    with os.scandir(folder) as found:
+        entries = sorted(found, key=lambda entry: entry.name)
+    return [] if any(entry.name == ".nomedia" for entry in entries) else entries
 
 
 def _read_list(path: Path, image_column: str) -> Iterator[ImageItem]:
     """Paths of a text file; relative ones start at the file's folder if they are not found from here."""
     with path.open("rb") as file:
-        for number, line in enumerate(file):
+        for number, line in enumerate(_short_lines(file)):
             text = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
             name = os.fsdecode(text.rstrip(b"\r\n"))
             if not name.strip():
                 continue
-            if "\0" in name or not _is_utf8(name):
+            if "\0" in name or len(line) > LONGEST_LINE or not _is_utf8(name):
                 yield _unreadable(
-                    name.replace("\0", "\\x00"), f"line {number + 1} of {str(path)!r} is not a file name"
+                    name.replace("\0", "\\x00")[:MOST_SHOWN], f"line {number + 1} of {str(path)!r} is not a file name"
                 )
                 continue
             beside = str(path.parent / name)
             is_url = name.startswith(("http://", "https://"))
             found = name if is_url or os.path.lexists(name) or not os.path.lexists(beside) else beside
             yield ImageItem(name, found) if is_url else _from_path(found)._replace(name=name)
+
+
+def _short_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines of a file; of one that is longer than any name or address its beginning, so that memory stays constant."""
+    while line := file.readline(LONGEST_LINE + 1):
+        rest = line
+        while len(rest) > LONGEST_LINE and not rest.endswith(b"\n"):
+            rest = file.readline(LONGEST_LINE + 1)
+        yield line
 
 
 def _is_utf8(name: str) -> bool:
@@ -222,7 +246,14 @@ def _read_parquet(path: Path, image_column: str) -> Iterator[ImageItem]:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if image_column not in file.schema_arrow.names:
                 raise ValueError(_no_column(image_column, file.schema_arrow.names, str(path)))
+            if file.schema_arrow.names.count(image_column) > 1:
+                raise ValueError(f"The image source {str(path)!r} has two columns {image_column!r}: rename one.")
             kind = file.schema_arrow.field(image_column).type
+            if not _holds_images(kind):
+                raise ValueError(
+                    f"The column {image_column!r} of {str(path)!r} holds {str(kind)[:80]}: images are encoded bytes, "
+                    "paths, or both, as `datasets` stores them."
+                )
             fields = [kind.field(place).name for place in range(kind.num_fields)] if pa.types.is_struct(kind) else []
             are_texts = pa.types.is_string(kind) or pa.types.is_large_string(kind)
             column = f"{image_column}.path" if "path" in fields else image_column if are_texts else None
@@ -239,9 +270,19 @@ def _read_parquet(path: Path, image_column: str) -> Iterator[ImageItem]:
                             name or fallback, TableImage(name or fallback, str(path), image_column, group, place)
                         )
                     row += 1
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise ValueError(f"The image source {str(path)!r} is not a Parquet file, or is damaged: {reason}.") from error
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold images: encoded bytes, paths, or both in a record."""
+    if pa.types.is_struct(kind):
+        parts = {kind.field(place).name: kind.field(place).type for place in range(kind.num_fields)}
+        known = {name: part for name, part in parts.items() if name in ("bytes", "path")}
+        return bool(known) and not any(pa.types.is_nested(part) or not _holds_images(part) for part in known.values())
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return str(kind).removeprefix("large_").removesuffix("_view") in ("string", "binary", "null")
 
 
 def _cells_of(file: pq.ParquetFile, group: int, column: str) -> Iterator[str | None]:

@@ -102,7 +102,7 @@ class TableImage(StoredImage):
         table, column, group, row = self.cell
         try:
             value = _cells.value(table, column, group, row)
-        except (pa.ArrowException, OSError, StopIteration) as error:
+        except (pa.ArrowException, OSError, StopIteration, UnicodeDecodeError) as error:
             reason = str(error).splitlines()[0].rstrip(".") if str(error) else "rows are missing"
             raise self.refuse(f"the Parquet file {table!r} is damaged ({reason})") from error
         content = value.get("bytes") if isinstance(value, dict) else value
@@ -171,4 +171,12 @@ def is_regular(path: str | Path) -> bool:
         return False
 
 
-__all__ = ["MAX_IMAGE_BYTES", "ArchivedImage", "StoredImage", "StrictTarInfo", "TableImage", "is_regular"]
+def is_empty(path: str | Path) -> bool:
+    """Whether a file says that it has no bytes; the system's own logs do, and whoever reads them waits for more."""
+    try:
+        return os.path.getsize(path) == 0
+    except (OSError, ValueError):  # there is none
+        return False
+
+
+__all__ = ["MAX_IMAGE_BYTES", "ArchivedImage", "StoredImage", "StrictTarInfo", "TableImage", "is_empty", "is_regular"]

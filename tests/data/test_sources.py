@@ -6,8 +6,10 @@ import io
 import os
 import pickle
 import socket
+import subprocess
 import tarfile
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,6 +21,7 @@ from PIL import Image
 from modeling_taidpt.data.collator import open_image
 from modeling_taidpt.data.sources import count_images, open_images
 from modeling_taidpt.data.stored_images import MAX_IMAGE_BYTES
+from modeling_taidpt.pipelines.image_reading import ImageEntry, read_image
 
 
 def png(shade: int = 0) -> bytes:
@@ -130,6 +133,90 @@ def test_only_regular_files_are_opened(tmp_path):
     with pytest.raises(ValueError, match="is not a regular file"):
         open_images(tmp_path / "pipe.tar")
     listener.close()
+
+
+def test_a_file_that_says_that_it_is_empty_is_not_read(tmp_path):
+    """The system's own files say so, and whoever reads some of them waits for more."""
+    if not os.path.exists("/proc/self/status"):
+        pytest.skip("needs /proc")
+    (tmp_path / "a.jpg").write_bytes(b"")
+    (tmp_path / "b.jpg").symlink_to("/proc/self/status")
+    assert [item.error.rpartition(": ")[2] for item in open_images(tmp_path)] == ["it is empty."] * 2
+    for name in ("a.jpg", "b.jpg"):
+        with pytest.raises(ValueError, match="it is empty"):
+            read_image(ImageEntry(str(tmp_path / name)))
+
+
+def test_folders_at_any_depth_and_those_that_cannot_be_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    Path("z.png").write_bytes(png())
+    monkeypatch.chdir("a")
+    for _ in range(1100):  # deeper than Python calls itself, but not longer than a path may be
+        os.mkdir("d")
+        os.chdir("d")
+    Path("deep.png").write_bytes(png())
+    monkeypatch.chdir(tmp_path)
+    names = [item.name for item in open_images(".") if item.error is None]
+    assert names == [f"./a{'/d' * 1100}/deep.png", "./z.png"]
+    list_folder = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("/d"):
+            raise PermissionError(13, "Permission denied", path)
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    first, second = open_images(".")
+    assert first.error == "cannot read image './a/d': the folder cannot be read (Permission denied)."
+    assert second.error is None
+    subprocess.run(["rm", "-r", tmp_path / "a"], check=True)  # too deep for pytest
+
+
+def test_an_endless_line_of_a_list_takes_no_memory(tmp_path):
+    (tmp_path / "a.png").write_bytes(png())
+    with (tmp_path / "list.txt").open("wb") as file:
+        file.write(b"a.png\n")
+        for _ in range(32):
+            file.write(b"x" * 2**20)
+        file.write(b"\na.png\n")
+    tracemalloc.start()
+    items = list(open_images(tmp_path / "list.txt"))
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()
+    assert [item.error is None for item in items] == [True, False, True]
+    assert "line 2 of" in items[1].error and len(items[1].error) < 3000
+
+
+@pytest.mark.parametrize(
+    ("columns", "reason"),
+    [
+        ({"image": [1, 2]}, "holds int64: images are encoded bytes, paths"),
+        ({"image": [[b"x"]]}, "holds list<.*: images are"),
+        ({"image": [{"bytes": b"x", "path": 7}]}, r"holds struct<.*: images are"),
+        ({"image": [{"bytes": {"x": 1}}]}, r"holds struct<.*: images are"),
+        ({"image": [{"other": "x"}]}, r"holds struct<.*: images are"),
+        ({"image": [b"x"], "again": [b"x"]}, "has two columns 'image'"),
+        ({"image": [b"\xff"]}, "is damaged: 'utf-8' codec"),
+    ],
+)
+def test_a_column_that_holds_no_images_is_one_sentence(tmp_path, columns, reason):
+    table = pa.table(columns)
+    if "again" in columns:
+        table = table.rename_columns(["image", "image"])
+    if "utf-8" in reason:  # a text that is none
+        buffers = [None, pa.py_buffer(np.array([0, 1], np.int32).tobytes()), pa.py_buffer(b"\xff")]
+        table = pa.table({"image": pa.Array.from_buffers(pa.string(), 1, buffers)})
+    pq.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(ValueError, match=reason) as error:
+        list(open_images(tmp_path / "a.parquet"))
+    assert "a.parquet" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_an_empty_text_is_no_source():
+    for source in ("", " ", ["", "a"]):
+        with pytest.raises(ValueError, match="is empty: give a folder"):
+            open_images(source)
 
 
 def test_names_that_are_no_text_and_lines_that_are_no_names(tmp_path):
