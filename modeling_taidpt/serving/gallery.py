@@ -25,13 +25,16 @@ from tqdm.auto import tqdm
 
 from ..atomic import plain_disk_errors, remove_leftovers, staged_file
 from ..data.sources import ImageItem, open_images
+from ..data.stored_images import is_regular
 from .formats import TaggedImage, read_results, read_tables, result_files
+from .shown_text import visible_text
 from .summary import LEAST_SCORE
 from .thumbnails import write_thumbnails
 
 TEMPLATES = Path(__file__).parents[1] / "assets" / "gallery"
 CHUNK_ROWS = 1000  # images in a script
 MOST_LABELS = 100  # of an image, those of the highest scores
+MOST_CHARACTERS = 200  # of a label
 STEPS = 65_500  # of a score, in two bytes: each of the slider, 0.01, is a whole number of them
 MARK = 'content="taidpt gallery"'  # in the index of every gallery
 _DATA = re.compile(r"data-[0-9a-f]{8}")
@@ -88,6 +91,7 @@ def write_gallery(
     if not 0 <= threshold <= 1:
         raise ValueError(f"`threshold` is {threshold}: give a score from 0 to 1.")
     files, results = result_files(results), Path(results)
+    results = results if results.name.strip(".") else Path(os.path.abspath(results))  # "." has no name
     folder = Path(output_dir) if output_dir is not None else results.with_name(f"{results.stem}_gallery")
     rows = (row for path in files for row in read_results(path))
     items = _items(rows, None if images is None else open_images(images, image_column))
@@ -126,7 +130,7 @@ def _open_folder(folder: Path) -> None:
     if folder.is_file():
         raise ValueError(f"The gallery's folder {str(folder)!r} is a file: name another folder.")
     index = folder / "index.html"
-    if index.exists() and MARK not in index.read_text(encoding="utf-8", errors="replace")[:2000]:
+    if index.exists() and not (is_regular(index) and MARK in index.read_text("utf-8", "replace")[:2000]):
         raise ValueError(f"{str(index)!r} is not the page of a gallery: name another folder.")
     thumbnails = folder / "thumbs"
     thumbnails.mkdir(parents=True, exist_ok=True)
@@ -193,7 +197,7 @@ class _ChunkWriter:
             labels += [self.labels.setdefault(label, len(self.labels)) for label, _ in pairs]
             scores += [score for _, score in pairs]
             if error is not None:
-                errors[index] = error
+                errors[index] = visible_text(error)
                 self.missing = self.missing or (row.path if error == _missing(row.path) else "")
             self.thumbnails |= {thumbnail} if thumbnail else set()
         if len(self.labels) > np.iinfo(np.uint16).max:
@@ -201,7 +205,7 @@ class _ChunkWriter:
                 f"The results hold {len(self.labels):,} labels, a gallery takes 65,535: use fewer labels."
             )
         values = {
-            "paths": [row.path for row, *_ in chunk],
+            "paths": [visible_text(row.path) for row, *_ in chunk],
             "thumbs": [f"thumbs/{thumbnail}" if thumbnail else "" for *_, thumbnail, _ in chunk],
             "full": [_address(item.payload, self.folder) for _, item, *_ in chunk],
             "errors": errors,
@@ -235,12 +239,12 @@ def _write_page(folder: Path, writer: _ChunkWriter, threshold: float, title: str
         "total": writer.images,
         "chunks": writer.chunks,
         "folder": writer.data.name,
-        "labels": list(writer.labels),
+        "labels": [visible_text(label, MOST_CHARACTERS) for label in writer.labels],
         "threshold": threshold,
     }
     page = Environment(loader=FileSystemLoader(TEMPLATES), autoescape=True).get_template("index.html")
     with staged_file(folder / "index.html") as staged:
-        staged.write_text(page.render(meta=meta, title=title), encoding="utf-8")
+        staged.write_text(page.render(meta=meta, title=visible_text(title)), encoding="utf-8")
 
 
 def _sweep(folder: Path, data: str, thumbnails: set[str]) -> None:

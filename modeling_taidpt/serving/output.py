@@ -22,6 +22,7 @@ from PIL import Image
 
 from ..atomic import remove_leftovers, staged_file
 from ..data.sources import ImageItem
+from ..data.stored_images import is_regular
 from ..onnx_graphs import BACKENDS
 from .formats import FORMATS, write_rows
 
@@ -104,7 +105,7 @@ class TaggingOutput:
         if not record.exists():
             raise ValueError(f"Nobody knows which images {str(path)!r} holds: delete it, and they are tagged again.")
         stored = _read_record(record)
-        if stored.get("digest") != _digest(path.read_bytes()):
+        if stored.get("digest") != _digest(_read_bytes(path)):
             raise ValueError(
                 f"{str(path)!r} is damaged, or was written by others: delete it, and its images are tagged again."
             )
@@ -164,9 +165,11 @@ class TaggingOutput:
     def kept_rows(self, number: int, images: Sequence[Identity]) -> list[Any]:
         """The first rows of a part that a run which was stopped has noted, as far as their images are the same."""
         rows: list[Any] = []
+        if not os.path.lexists(self._journal(number)):
+            return rows
         try:
-            lines = self._journal(number).read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError):
+            lines = _read_bytes(self._journal(number)).decode("utf-8").splitlines()
+        except UnicodeDecodeError:
             return rows
         for line in lines:
             try:
@@ -273,9 +276,17 @@ def _digest(content: bytes | bytearray | memoryview) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
+def _read_bytes(path: Path) -> bytes:
+    """A file of the output folder; a pipe would be waited for."""
+    if not is_regular(path):
+        raise ValueError(f"{str(path)!r} is not a regular file: delete the output folder, or name another one.")
+    return path.read_bytes()
+
+
 def _read_record(path: Path) -> dict[str, Any]:
+    content = _read_bytes(path)
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{str(path)!r} is damaged: delete the output folder, or name another one.") from error
     if not isinstance(stored, dict):

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from ..atomic import remove_leftovers, staged_file
 from ..captions.hierarchy import LabelHierarchy
+from ..data.stored_images import is_regular
 from ..languages import ENGLISH
 from .formats import read_results
 from .summary import LEAST_SCORE, found_labels
@@ -99,7 +100,7 @@ def write_sidecars(
         if row.error is not None:
             continue
         image = Path(row.path)
-        if not image.is_file():
+        if not is_regular(image):
             report.no_file += 1
             continue
         if image.parent != folder:
@@ -133,10 +134,13 @@ def add_keywords(path: str | Path, keywords: Sequence[str], paths: Sequence[Sequ
         `bool`: whether the file was written; `False` where it had them all.
 
     Raises:
-        ValueError: the file is there and is not XMP; it stays as it is.
+        ValueError: the file is there and is not XMP, or no regular file; it stays as it is.
     """
     path = Path(path)
-    path = path.resolve() if path.is_symlink() else path  # the file behind a link is replaced, not the link
+    if path.is_symlink():  # the file behind a link is replaced, not the link
+        if not path.exists():
+            raise ValueError(f"The sidecar {str(path)!r} is a link to nothing and stays as it is.")
+        path = path.resolve()
     root = _read(path)
     rdf = root if root.tag == f"{{{RDF}}}RDF" else root.find(f"{{{RDF}}}RDF")
     if rdf is None:
@@ -186,6 +190,8 @@ def _read(path: Path) -> ET.Element:
         ET.register_namespace(prefix, uri)
     if not path.exists():
         return ET.fromstring(EMPTY)
+    if not is_regular(path):  # a pipe would be waited for
+        raise ValueError(f"The sidecar {str(path)!r} is not a regular file and stays as it is.")
     if path.stat().st_size > MOST_BYTES:
         raise ValueError(f"The sidecar {str(path)!r} is larger than {MOST_BYTES // 1024**2} MB: it is not XMP.")
     parser = DefusedXMLParser(target=_Builder(), forbid_dtd=True)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.sources import ImageItem, count_images, open_images
+from ..data.stored_images import is_regular
 from ..pipelines.results import default_selection
 from .formats import FORMATS, file_format, read_tables, write_rows
 from .output import TaggingOutput, stored_backend
@@ -165,7 +166,8 @@ def tag_images(
         options |= default_selection(worker.pipe.model.config, candidate_labels is None)
     settings = {"model": _model_name(model), "fingerprint": worker.fingerprint(), "shard_size": shard_size}
     settings |= {"image_column": image_column, "format": format, "backend": worker.backend, **options}
-    spent = folder.with_name(f".{folder.name}.spent")
+    whole = Path(os.path.abspath(folder))  # "." has no name
+    spent = whole.with_name(f".{whole.name}.spent")
     shutil.rmtree(spent, ignore_errors=True)
     output = TaggingOutput(folder, settings, format)
     output.check()
@@ -197,11 +199,19 @@ def tag_images(
 
 def _find_target(output: Path, format: str | None, part: tuple[int, int]) -> tuple[Path | None, str]:
     """The one file that all rows go into, `None` for a folder, and the format."""
+    if not _is_text(str(output)):
+        raise ValueError(f"The name of the output {str(output)!r} is not UTF-8 text: choose another one.")
+    if output.is_symlink() and not output.exists():
+        raise ValueError(
+            f"The output {str(output)!r} is a link to nothing: make what it links to, or name another one."
+        )
+    if output.exists() and not output.is_dir() and not is_regular(output):
+        raise ValueError(f"The output {str(output)!r} is neither a folder nor a regular file: name another one.")
     named = None if output.is_dir() else file_format(output)
     if format not in (None, *FORMATS):
         raise ValueError(f"`format` is {format!r}: choose one of {', '.join(map(repr, FORMATS))}.")
     if named is None:
-        if output.suffix and output.is_file():
+        if output.is_file():
             raise ValueError(f"The output {str(output)!r} is a file: name a folder, or a .parquet, .csv or .jsonl.")
         return None, format or "parquet"
     if format not in (None, named):
@@ -209,6 +219,15 @@ def _find_target(output: Path, format: str | None, part: tuple[int, int]) -> tup
     if part[1] > 1:
         raise ValueError(f"Machines that share the work write into a folder, not into {str(output)!r}.")
     return output, named
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is text; what is not UTF-8 in it, Python keeps as lone surrogates."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _images_of(total: int | None, shard_size: int, part: tuple[int, int]) -> int | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import errno
 import json
+import os
 import re
 import shutil
 import tarfile
@@ -138,6 +139,28 @@ def test_what_cannot_be_a_gallery_is_one_sentence(results, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"None of the images .* is there, as 'elsewhere/a.jpg'"):
         write_gallery(moved, progress=False)
     assert not (tmp_path / "moved_gallery" / "index.html").exists()
+
+
+def test_a_page_that_is_no_file_is_not_waited_for(results, tmp_path):
+    (tmp_path / "page").mkdir()
+    os.mkfifo(tmp_path / "page" / "index.html")
+    with pytest.raises(ValueError, match="is not the page of a gallery"):
+        write_gallery(results, tmp_path / "page", progress=False)
+
+
+def test_no_text_of_a_page_hides_or_turns_around(tmp_path):
+    """Signs that are not seen or turn the direction of all that follows, and labels of a whole page."""
+    path = picture(tmp_path / "photo\u202egpj.exe\u200b.png", "red")
+    labels = ["\u202egnp.exe", "a\u200bb\x1b", "x" * 10_000, "e\u0301 \u200d 🏳️\u200d🌈"]
+    rows = [TaggedImage(path, labels, [0.9, 0.8, 0.7, 0.6], None)]
+    rows.append(TaggedImage("gone.png", [], [], "cannot read \u202ex\u2028."))
+    report = write_gallery(write_results(tmp_path / "tags.parquet", rows), title="Photos \u202ex", progress=False)
+    (chunk,) = chunks(tmp_path / "tags_gallery")
+    assert chunk["paths"][0].endswith("photo gpj.exe .png") and chunk["errors"]["1"] == "cannot read  x ."
+    page = Path(report.index).read_text()
+    meta = json.loads(re.search(r'id="meta">(.*?)</script>', page)[1])
+    assert meta["labels"] == [" gnp.exe", "a b ", "x" * 199 + "…", labels[3]] and "\u202e" not in page
+    assert "%E2%80%AE" in chunk["full"][0]  # the address is that of the file
 
 
 def test_images_of_an_archive(results, tmp_path):

@@ -131,6 +131,18 @@ def test_damaged_settings_are_named(tagger, images, done, content):
     refuses(r"settings\.json' is damaged", images, done, tagger)
 
 
+@pytest.mark.parametrize("kind", ["pipe", "folder", "device"])
+@pytest.mark.parametrize(
+    "name",
+    [".tagging/settings.json", ".tagging/part-00000000.json", ".tagging/part-00000001.rows", "part-00000000.parquet"],
+)
+def test_a_record_that_is_no_file_is_not_waited_for(tagger, images, done, name, kind):
+    path = done / name
+    path.unlink(missing_ok=True)
+    {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[kind](path)
+    refuses(r"is not a regular file: delete the output folder", images, done, tagger)
+
+
 def test_every_damaged_byte_of_a_file_is_noticed(tagger, images, done):
     path = done / "part-00000000.parquet"
     content = path.read_bytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -90,6 +91,23 @@ def test_a_sidecar_that_is_there_loses_nothing(tmp_path):
     found = exiftool(path)
     assert (found["Rating"], found["Title"], found["Subject"]) == (4, "Ünï 🐶", ["Anna", "cat", "dog"])
     assert found["HierarchicalSubject"] == ["animal|cat", "animal|dog"]
+
+
+def test_a_sidecar_that_is_no_file_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.xmp")
+    (tmp_path / "endless.xmp").symlink_to("/dev/zero")
+    (tmp_path / "folder.xmp").mkdir()
+    (tmp_path / "lost.xmp").symlink_to(tmp_path / "elsewhere.xmp")
+    for name in ("pipe", "endless", "folder", "lost"):
+        with pytest.raises(ValueError, match=r"' is (not a regular file|a link to nothing) and stays as it is\.$"):
+            add_keywords(tmp_path / f"{name}.xmp", ["cat"])
+    assert not (tmp_path / "elsewhere.xmp").exists()
+
+
+def test_rows_whose_name_no_file_can_have_have_no_sidecar(tmp_path):
+    rows = [TaggedImage(name, ["cat"], [0.9], None) for name in ("x" * 5000 + ".png", "a\0b.png")]
+    report = write_sidecars(write_results(tmp_path / "tags.parquet", rows))
+    assert (report.no_file, report.written, report.errors) == (2, 0, [])
 
 
 @pytest.mark.parametrize(

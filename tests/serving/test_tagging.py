@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from modeling_taidpt import TaiDptModel, image_backends
 from modeling_taidpt.data.sources import count_images, open_images
 from modeling_taidpt.serving import tagging
 from modeling_taidpt.serving.formats import read_results
+from modeling_taidpt.serving.gallery import write_gallery
 from modeling_taidpt.serving.parts import PartTagger
 from modeling_taidpt.serving.tagging import tag_images
 from taidpt_cli.app import app
@@ -255,6 +257,28 @@ def test_wrong_outputs(tagger, folder, tmp_path):
         with pytest.raises(ValueError, match=sentence):
             tag_images(folder, tmp_path / output, tagger, progress=False, **options)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_the_folder_we_are_in_is_an_output(tagger, folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    report = tag_images(folder, ".", tagger, num_workers=0, progress=False)
+    assert tag_images(folder, ".", tagger, num_workers=0, progress=False).skipped == report.images
+    page = write_gallery(".", progress=False)
+    assert page.index == str(tmp_path / "here_gallery" / "index.html")
+
+
+@pytest.mark.parametrize("kind", ["pipe", "lost", "device", "names\udcff"])
+def test_an_output_that_is_no_folder_and_no_file_is_one_sentence(tagger, folder, tmp_path, kind):
+    for suffix in ("", ".csv"):
+        path = tmp_path / f"{kind}{suffix}"
+        if kind == "pipe":
+            os.mkfifo(path)
+        elif kind in ("lost", "device"):
+            path.symlink_to("/dev/null" if kind == "device" else tmp_path / "nowhere" / "x")
+        with pytest.raises(ValueError, match=r"(name|choose) another one\.$"):
+            tag_images(folder, path, tagger, num_workers=0, progress=False)
+        assert not (tmp_path / "nowhere").exists() and path.is_symlink() == (kind in ("lost", "device"))
 
 
 def test_a_folder_of_another_run_is_not_mixed(tagger, folder, tmp_path):
