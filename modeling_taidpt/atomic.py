@@ -249,6 +249,8 @@ def plain_disk_errors(path: str | Path, needed: int = 0) -> Iterator[None]:
         yield
     except Exception as error:  # each library has its own: torch's name its writer, those of safetensors the number
         full = isinstance(error, OSError) and error.errno in FULL
+        if not full and not folder.is_dir():
+            raise _deleted(Path(path)) from error
         if full or any(sign in str(error) for sign in FULL_SIGNS):
             raise DiskFullError(
                 f"The disk is full: {str(path)!r} could not be written. Free some space and go on."

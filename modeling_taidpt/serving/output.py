@@ -141,6 +141,7 @@ class TaggingOutput:
         lock = FileLock(self.folder / RECORDS / "lock")  # two runs may write the same part: record and file of one
         with lock, staged_file(self.path(number)) as staged:
             write_rows(table, staged)
+            self._require_folder()  # it may have been deleted meanwhile, and made again for this file alone
             record = {"digest": _digest(staged.read_bytes()), "names": names, "images": list(images)}
             with staged_file(self._record(number)) as file:  # first: a record without its file does no harm
                 file.write_text(json.dumps(record), encoding="utf-8")

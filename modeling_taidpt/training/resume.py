@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -211,12 +213,32 @@ def require_undamaged(path: Path) -> None:
         )
 
 
-def require_output(folder: str | Path) -> None:
-    """Raises a `FileNotFoundError` where the output folder of a run was deleted meanwhile."""
-    if not (Path(folder) / RECORD).is_file():
-        raise FileNotFoundError(
-            f"The output folder {str(folder)!r} was deleted while it was trained: run the same command again."
-        )
+@contextmanager
+def writing_into(output: str | Path, checkpoint: Path | None = None) -> Iterator[None]:
+    """A block of a run that writes into its output folder; where that is deleted meanwhile, it says so.
+
+    Args:
+        output (`str` or `Path`): the folder.
+        checkpoint (`Path`, *optional*): what is written; it goes again where nothing else is in the folder.
+
+    Raises:
+        FileNotFoundError: the folder was deleted; one sentence.
+    """
+    record, cause = Path(output) / RECORD, None
+    try:
+        if record.is_file():
+            yield
+    except Exception as error:  # each library has its own for a folder that is not there
+        if record.is_file():
+            raise
+        cause = error
+    if record.is_file():
+        return
+    if checkpoint is not None and checkpoint.is_dir() and list(Path(output).iterdir()) == [checkpoint]:
+        shutil.rmtree(output, ignore_errors=True)
+    raise FileNotFoundError(
+        f"The output folder {str(output)!r} was deleted while it was trained: run the same command again."
+    ) from cause
 
 
 def _few(labels: Sequence[str]) -> str:
@@ -233,7 +255,7 @@ __all__ = [
     "data_fingerprint",
     "digest_files",
     "last_checkpoint",
-    "require_output",
     "require_undamaged",
     "whole_checkpoint",
+    "writing_into",
 ]

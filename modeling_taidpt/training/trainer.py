@@ -57,9 +57,9 @@ from .resume import (
     base_sample,
     data_fingerprint,
     last_checkpoint,
-    require_output,
     require_undamaged,
     whole_checkpoint,
+    writing_into,
 )
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
 from .setup import checked_model, settled_arguments
@@ -300,8 +300,8 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         output = super().train(resume_from_checkpoint, trial=trial, **kwargs)
         output.metrics.update(self._report)
         if self.is_world_process_zero():
-            require_output(self.args.output_dir)
-            self.save_metrics("train", output.metrics)
+            with writing_into(self.args.output_dir):
+                self.save_metrics("train", output.metrics)
         self.save_state()
         return output
 
@@ -688,10 +688,10 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         # prompts, two moments of each in fp32, and what else is written
         needed = 12 * sum(value.numel() for value in model.parameters() if value.requires_grad) + 2**17
         self._saves_checkpoint = True
+        is_first = self.is_world_process_zero()
+        watched = writing_into(self.args.output_dir, folder) if is_first else contextlib.nullcontext()
         try:
-            with plain_disk_errors(folder, needed):
-                if self.is_world_process_zero():
-                    require_output(self.args.output_dir)
+            with watched, plain_disk_errors(folder, needed):
                 if self.args.should_save:  # of an earlier run: with it a checkpoint that is cut short would look whole
                     (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
                 super()._save_checkpoint(model, trial)
