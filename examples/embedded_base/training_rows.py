@@ -106,10 +106,6 @@ SECOND_BASE = RECIPE | {  # caption prototypes alone are ahead of the recipe the
     "prototype weight 30": _training(caption_prototype_weight=30.0),
     "prototypes alone, 800 steps, rate 3e-3": _training(loss_weight=0.0, max_steps=800, learning_rate=3e-3),
     "800 steps, rate 3e-3": _training(max_steps=800, learning_rate=3e-3),
-    "800 steps, rate 3e-3, 16 context vectors": Row(
-        {"max_steps": 800, "learning_rate": 3e-3}, {"num_context_tokens": 16, "context_init": None}
-    ),
-    "caption memory, sharpness 20, share 1.0": Row(prompts=BASELINE, memory=MEMORY),
 }
 TABLES = {
     "options": OPTIONS,
