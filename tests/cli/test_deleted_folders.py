@@ -41,7 +41,7 @@ def quick(place, monkeypatch):
 def call(command: str, place, target):
     captions, steps = (
         place / "captions.txt",
-        "save_strategy=steps save_steps=1 eval_strategy=steps eval_steps=1".split(),
+        ["save_strategy=steps", "save_steps=1", "eval_strategy=steps", "eval_steps=1"],
     )
     words = {
         "tag": [place / "photos", "--model", place / "model", "--shard-size", 2, "--num-workers", 0],
