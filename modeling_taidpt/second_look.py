@@ -2,10 +2,13 @@
 
 Source: the class-wise re-identification of TagCLIP (Lin et al., AAAI 2024, arXiv 2312.12828, section 3.4, and `cwr` in
 its published `classify.py`). Each cell has a posterior over the labels, the softmax of its similarities at the CLIP's
-own temperature. Labels whose largest posterior lies above half of the image's range are looked at again; the box of a
-label encloses the cells above half of that label's own range; half of the new score of the label is averaged with half
-of the old one. What differs from the published code: averaged are the scores of the model, not posteriors, and no
-background categories take part; boxes reach to the last row and column; and the class token sees the whole box.
+own temperature. Labels whose largest posterior lies above half of the range of the image, over its cells and labels,
+are looked at again; the box of a label encloses the cells above half of that label's own range; half of the new score
+of the label is averaged with half of the old one.
+
+What differs from the published code: averaged are the scores of the model, not posteriors; posteriors are not refined
+by the attention of earlier blocks, and no background categories take part; boxes reach to the last row and column, and
+one that would be empty does not end the search; the class token sees the whole box.
 """
 
 from __future__ import annotations
@@ -42,8 +45,10 @@ def find_boxes(similarity_map: torch.Tensor, logit_scale: float | torch.Tensor) 
     """
     rows, columns = similarity_map.shape[-2:]
     maps = (logit_scale * similarity_map.float()).softmax(dim=1)  # (batch, classes, rows, columns)
-    images, labels = torch.nonzero(_above(maps.amax(dim=(2, 3))), as_tuple=True)  # (candidates,) each
-    above = _above(maps[images, labels].flatten(1)).unflatten(1, (rows, columns))  # (candidates, rows, columns)
+    candidates = maps.amax(dim=(2, 3)) > _middle(maps.flatten(1))  # (batch, classes)
+    images, labels = torch.nonzero(candidates, as_tuple=True)  # (candidates,) each
+    own = maps[images, labels]  # (candidates, rows, columns)
+    above = own > _middle(own.flatten(1))[:, :, None]  # (candidates, rows, columns)
     sides = []
     for axis, length in ((2, rows), (1, columns)):
         hit = above.any(dim=axis).int()  # (candidates, length)
@@ -52,10 +57,10 @@ def find_boxes(similarity_map: torch.Tensor, logit_scale: float | torch.Tensor) 
     return boxes[above.flatten(1).any(dim=1)]  # (boxes, 6)
 
 
-def _above(values: torch.Tensor) -> torch.Tensor:
-    """Which values `(sets, length)` lie above half of the range of their set."""
+def _middle(values: torch.Tensor) -> torch.Tensor:
+    """Half of the range of each set of values `(sets, length)`, `(sets, 1)`."""
     low, high = values.amin(dim=1, keepdim=True), values.amax(dim=1, keepdim=True)  # (sets, 1) each
-    return values > low + SHARE * (high - low)  # (sets, length)
+    return low + SHARE * (high - low)  # (sets, 1)
 
 
 def cut_boxes(pixel_values: torch.Tensor, places: torch.Tensor, cells: Sequence[int], size: int) -> list[torch.Tensor]:

@@ -37,7 +37,7 @@ def by_hand(model, image, tiles=False):
     old = first.logits[0]
     posterior = (model.clip.logit_scale.exp() * whole.similarity_map[0]).softmax(dim=0)  # (classes, rows, columns)
     largest = posterior.flatten(1).max(dim=1).values
-    bar = largest.min() + 0.5 * (largest.max() - largest.min())
+    bar = posterior.min() + 0.5 * (posterior.max() - posterior.min())
     for label in range(len(old)):
         if not largest[label] > bar:
             continue
@@ -85,6 +85,13 @@ def test_boxes_enclose_the_cells_above_half_of_the_range_of_the_label():
     rest = torch.full((1, 1, 3, 4), 1.0) - maps.sum(dim=1, keepdim=True)  # of a label that is everywhere a little
     boxes = find_boxes(torch.cat([maps, rest], dim=1).log() / 7, 7.0)
     assert boxes.tolist()[:2] == [[0, 0, 1, 3, 2, 4], [0, 2, 2, 3, 0, 1]]
+
+
+def test_the_range_of_the_image_is_that_of_its_cells_and_labels():
+    """As published: of two labels that are sure of different cells both are looked at again."""
+    first = torch.tensor([[0.9, 0.45], [0.45, 0.45]])
+    maps = torch.stack([first, 1 - first])[None]  # (1, 2, 2, 2), from 0.1 to 0.9
+    assert find_boxes(maps.log(), 1.0).tolist() == [[0, 0, 0, 1, 0, 1], [0, 1, 0, 2, 0, 2]]
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
