@@ -6,8 +6,8 @@ the longest first; a space or a sign between two letters ends a word there as we
 
 What is written alike is made equal: compatibility forms (NFKC: full-width and half-width letters, ligatures), case
 (German ß is ss; in Turkish and Azerbaijani I is the capital of ı, and İ of i), and in Arabic and Hebrew script vowel
-points, the stretching tatweel, hamza on an alef, and the Arabic and Persian forms of yeh and kaf. Umlauts and other
-accents tell words apart and stay.
+points, the stretching tatweel, hamza on an alef, and the Arabic and Persian forms of yeh and kaf; in Cyrillic script
+the mark of stress. Umlauts and other accents tell words apart and stay.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ _WIDTHLESS = re.compile(
 )
 _POINTS = re.compile(
     "[\u0591-\u05bd\u05bf\u05c1\u05c2\u05c4\u05c5\u05c7\u0610-\u061a\u0640\u064b-\u065f\u0670\u06d6-\u06ed]"
+    "|(?<=[\u0430-\u045f])\u0301"  # of Cyrillic letters that have an accent of their own, NFKC made one
 )
 _ARABIC = str.maketrans("أإآٱىیک", "ااااييك")
 
