@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from .common import DeviceOption, JsonOption, changed_folder, find_source, load_model, print_json, say, stdout, working
+from .common import (
+    DeviceOption,
+    JsonOption,
+    changed_folder,
+    load_model,
+    print_json,
+    save_changed,
+    say,
+    stdout,
+    working,
+)
 
 
 def adapt(
@@ -44,7 +54,7 @@ def adapt(
 
         loaded = load_model(model, device)
         report = fit_visual_classifier(loaded, photos)
-        _save(loaded, model, target)
+        save_changed(loaded, model, target)
     if as_json:
         print_json({"model": str(target), **report, "labels": loaded.config.num_labels})
         return
@@ -56,16 +66,6 @@ def adapt(
             f"No part of a photograph looked like {missing} of {loaded.config.num_labels} labels: more will help them."
         )
     stdout().print(f"{target} is adapted to {report['photographs']} photographs: use it as before.")
-
-
-def _save(model: Any, source: str, target: Path) -> None:
-    """Saves a model in the form that its checkpoint has: prompts alone or whole, its CLIP in half precision or not."""
-    from modeling_taidpt import TaiDptConfig
-
-    stored = TaiDptConfig.from_pretrained(find_source(source))
-    if str(stored.dtype).removeprefix("torch.") == "float16":
-        model.clip.half()
-    model.save_pretrained(target, prompts_only=stored.prompts_only)
 
 
 __all__ = ["adapt"]

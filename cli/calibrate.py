@@ -17,6 +17,7 @@ from .common import (
     make_table,
     one_sentence,
     print_json,
+    save_changed,
     say,
     stdout,
     working,
@@ -91,7 +92,7 @@ def calibrate(
 
             store_calibration(target, loaded.config)
         else:
-            loaded.save_pretrained(target)
+            save_changed(loaded, model, target)
     if as_json:
         print_json({"model": str(target), "fitted_on": loaded.config.score_calibration, **figures})
         return

@@ -331,6 +331,28 @@ def changed_folder(model: str, output: Path | None) -> Path:
     return output or Path(model)
 
 
+def save_changed(model: Any, source: str, target: Path) -> None:
+    """Saves a changed model in the form that its checkpoint has.
+
+    Its prompts alone or whole, its CLIP in half precision or not, with a graph where it, or its CLIP, has one.
+
+    Args:
+        model ([`TaiDptModel`]): the model; its CLIP may come out in half precision.
+        source (`str`): what it was loaded from.
+        target (`Path`): folder.
+    """
+    from modeling_taidpt import TaiDptConfig
+    from modeling_taidpt.repository import add_graph, comes_with_graph
+
+    stored = TaiDptConfig.from_pretrained(find_source(source))
+    has_graph = not stored.prompts_only and comes_with_graph(model)  # before the target, which may be the source
+    if str(stored.dtype).removeprefix("torch.") == "float16":
+        model.clip.half()
+    model.save_pretrained(target, prompts_only=stored.prompts_only)
+    if has_graph:
+        add_graph(model, target)
+
+
 def check_device(device: str | None) -> None:
     """Makes sure that a model can run on a device.
 
@@ -406,6 +428,7 @@ __all__ = [
     "read_settings",
     "read_threshold",
     "read_views",
+    "save_changed",
     "say",
     "stdout",
     "without_loading_bar",

@@ -247,6 +247,7 @@ def _train(
         read_labels(labels, language=settings.get("language", "en"))
     from modeling_taidpt import TaiDptTrainer
     from modeling_taidpt.data.recipes import load_recipe_captions, without_captions
+    from modeling_taidpt.repository import add_graph, comes_with_graph
     from modeling_taidpt.training.setup import find_recipe, set_up_training
 
     name, protocol, data_root = recipe
@@ -294,6 +295,8 @@ def _train(
         with _telling(f"The trained model is in {output}: taidpt calibrate fits its scores alone.", Exception):
             calibration = fit_probabilities(trainer.model, images, trainer.corpus_labels)
             _save(trainer, output)
+    if not arguments.save_prompts_only and comes_with_graph(trainer.model):
+        add_graph(trainer.model, output)
     result = {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
     result["held_out"] = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
     return result | ({"calibration": calibration} if calibration else {})

@@ -31,7 +31,7 @@ from .model_card import (
     write_card,
 )
 from .onnx_graphs import GRAPH_FILE
-from .origins import Origin, is_remote_code, origins, own_origin
+from .origins import Origin, is_remote_code, origins
 from .pushing import PUSH_OPTIONS, TOKENIZER, push_folder
 from .rare_words import find_word_counts
 from .stored_weights import WEIGHT_FILE, digest_weights, old_weights
@@ -136,8 +136,8 @@ class RepositoryMixin(_Base):
     ) -> CommitInfo:
         """Pushes everything that [`~TaiDptModel.save_pretrained`] writes to the Hub, in one commit.
 
-        A card that was edited on the Hub is left as it is. A model that was loaded from beside an ONNX graph
-        (`taidpt export MODEL --in-place`) is pushed with one of its present weights.
+        A card that was edited on the Hub is left as it is. A model that comes from beside an ONNX graph
+        (`taidpt export MODEL --in-place`), or whose CLIP does, is pushed with one of its present weights.
 
         Args:
             repo_id (`str`): repository, made if it does not exist.
@@ -177,8 +177,8 @@ class RepositoryMixin(_Base):
                 _forget_base(folder)
             for processor in filter(None, processors):
                 processor.save_pretrained(folder)
-            if not prompts_only:
-                self._save_graph(folder)
+            if not prompts_only and comes_with_graph(self):
+                add_graph(self, folder)
             return push_folder(folder, repo_id, tags=tags, **kwargs)
 
     def record_evaluation(
@@ -259,16 +259,6 @@ class RepositoryMixin(_Base):
         finally:
             _set(self.config, before)
 
-    def _save_graph(self, folder: Path) -> None:
-        """Makes the graph of a saved model anew, if there is one where the model comes from."""
-        origin = own_origin(self.config)
-        if origin is None or origin.find(GRAPH_FILE) is None:
-            return
-        try:
-            save_graph(self, folder)
-        except ImportError as error:
-            logger.warning(f"The model is pushed without {GRAPH_FILE}: {error}")
-
     def _save_companions(self, folder: Path, prompts_only: bool) -> None:
         """The image processor, and unless they are found beside the base, tokenizer and word counts."""
         find_image_processor(self.config).save_pretrained(folder)
@@ -281,6 +271,24 @@ class RepositoryMixin(_Base):
         counts = find_word_counts(origins(self.config), self.config.word_counts)
         if counts is not None:
             shutil.copyfile(counts, folder / str(self.config.word_counts))
+
+
+def comes_with_graph(model: RepositoryMixin) -> bool:
+    """Whether there is a graph where a model, or the CLIP that it was made on, comes from."""
+    return any(origin.find(GRAPH_FILE) is not None for origin in origins(model.config))
+
+
+def add_graph(model: RepositoryMixin, folder: Path) -> None:
+    """Makes the graph of a model that was just saved; where what makes it is not installed, a warning says so.
+
+    Args:
+        model ([`TaiDptModel`]): the model.
+        folder (`Path`): where it was saved, whole.
+    """
+    try:
+        save_graph(model, folder)
+    except ImportError as error:
+        logger.warning(f"The model is saved without {GRAPH_FILE}, by which it tags faster: {error}")
 
 
 def store_calibration(folder: Path, config: TaiDptConfig) -> None:
@@ -380,6 +388,8 @@ __all__ = [
     "AUTO_MAP",
     "CUSTOM_PIPELINES",
     "RepositoryMixin",
+    "add_graph",
+    "comes_with_graph",
     "copy_code",
     "store_calibration",
 ]

@@ -10,7 +10,10 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from modeling_taidpt import TaiDptModel
+from modeling_taidpt import TaiDptModel, repository
+from modeling_taidpt.graph_export import save_graph
+from modeling_taidpt.onnx_graphs import GRAPH_FILE, open_checkpoint_graph
+from taidpt_cli.quick import open_quick_tagger
 
 from ..conftest import make_clip
 from .test_app import CAT, fails, run
@@ -69,6 +72,49 @@ def test_a_checkpoint_keeps_its_form(place, model, tmp_path):
         clip = {dtype for name, dtype in stored.items() if name.startswith("clip.")}
         assert clip == ({"F16"} if form == "half" else set())
         assert TaiDptModel.from_pretrained(output).config.visual_photographs == 100
+
+
+def test_a_model_with_a_graph_gets_one_of_its_new_weights(place, model):
+    save_graph(TaiDptModel.from_pretrained(model), model)
+    assert run("adapt", model, place / "photos").exit_code == 0
+    assert open_checkpoint_graph(model, [model / "model.safetensors"]).classes == 3
+    assert open_quick_tagger(str(model), {}) is not None
+    quick, slow = (
+        json.loads(run("predict", CAT, "-m", model, "--json", *options).stdout)[0]["labels"]
+        for options in ([], ["--backend", "torch"])
+    )
+    assert [entry["label"] for entry in quick] == [entry["label"] for entry in slow]
+    assert [entry["score"] for entry in quick] == pytest.approx([entry["score"] for entry in slow], abs=1e-5)
+
+
+@pytest.mark.parametrize("command", ["adapt", "calibrate", "train"])
+def test_commands_make_graphs_alike(command, place, model, tmp_path, monkeypatch):
+    """Of the model or of the CLIP that it was made on, whole models alone; without what makes them it is said."""
+    made, photos, output = [], place / "photos", tmp_path / "out"
+    monkeypatch.setattr(repository, "save_graph", lambda model, folder: made.append(folder))
+    (tmp_path / "captions.txt").write_text("A dog.\nA cat and a dog.\nA bus.\nA bus and a cat.\n")
+    captions = ["--captions", tmp_path / "captions.txt"]
+    commands = {
+        "adapt": ["adapt", model, photos, "--output", output],
+        "calibrate": ["calibrate", model, photos, *captions, "--output", output],
+        "train": ["train", "--labels", "dog,cat,bus", *captions, "--base", model, "--output", output, "--steps", "1"],
+    }
+    commands["train"] += ["--batch-size", "2", "--set", f"feature_cache_dir={tmp_path / 'cache'}", "--no-templates"]
+    assert run(*commands[command]).exit_code == 0 and made == []
+    (model / GRAPH_FILE).parent.mkdir()
+    (model / GRAPH_FILE).write_bytes(b"")
+    result = run(*commands[command])
+    assert (result.exit_code, made) == (0, [output]), result.stderr
+    if command == "train":
+        assert run(*commands[command], "--prompts-only").exit_code == 0
+        assert made == [output]
+
+    def missing(model, folder):
+        raise ImportError('Export to ONNX needs onnx: run `pip install "taidpt[onnx]"`.')
+
+    monkeypatch.setattr(repository, "save_graph", missing)
+    result = run(*commands[command])
+    assert result.exit_code == 0 and TaiDptModel.from_pretrained(output).config.num_labels == 3
 
 
 def test_what_cannot_be_done_is_one_sentence(place, model, tmp_path):
