@@ -226,6 +226,12 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
     def train(self, mode: bool = True) -> TaiDptModel:
         """Sets the training mode of everything but the frozen CLIP."""
         self.training = mode
+        prompts = getattr(self, "prompt_learner", None) if mode and self.visual_classifier is not None else None
+        if prompts is not None and any(parameter.requires_grad for parameter in prompts.parameters()):
+            logger.warning_once(
+                "Prompts that are learned further make the visual classifier of this model stale: fit it again "
+                "afterwards."
+            )
         for child in self.children():
             if child is not self.clip:
                 child.train(mode)

@@ -18,10 +18,12 @@ from .languages import context_words, default_template
 from .model_card import known_report
 from .scores import normalize
 from .tokenization_taidpt import tokenize_names
+from .visual_classifier import attach_classifier
 
 logger = logging.get_logger(__name__)
 
 NAMES_IN_WARNING = 10  # labels named in one warning; the others are counted
+STALE_CLASSIFIER = "The visual classifier was fitted with other class embeddings and is left out: fit it again."
 
 
 def relabel(
@@ -96,6 +98,9 @@ def _relabel_described(
     both = [embeddings.clone() for embeddings in fixed_class_embeddings(new)]  # (classes, dim) each
     fixed = new if new.config.class_embedding_source == "fixed" else with_fixed_embeddings(new, *both)
     fixed.config.templates = with_descriptions(new.config.templates, stored_descriptions(new.config) | described)
+    if fixed.visual_classifier is not None:
+        attach_classifier(fixed, None)
+        logger.warning_once(STALE_CLASSIFIER)
     if new is fixed:
         averaged = template_embeddings(fixed)  # (classes, dim) each
         both = [own.index_copy(0, torch.tensor(rows), to[rows]) for own, to in zip(both, averaged, strict=True)]
@@ -191,9 +196,7 @@ def with_fixed_embeddings(
         config.prompt_pair, config.linear_head = "global_local", False
         config.score_statistics = None
         if model.visual_classifier is not None:
-            logger.warning_once(
-                "The visual classifier was fitted with other class embeddings and is left out: fit it again."
-            )
+            logger.warning_once(STALE_CLASSIFIER)
     new = _on_shared_clip(model, config, model._tokenizer)
     with torch.no_grad():
         _copy_extras(new, model)

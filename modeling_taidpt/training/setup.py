@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 import yaml
 from transformers import HfArgumentParser, set_seed
+from transformers.utils import logging
 
 from ..configuration_taidpt import TaiDptConfig
 from ..data.recipes import check_protocol, read_recipe
@@ -17,7 +18,10 @@ from ..hub import load_config
 from ..hub_errors import plain_errors
 from ..modeling_taidpt import TaiDptModel
 from ..origins import HUB_ARGUMENTS, resolve_source
+from ..visual_classifier import attach_classifier
 from .arguments import PAPER_RECIPE, RECOMMENDED, TaiDptTrainingArguments
+
+logger = logging.get_logger(__name__)
 
 
 class _Parser(HfArgumentParser):
@@ -179,4 +183,29 @@ def checked_model(model: Any, args: TaiDptTrainingArguments) -> Any:
     return model
 
 
-__all__ = ["checked_model", "find_recipe", "set_up_training", "settled_arguments", "split_settings"]
+def forget_fits(model: Any) -> Any:
+    """Drops what was fitted to the scores of prompts that will be learned further, and says so.
+
+    Args:
+        model ([`TaiDptModel`]): its visual classifier and its probabilities go if its context vectors are trainable.
+
+    Returns:
+        [`TaiDptModel`]: the same.
+    """
+    config, learner = model.config, getattr(model, "prompt_learner", None)
+    if learner is None or not any(parameter.requires_grad for parameter in learner.parameters()):
+        return model
+    stale = []
+    if model.visual_classifier is not None:
+        attach_classifier(model, None)
+        stale.append("its visual classifier (`taidpt adapt`)")
+    if config.score_calibration is not None:
+        config.score_scale, config.score_bias = 1.0, 0.0
+        config.score_thresholds = config.score_calibration = None
+        stale.append("its probabilities (`taidpt calibrate`)")
+    if stale:
+        logger.warning(f"The prompts of the model change: {' and '.join(stale)} are left out, fit them again.")
+    return model
+
+
+__all__ = ["checked_model", "find_recipe", "forget_fits", "set_up_training", "settled_arguments", "split_settings"]

@@ -62,7 +62,7 @@ from .resume import (
     writing_into,
 )
 from .schedules import EPOCH_COSINE, epoch_cosine_schedule
-from .setup import checked_model, settled_arguments
+from .setup import checked_model, forget_fits, settled_arguments
 
 logger = logging.get_logger(__name__)
 
@@ -241,7 +241,7 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         known = getattr(self, "labels", None)  # not before the first one
         if known is not None and model.config.labels != known:
             raise ValueError("`model_init` made a model of other labels, or in another order, than it did at first.")
-        return model
+        return model if known is None else forget_fits(model)  # a new one to train
 
     def _set_up(self, reader: Any, args: Any, processing_class: Any, labeler: Any, most: int | str | None) -> None:
         tokenizer = getattr(processing_class, "tokenizer", processing_class)
@@ -290,6 +290,7 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
                 of other labels, another base or other training data.
         """
         self._check_batches()
+        forget_fits(self.model)  # before a checkpoint is loaded, which has none
         resume_from_checkpoint = self._start_or_resume(resume_from_checkpoint)
         logger.warning(self.args.describe_recipe())
         if self._makes_batches_of_captions():

@@ -11,12 +11,14 @@ import torch
 from PIL import Image
 from transformers import pipeline
 
-from modeling_taidpt import TaiDptModel
+from modeling_taidpt import TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments, ensemble_prompts, with_hypernyms
+from modeling_taidpt.ensembles import with_negative_prompts
 from modeling_taidpt.evaluation import fit_visual_classifier
 from modeling_taidpt.evaluation.visual_fitting import PatchSelection, fit_discriminant, sure_patches
 from modeling_taidpt.features.images import ImageFeatures
 from modeling_taidpt.hub import find_image_processor
 from modeling_taidpt.pipelines import TASK
+from modeling_taidpt.training.setup import forget_fits
 from modeling_taidpt.visual_classifier import SHARE, attach_classifier
 
 from ..conftest import assert_same_scores, make_clip
@@ -227,6 +229,75 @@ def test_other_labels_keep_what_fits_them(adapted, tokenizer, caplog):
     fixed = adapted.with_class_embeddings(*adapted.encode_classes())
     assert fixed.visual_classifier is None and "left out: fit it again" in caplog.text
     assert_same_scores(adapted.with_linear_head()(pixel_values=pixels).logits, expected)
+
+
+@pytest.mark.parametrize("make", ["ensemble", "hypernym", "negative", "described", "described fixed"])
+def test_models_with_other_class_embeddings_are_without_it(make, adapted, tokenizer, features, caplog):
+    made = {
+        "ensemble": lambda: ensemble_prompts([adapted, make_model(tokenizer)]),
+        "hypernym": lambda: with_hypernyms(adapted, {"animal": ["dog", "cat"]}),
+        "negative": lambda: with_negative_prompts(adapted, {"dog": "a photo of a cat."}),
+        "described": lambda: adapted.with_labels({"dog": ["a wolf"], "cat": []}),
+        "described fixed": lambda: fixed.with_labels({"dog": ["a wolf"], "cat": []}),
+    }
+    fixed = TaiDptModel.zero_shot(make_clip(), LABELS, tokenizer=tokenizer)
+    fit_visual_classifier(fixed, features)
+    model = made[make]()
+    assert model.visual_classifier is None and model.config.visual_photographs == 0
+    assert adapted.visual_classifier is not None and fixed.visual_classifier is not None
+
+
+@pytest.fixture
+def trainer(tokenizer, features, tmp_path):
+    """Of an adapted model with probabilities, on captions; and the sentences that it says."""
+    model = make_model(tokenizer)
+    model.config.score_scale, model.config.score_bias, model.config.score_calibration = 3.0, -1.0, "30 labelled images"
+    model.config.score_thresholds = 0.4
+    fit_visual_classifier(model, features)
+    options = {"save_strategy": "no", "eval_strategy": "no", "load_best_model_at_end": False, "add_templates": False}
+    options |= {"feature_cache_dir": str(tmp_path / "cache"), "report_to": "none", "disable_tqdm": True}
+    arguments = TaiDptTrainingArguments(
+        str(tmp_path / "run"), max_steps=1, per_device_train_batch_size=2, use_cpu=True, **options
+    )
+    captions = [f"a {label} by a {other}" for label in LABELS for other in LABELS]
+    return lambda model=model: TaiDptTrainer(model, arguments, train_dataset=captions)
+
+
+def test_prompts_that_are_learned_further_lose_what_was_fitted_to_them(trainer, caplog):
+    made = trainer()
+    model = made.model
+    assert model.visual_classifier is not None  # to evaluate it changes nothing
+    made.train()
+    config = model.config
+    assert model.visual_classifier is None and config.score_statistics is None
+    assert (config.score_scale, config.score_bias, config.score_thresholds, config.score_calibration) == (
+        1,
+        0,
+        None,
+        None,
+    )
+    said = [record.message for record in caplog.records if "are left out, fit them again" in record.message]
+    assert said == [
+        "The prompts of the model change: its visual classifier (`taidpt adapt`) and its probabilities (`taidpt "
+        "calibrate`) are left out, fit them again."
+    ]
+
+
+def test_a_loop_of_ones_own_is_told(adapted, tokenizer, caplog):
+    copied = adapted.with_labels(LABELS)
+    copied.train(False)
+    make_model(tokenizer).train()
+    assert "make the visual classifier" not in caplog.text
+    copied.train()
+    assert "Prompts that are learned further make the visual classifier of this model stale" in caplog.text
+    assert copied.visual_classifier is not None
+
+
+def test_a_linear_head_is_learned_on_the_scores_with_it(adapted):
+    headed = adapted.with_linear_head()
+    assert forget_fits(headed) is headed and headed.visual_classifier is not None
+    assert forget_fits(adapted.with_linear_head(train_prompts=True)).visual_classifier is None
+    assert adapted.visual_classifier is not None
 
 
 def test_z_scores_go_with_it(adapted, tokenizer, features):
