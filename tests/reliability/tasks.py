@@ -267,7 +267,12 @@ def tagged_between(base: Path, folder: Path, expected: list[dict[str, Any]]) -> 
 
 def saved_between(base: Path, folder: Path, expected: dict[str, str]) -> None:
     """The older model or the new one: never neither, and never labels of one with weights of the other."""
-    assert saved(folder) in (saved(of(folder, "before")), saved(of(folder, "whole")))
+    assert saved(folder) in (_saved_once(of(folder, "before")), _saved_once(of(folder, "whole")))
+
+
+@functools.cache
+def _saved_once(folder: Path) -> dict[str, Any]:
+    return saved(folder)
 
 
 def exported_between(base: Path, folder: Path, expected: Any) -> None:
