@@ -10,6 +10,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import shutil
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,7 +23,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase, Trainer, TrainerCallback
-from transformers.trainer import PREFIX_CHECKPOINT_DIR, TRAINER_STATE_NAME, TRAINING_ARGS_NAME
+from transformers.trainer import PREFIX_CHECKPOINT_DIR, TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput, EvalPrediction, TrainOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
@@ -693,8 +694,9 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         watched = writing_into(self.args.output_dir, folder) if is_first else contextlib.nullcontext()
         try:
             with watched, plain_disk_errors(folder, needed):
-                if self.args.should_save:  # of an earlier run: with it a checkpoint that is cut short would look whole
-                    (folder / TRAINER_STATE_NAME).unlink(missing_ok=True)
+                if self.args.should_save:  # of an earlier run: one that is cut short would look whole; or damaged
+                    shutil.rmtree(folder, ignore_errors=True)
+                self.accelerator.wait_for_everyone()
                 super()._save_checkpoint(model, trial)
                 if self.args.should_save and self._run is not None:
                     self._run.write(folder, DIGESTED)

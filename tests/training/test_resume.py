@@ -140,10 +140,12 @@ def test_a_damaged_checkpoint_is_passed_over(new_trainer, run_of_two, file, chan
         new_trainer().train(resume_from_checkpoint=str(folder / "checkpoint-2"))
 
 
-def test_training_goes_on_from_the_last_whole_checkpoint(new_trainer, run_of_two):
+@pytest.mark.parametrize(("file", "change"), [("optimizer.pt", "cut"), *((file, "a folder") for file in FILES)])
+def test_training_goes_on_from_the_last_whole_checkpoint(new_trainer, run_of_two, file, change):
+    """The damaged one is written again, whatever is in its place."""
     whole = new_trainer("whole", max_steps=3, save_strategy="no")
     whole.train()
-    damage(run_of_two[0] / "checkpoint-2" / "optimizer.pt", "cut")
+    damage(run_of_two[0] / "checkpoint-2" / file, change)
     trainer = new_trainer(max_steps=3)
     trainer.train(resume_from_checkpoint=True)
     for name, value in whole.model.prompt_learner.state_dict().items():
