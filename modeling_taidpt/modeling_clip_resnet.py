@@ -185,7 +185,7 @@ class CLIPResNetVisionModel(CLIPResNetPreTrainedModel):
     def __init__(self, config: CLIPResNetVisionConfig) -> None:
         super().__init__(config)
         trunk_config = config.trunk_config
-        self.trunk = ModifiedResNet(config) if trunk_config is None else _convolutional(trunk_config)
+        self.trunk = ModifiedResNet(config) if trunk_config is None else convolutional_trunk(trunk_config)
         self.attention_pool = AttentionPool(config)
         self.post_init()
 
@@ -236,9 +236,16 @@ class CLIPResNetVisionModel(CLIPResNetPreTrainedModel):
         return BaseModelOutputWithPooling(last_hidden_state=cells, pooler_output=pooled, hidden_states=states)
 
 
-def _convolutional(config: Any) -> nn.Module:
-    """A trunk of transformers: no code of a repository is run, and an attention that it lacks is not asked for."""
-    return AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
+def convolutional_trunk(config: Any) -> nn.Module:
+    """A trunk of transformers: no code of a repository is run, and an attention that it lacks is not asked for.
+
+    An EfficientNet whose squeeze ratio is 0 is an EfficientNet-Lite: its blocks do not squeeze and excite.
+    """
+    trunk = AutoModel.from_config(config, attn_implementation="eager", trust_remote_code=False)
+    if config.model_type == "efficientnet" and not config.squeeze_expansion_ratio:
+        for block in trunk.encoder.blocks:
+            block.squeeze_excite = nn.Identity()
+    return trunk
 
 
 class CLIPResNetModel(CLIPResNetPreTrainedModel):
@@ -333,4 +340,4 @@ class CLIPResNetModel(CLIPResNetPreTrainedModel):
         )
 
 
-__all__ = ["CLIPResNetModel", "CLIPResNetPreTrainedModel", "CLIPResNetVisionModel"]
+__all__ = ["CLIPResNetModel", "CLIPResNetPreTrainedModel", "CLIPResNetVisionModel", "convolutional_trunk"]

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import CLIPModel, MobileNetV2Config
+from torch.nn import functional
+from transformers import CLIPModel, EfficientNetConfig, MobileNetV2Config
 
 from modeling_taidpt import CLIPResNetConfig, CLIPResNetModel, TaiDptModel, convert_openai_clip
 
@@ -41,6 +42,29 @@ def test_any_trunk_tags_and_round_trips(use_positions, tmp_path):
         loaded = TaiDptModel.from_pretrained(tmp_path)
         assert torch.equal(loaded(pixel_values=images).logits, outputs.logits)
     assert loaded.config.clip_config.vision_config.trunk_config.model_type == "mobilenet_v2"
+
+
+LITE = EfficientNetConfig(
+    width_coefficient=0.25, depth_coefficient=0.3, squeeze_expansion_ratio=0.0, hidden_act="relu6", hidden_dim=320
+)
+
+
+def test_an_efficientnet_without_squeezing_is_a_lite_one_and_round_trips(tmp_path):
+    clip = mobilenet_clip(trunk_config=LITE, hidden_size=320, use_positions=False)
+    block = clip.vision_model.trunk.encoder.blocks[0]  # its first block does not expand
+    hidden = torch.randn(2, 8, 16, 16)
+    with torch.no_grad():
+        depthwise = block.depthwise_conv
+        expected = functional.conv2d(hidden, depthwise.depthwise_conv.weight, padding=1, groups=8)  # (2, 8, 16, 16)
+        expected = depthwise.depthwise_norm(expected).clamp(0, 6)
+        expected = block.projection.project_bn(functional.conv2d(expected, block.projection.project_conv.weight))
+        assert torch.equal(block(hidden), expected)
+    assert not any("squeeze" in name for name in clip.state_dict())
+    model = TaiDptModel.from_clip(clip, labels=["dog", "cat"])
+    images = torch.randn(2, 3, 64, 96)
+    model.save_pretrained(tmp_path)
+    with torch.no_grad():
+        assert torch.equal(TaiDptModel.from_pretrained(tmp_path)(images).logits, model(images).logits)
 
 
 def test_zero_queries_pool_the_plain_mean_of_the_cells():

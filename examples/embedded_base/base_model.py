@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 
 import torch
-from transformers import CLIPTextConfig, CLIPTokenizer, MobileNetV2Model
+from transformers import CLIPTextConfig, CLIPTokenizer, PreTrainedModel
 
 from modeling_taidpt import CLIPResNetConfig, CLIPResNetModel
 
 WIDTH = 256
 
 
-def build_base(trunk: MobileNetV2Model, tokenizer: CLIPTokenizer, feature_mean: torch.Tensor) -> CLIPResNetModel:
+def build_base(trunk: PreTrainedModel, tokenizer: CLIPTokenizer, feature_mean: torch.Tensor) -> CLIPResNetModel:
     """Builds the model to be trained; draws its random weights from torch's global generator.
 
     Args:
-        trunk (`MobileNetV2Model`): pretrained.
+        trunk (`PreTrainedModel`): pretrained.
         tokenizer (`CLIPTokenizer`): gives vocabulary size and special tokens.
         feature_mean (`torch.Tensor` of shape `(channels,)`): mean of the pooled cells of the photographs, taken off
             by the biases.

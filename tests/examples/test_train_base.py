@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import MobileNetV2Config, MobileNetV2Model
+from transformers import EfficientNetConfig, MobileNetV2Config
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CAPTIONS = ["a cat on a mat", "two cats sleep", "a red bus", "the bus stops near a cat", "an old kite", "a kite flies"]
@@ -38,10 +38,31 @@ def small_tokenizer(base, tokenizer):
     return base.base_tokenizer.reduce_tokenizer(tokenizer, CAPTIONS, 600)
 
 
-@pytest.fixture(scope="module")
-def trunk():
+TRUNKS = {
+    "mobilenet": MobileNetV2Config(depth_multiplier=0.25, tf_padding=False),
+    "lite": EfficientNetConfig(
+        width_coefficient=0.25, depth_coefficient=1.0, squeeze_expansion_ratio=0.0, hidden_act="relu6", hidden_dim=320
+    ),
+}
+
+
+def make_trunk(base, name: str):
+    """A tiny trunk whose normalisations do something."""
     torch.manual_seed(0)
-    return MobileNetV2Model(MobileNetV2Config(depth_multiplier=0.25, tf_padding=False), add_pooling_layer=False).eval()
+    trunk = base.imagenet_trunk.build_trunk(TRUNKS[name])
+    for layer in trunk.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.running_mean.normal_(std=0.1)
+            layer.running_var.uniform_(0.5, 1.5)
+            layer.weight.uniform_(0.5, 1.5)
+        elif isinstance(layer, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(layer.weight)
+    return trunk
+
+
+@pytest.fixture(scope="module")
+def trunk(base):
+    return make_trunk(base, "mobilenet")
 
 
 @pytest.fixture
@@ -236,25 +257,30 @@ def test_folders_of_names_and_of_captions_are_read(base, tmp_path):
         base.image_features.read_photographs(tmp_path, selection=False)
 
 
-def test_cached_maps_give_the_cells_of_the_trunk(base, trunk, tmp_path):
+@pytest.mark.parametrize("name", TRUNKS)
+def test_cached_maps_give_the_cells_of_the_trunk(base, name, tmp_path):
+    trunk = make_trunk(base, name)
     pixels = np.random.default_rng(0).integers(0, 255, (2, 240, 260, 3), dtype=np.uint8)
     photographs = make_photographs(base, torch.zeros(2, 3), torch.zeros(2, 1, 4, CHANNELS))
     photographs.folder = tmp_path
     (tmp_path / "images").mkdir()
-    for name, each in zip(photographs.names, pixels, strict=True):
-        Image.fromarray(each).save(tmp_path / "images" / name, quality=95)
+    for file, each in zip(photographs.names, pixels, strict=True):
+        Image.fromarray(each).save(tmp_path / "images" / file, quality=95)
     base.image_features.load_maps(photographs, trunk, 1, 0, str(tmp_path / "features"))
     assert photographs.maps.shape == (2, 2, 49, WIDTH)
     images = [Image.open(tmp_path / "images" / name) for name in photographs.names]
-    inputs = base.image_features.base_image_processor()(images, return_tensors="pt")
+    inputs = base.imagenet_trunk.trunk_processor(trunk)(images, return_tensors="pt")
     with torch.no_grad():
         expected = trunk(**inputs).last_hidden_state.flatten(2).transpose(1, 2)  # (2, 49, channels)
         cells = base.image_features.expand_maps(trunk, photographs.maps[:, 0])  # (2, 49, channels)
     assert torch.allclose(cells, expected, atol=2e-2)
     assert torch.allclose(photographs.pooled[:, 0].float(), expected.mean(1), atol=1e-2)
     kept = photographs.maps
-    base.image_features.load_maps(photographs, None, 1, 0, str(tmp_path / "features"))
+    base.image_features.load_maps(photographs, SimpleNamespace(config=trunk.config), 1, 0, str(tmp_path / "features"))
     assert torch.equal(photographs.maps, kept)
+    other = make_trunk(base, next(iter(TRUNKS.keys() - {name})))
+    base.image_features.load_maps(photographs, other, 1, 0, str(tmp_path / "features"))
+    assert not torch.equal(photographs.maps, kept)
 
 
 def test_encoder_equals_one_text_at_a_time(base, model, small_tokenizer):
