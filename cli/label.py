@@ -207,8 +207,8 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
             raise ValueError(
                 f"{source!r} is a `{config.model_type}` checkpoint, not a `taidpt` one: it has no labels."
             )
-    rows: list[Any] = [config.labels, config.class_names, [config.label_origin[label] for label in config.labels]]
-    return [dict(zip(("name", "prompt name", "origin"), row, strict=True)) for row in zip(*rows, strict=True)]
+    columns: list[Any] = [config.labels, config.class_names, [config.label_origin[label] for label in config.labels]]
+    return [dict(zip(("name", "prompt name", "origin"), row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 __all__ = ["CaptionDataOption", "classes", "label", "open_corpus"]
