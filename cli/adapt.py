@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -53,7 +54,7 @@ def adapt(
         from modeling_taidpt.evaluation import fit_visual_classifier
 
         loaded = load_model(model, device)
-        report = fit_visual_classifier(loaded, photos)
+        report = fit_visual_classifier(loaded, photos, progress=sys.stderr.isatty())
         save_changed(loaded, model, target)
     if as_json:
         print_json({"model": str(target), **report, "labels": loaded.config.num_labels})

@@ -9,6 +9,7 @@ on bad input, and prints with `common`.
 from __future__ import annotations
 
 import os
+import re
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -132,14 +133,17 @@ def _checked(process: Any, parameter: Any) -> Any:
 
 
 def _plain_types(command: Any, ctx: Any) -> Any:
-    """A command that takes no empty text, and whose help shows no type for flags and a short one for numbers."""
+    """A command that takes no empty text, and whose help has no type for flags and arguments and a short one else."""
     context = typer.Context(command, parent=ctx, **CONTEXT)
     for one in command.get_params(context):
         one.process_value = _checked(one.process_value, one)
         if getattr(one, "is_flag", False):
             one.metavar = ""
-        elif one.metavar is None and isinstance(one, TyperOption):
-            one.metavar = str(one.display_type(context)).replace(" range", "")  # which ranges follow anyway
+        elif not isinstance(one, TyperOption):
+            one.display_type_rich = lambda ctx: None  # `<list[str]>`
+        elif one.metavar is None and hasattr(one, "display_type"):  # typer 0.26 and later
+            kind = str(one.display_type(context)).replace(" range", "")  # which ranges follow anyway
+            one.metavar = re.sub(r"list\[(.*)\]", r"\1", kind)
     return command
 
 

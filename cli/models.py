@@ -204,9 +204,9 @@ def push(
             help="A photograph that the card shows, with what the model finds in it: whoever sees the card sees it.",
         ),
     ] = None,
-    private: Annotated[bool | None, typer.Option("--private/--public", help="Of a new repository.")] = None,
+    private: Annotated[bool | None, typer.Option("--private/--public", help="Who sees a new repository.")] = None,
     revision: Annotated[str | None, typer.Option("--revision", help="Branch to push to.")] = None,
-    message: Annotated[str | None, typer.Option("--message", help="Of the commit.")] = None,
+    message: Annotated[str | None, typer.Option("--message", help="Message of the commit.")] = None,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -27,7 +27,7 @@ def gallery(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option("--threshold", "-t", min=0, max=1, help="Where the slider is at first.", show_default="0.5"),
+        typer.Option("--threshold", "-t", min=0, max=1, help="Where the slider is at first; 0.5 by default."),
     ] = None,
     title: Annotated[str | None, typer.Option("--title", help="Heading of the page.", show_default=False)] = None,
     image_column: Annotated[str, typer.Option(help="Column of the images in Parquet files.")] = "image",

@@ -140,11 +140,15 @@ def tag(
         extras = {"sidecars": sidecars and vars(sidecars), "gallery": page}
         print_json({**vars(report), **extras, "summary": vars(summary)})
         return
-    _print_summary(report, summary, labels is not None)
+    config = getattr(getattr(tagger, "model", None), "config", None)
+    only_ranks = threshold is None and getattr(config, "score_calibration", "unknown") is None
+    _print_summary(report, summary, labels is not None, only_ranks)
     if sidecars is not None:
         failed = f", {len(sidecars.errors)} could not be written" if sidecars.errors else ""
         none = f", {sidecars.no_file} images are not files" if sidecars.no_file else ""
         say(f"{sidecars.written} sidecars written, {sidecars.unchanged} left as they were{none}{failed}.")
+        if only_ranks:
+            say("Keywords are labels with a score of 0.5, which says little here: calibrate, or give --threshold.")
     if page is not None:
         say(f"Open the gallery in a browser: {page}")
 
@@ -184,8 +188,11 @@ def _write_gallery(results: str, sources: list[str], least: float | dict[str, fl
     return write_gallery(results, images=sources, threshold=least, **options).index
 
 
-def _print_summary(report: Any, summary: Any, own_labels: bool) -> None:
-    """Says what a run did, what its results hold and how to open them."""
+def _print_summary(report: Any, summary: Any, own_labels: bool, only_ranks: bool) -> None:
+    """Says what a run did, what its results hold and how to open them.
+
+    Where scores only rank labels, nothing is said of how many were found.
+    """
     from modeling_taidpt.serving.formats import result_files
     from modeling_taidpt.serving.summary import LEAST_SCORE
 
@@ -193,17 +200,20 @@ def _print_summary(report: Any, summary: Any, own_labels: bool) -> None:
     earlier = f", {report.skipped} were there" if report.skipped else ""
     rate = f", {report.images / report.seconds:.1f} images a second" if report.images else ""
     say(f"{report.images} images tagged into {report.output_dir}, {report.errors} could not be read{earlier}{rate}.")
-    if summary.images:
+    if summary.images and only_ranks:
+        which = f"The {kept['top_k']} best labels" if kept["top_k"] else "All labels"
+        say(f"{which} of each image are kept: scores only rank labels until `taidpt calibrate` fits them.")
+    elif summary.images:
         least = f" with a score of at least {summary.threshold:g}" if summary.threshold == LEAST_SCORE else ""
         by_thresholds = isinstance(summary.threshold, dict) or kept["threshold"] == "auto"
         least = " by the thresholds of the checkpoint" if by_thresholds else least
         say(f"{summary.labels} labels found{least}, in {summary.images_with_labels} of {summary.images} images.")
-    if summary.counts:
+    if summary.counts and not only_ranks:
         frequent = ", ".join(f"{label} {count}" for label, count in summary.counts.most_common(MOST_LABELS))
         say(f"Most frequent: {frequent}.")
     if summary.images and result_files(report.output_dir)[0].suffix == ".parquet":
         say(f"Open them in Python: pandas.read_parquet({report.output_dir!r}).")
-    if summary.images and not own_labels and kept["threshold"] is None:
+    if summary.images and not own_labels and not only_ranks and kept["threshold"] is None:
         say(
             "This checkpoint has no thresholds: the labels of highest score are kept. `taidpt calibrate` finds "
             "thresholds."

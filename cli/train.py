@@ -54,7 +54,7 @@ def train(
     ] = None,
     column: Annotated[
         str | None,
-        typer.Option("--column", help="Column of the captions.", show_default="caption", rich_help_panel=CORPUS),
+        typer.Option("--column", help="Column of the captions; caption by default.", rich_help_panel=CORPUS),
     ] = None,
     caption_settings: CaptionDataOption = None,
     language: LanguageOption = "en",
@@ -75,8 +75,8 @@ def train(
     protocol: Annotated[
         str | None,
         typer.Option(
-            help="Of a recipe of the paper: clean (no caption of a test image, chosen on held-out ones), or paper.",
-            show_default="clean",
+            help="Of a recipe of the paper: clean (no caption of a test image, chosen on held-out ones), the default, "
+            "or paper.",
             rich_help_panel=EXPERIMENTS,
         ),
     ] = None,
@@ -310,7 +310,12 @@ def _show_progress(trainer: Any) -> None:
     from transformers import PrinterCallback, ProgressCallback
 
     class Bar(ProgressCallback):
-        """transformers' bar, which would write every entry of the log above it."""
+        """transformers' bar, which has no name and would write every entry of the log above it."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            super().on_train_begin(args, state, control, **kwargs)
+            if self.training_bar is not None:
+                self.training_bar.set_description("Learning")
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if self.training_bar is not None and logs and "loss" in logs:

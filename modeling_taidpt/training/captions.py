@@ -184,8 +184,8 @@ class TrainingCaptions(TrainingData):
         labelled = np.flatnonzero(labels.any(axis=1))  # (labelled captions,)
         if len(labelled) < len(table.captions):
             logger.warning(
-                f"{len(labelled)} of {len(table.captions)} captions of {table.source} mention a class; "
-                f"{len(table.captions) - len(labelled)} are dropped."
+                f"{len(labelled):,} of {len(table.captions):,} captions of {table.source} mention a class; "
+                f"{len(table.captions) - len(labelled):,} are dropped."
             )
         if not len(labelled):
             raise ValueError(

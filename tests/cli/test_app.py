@@ -77,6 +77,12 @@ def test_help_is_whole_at_usual_widths(columns, monkeypatch):
                 assert "<" not in line, line
 
 
+def test_commands_are_found_where_typer_describes_no_types(monkeypatch):
+    """typer before 0.26."""
+    monkeypatch.delattr("typer.core._TyperParameter.display_type")
+    assert typer.main.get_command(app).get_command(None, "predict").name == "predict"
+
+
 def test_a_mistyped_command_suggests_the_right_one():
     result = run("predit", CAT)
     assert result.exit_code == 2 and "Did you mean 'predict'" in result.stderr

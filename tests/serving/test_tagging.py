@@ -352,6 +352,23 @@ def test_command(folder, tmp_path):
         assert sentence in result.stderr
 
 
+def test_summary_counts_nothing_where_scores_only_rank(folder, tagger, tmp_path):
+    tagger.model.save_pretrained(tmp_path / "model")
+    tagger.image_processor.save_pretrained(tmp_path / "model")
+    arguments = ["tag", str(folder), "--model", str(tmp_path / "model"), "--num-workers", "0"]
+    for options, sentence in (
+        ([], "The 5 best labels of each image are kept"),
+        (["--labels", "cat, tree"], "All labels of each image are kept"),
+        (["--xmp"], "which says little here"),
+    ):
+        name = tmp_path / ("out" + "".join(options))
+        said = " ".join(CliRunner().invoke(app, [*arguments, *options, "-o", str(name)]).stderr.split())
+        assert sentence in said and "scores only rank labels until `taidpt calibrate` fits them." in said
+        assert "labels found" not in said and "Most frequent" not in said
+    said = CliRunner().invoke(app, [*arguments, "--threshold", "0.5", "-o", str(tmp_path / "chosen")]).stderr
+    assert "labels found" in said and "labels of each image" not in said
+
+
 def test_summary_says_what_was_found_and_how_to_open_it(folder, tmp_path):
     arguments = ["tag", str(folder), "--labels", "cat, tree", "--threshold", "0", "--num-workers", "0"]
     result = CliRunner().invoke(app, [*arguments, "-o", str(tmp_path / "out")])
