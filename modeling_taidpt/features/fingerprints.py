@@ -92,6 +92,11 @@ def model_fingerprint(model: nn.Module, processor: Any) -> str:
     return digest.hexdigest()[:32]
 
 
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Fingerprint of a tokenizer's vocabulary and rules: 32 hexadecimal digits."""
+    return hashlib.sha256(_tokenizer_rules(tokenizer)).hexdigest()[:32]
+
+
 def _add(digest: Any, data: bytes) -> None:
     """Adds some bytes and their number, so that no two sequences run together."""
     digest.update(len(data).to_bytes(8, "little"))
@@ -142,4 +147,4 @@ def _tokenizer_rules(tokenizer: PreTrainedTokenizerBase) -> bytes:
     return f"{tokenizer.model_max_length} {rules}".encode()
 
 
-__all__ = ["corpus_fingerprint", "image_fingerprint", "model_fingerprint"]
+__all__ = ["corpus_fingerprint", "image_fingerprint", "model_fingerprint", "tokenizer_fingerprint"]

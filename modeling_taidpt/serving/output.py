@@ -64,7 +64,8 @@ class TaggingOutput:
                     "which settings its files were made: name another folder, or delete this one."
                 )
             return
-        stored = {"backend": "torch"} | _read_record(path)  # older runs name none
+        older = {"backend": "torch", "tokenizer": self.settings.get("tokenizer")}  # what earlier versions did not name
+        stored = older | _read_record(path)
         for name in (name for name in self.settings if name != "model"):
             if stored.get(name) != self.settings[name]:
                 raise ValueError(
@@ -161,22 +162,18 @@ class TaggingOutput:
         self._require_folder()
         lines = [json.dumps([index, images[index], row]) for index, row in enumerate(rows, start=start)]
         with self._journal(number).open("a", encoding="utf-8") as file:
-            file.write("".join(f"{line}\n" for line in lines))
+            file.write("".join(f"{_digest(line.encode())} {line}\n" for line in lines))
 
     def kept_rows(self, number: int, images: Sequence[Identity]) -> list[Any]:
         """The first rows of a part that a run which was stopped has noted, as far as their images are the same."""
         rows: list[Any] = []
         if not os.path.lexists(self._journal(number)):
             return rows
-        try:
-            lines = _read_bytes(self._journal(number)).decode("utf-8").splitlines()
-        except UnicodeDecodeError:
-            return rows
-        for line in lines:
-            try:
-                index, image, row = json.loads(line)
-            except (ValueError, RecursionError):  # cut off where the run was stopped
+        for line in _read_bytes(self._journal(number)).splitlines():
+            digest, _, text = line.partition(b" ")
+            if digest != _digest(text).encode():  # damaged, or cut off where the run was stopped
                 continue
+            index, image, row = json.loads(text)
             if index == len(rows) and index < len(images) and image == images[index] and image != [None, None]:
                 rows.append(row)
         return rows
@@ -296,7 +293,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _difference(name: str, stored: dict[str, Any], settings: dict[str, Any]) -> str:
-    if name != "fingerprint":
+    if name not in ("fingerprint", "tokenizer"):
         return f"with `{name}` {stored.get(name)!r}, not {settings[name]!r}"
     if stored.get("model") == settings.get("model"):
         return f"with an earlier state of the model {settings.get('model')!r}"

@@ -14,7 +14,7 @@ import torch
 from transformers import pipeline
 
 from ..data.sources import ImageItem
-from ..features.fingerprints import model_fingerprint
+from ..features.fingerprints import model_fingerprint, tokenizer_fingerprint
 from ..hub import find_image_processor
 from ..onnx_graphs import count_processors, missing_runtime
 from ..pipelines import TASK
@@ -71,6 +71,12 @@ class PartTagger:
     def fingerprint(self) -> str:
         """Fingerprint of the model and its image processor."""
         return model_fingerprint(self.pipe.model, self.pipe.image_processor)
+
+    def tokenizer_fingerprint(self) -> str:
+        """Fingerprint of the tokenizer, on which the scores of other labels than the model's own depend."""
+        model = self.pipe.model
+        tokenizer = self.pipe.tokenizer or (model.get_tokenizer() if hasattr(model, "get_tokenizer") else None)
+        return "" if tokenizer is None else tokenizer_fingerprint(tokenizer)
 
     def write(self, part: Part, output: TaggingOutput) -> tuple[int, int]:
         """Tags a part and writes its file, whole or not at all.

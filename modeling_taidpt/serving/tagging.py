@@ -166,6 +166,8 @@ def tag_images(
         options |= default_selection(worker.pipe.model.config, candidate_labels is None)
     settings = {"model": _model_name(model), "fingerprint": worker.fingerprint(), "shard_size": shard_size}
     settings |= {"image_column": image_column, "format": format, "backend": worker.backend, **options}
+    if candidate_labels is not None:
+        settings["tokenizer"] = worker.tokenizer_fingerprint()
     whole = Path(os.path.abspath(folder))  # "." has no name
     spent = whole.with_name(f".{whole.name}.spent")
     shutil.rmtree(spent, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import multiprocessing
 import os
@@ -141,6 +142,41 @@ def test_a_record_that_is_no_file_is_not_waited_for(tagger, images, done, name, 
     path.unlink(missing_ok=True)
     {"pipe": os.mkfifo, "folder": os.mkdir, "device": lambda path: path.symlink_to("/dev/zero")}[kind](path)
     refuses(r"is not a regular file: delete the output folder", images, done, tagger)
+
+
+def test_every_damaged_byte_of_noted_rows_is_noticed(tmp_path):
+    output = TaggingOutput(tmp_path / "out", {})
+    images = [[[number, number], "x"] for number in range(3)]
+    noted = [[[["cat", 0.5]], None], [[["dog", 0.25]], None], [[], "cannot read image 'a'."]]
+    output.keep_rows(0, 0, images, noted)
+    assert output.kept_rows(0, images) == noted
+    (path,) = (tmp_path / "out" / ".tagging").glob("*.rows")
+    content = path.read_bytes()
+    for place in range(len(content)):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+        kept = output.kept_rows(0, images)
+        assert kept == noted[: len(kept)] and len(kept) < 3
+    for wrong in (b"7\n", b"[0, 1]\n", b"\xff\n", b"[" * 100_000):
+        path.write_bytes(wrong + content)
+        assert output.kept_rows(0, images) in (noted, [])
+
+
+def test_labels_of_ones_own_depend_on_the_tokenizer(tagger, images, done, tmp_path):
+    out = tmp_path / "own"
+    tag_images(images, out, tagger, candidate_labels=["bird"], **OPTIONS)
+    (out / "part-00000001.parquet").unlink()
+    tagger.tokenizer = tagger.model.get_tokenizer()
+    assert tag_images(images, out, tagger, candidate_labels=["bird"], **OPTIONS).skipped == 3
+    tagger.tokenizer = copy.deepcopy(tagger.tokenizer)
+    tagger.tokenizer.add_tokens(["bird"])
+    (out / "part-00000001.parquet").unlink()
+    refuses("earlier state of the model", images, out, tagger, candidate_labels=["bird"])
+    assert tag_images(images, done, tagger, **OPTIONS).skipped == 3  # its own labels do not
+    record = json.loads((out / ".tagging" / "settings.json").read_text())
+    del record["tokenizer"]  # of an earlier version
+    (out / ".tagging" / "settings.json").write_text(json.dumps(record))
+    tagger.tokenizer = tagger.model.get_tokenizer()
+    assert tag_images(images, out, tagger, candidate_labels=["bird"], **OPTIONS).skipped == 3
 
 
 def test_every_damaged_byte_of_a_file_is_noticed(tagger, images, done):
