@@ -74,9 +74,9 @@ class QuickTagger:
         values = np.asarray(self.config["score_scale"]) * logits[0].astype(np.float64)  # (classes,)
         with np.errstate(over="ignore"):
             scores = 1 / (1 + np.exp(-(values + np.asarray(self.config["score_bias"]))))  # (classes,)
-        names = self.config["class_names"]
+        labels = _labels(self.config)
         order = results.best_labels(scores, threshold, thresholds, top_k)
-        return [{"label": names[index], "score": float(scores[index])} for index in order]
+        return [{"label": labels[index], "score": float(scores[index])} for index in order]
 
 
 def open_quick_tagger(
@@ -123,7 +123,7 @@ def open_quick_tagger(
     except modules.onnx_graphs.GraphError as error:
         say(f"taidpt: {error}")
         return None
-    serves = graph is not None and graph.classes == len(config["class_names"]) and graph.fits((1, 3, *seen))
+    serves = graph is not None and graph.classes == len(_labels(config)) and graph.fits((1, 3, *seen))
     return QuickTagger(config, steps, graph, modules) if serves else None
 
 
@@ -180,14 +180,24 @@ def _is_plain(config: dict[str, Any]) -> bool:
     defaults = {"flip": False, "multi_crop": False, "prompts_only": False, "score_scale": 1.0, "score_bias": 0.0}
     for name, value in (defaults | {"score_thresholds": None}).items():
         config.setdefault(name, value)
-    names = config.get("class_names")
+    labels = _labels(config)
     if config.get("model_type") != "taidpt" or config["flip"] or config["multi_crop"] or config["prompts_only"]:
         return False
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+    if not labels or not all(isinstance(label, str) for label in labels):
         return False
     values = [config["score_scale"], config["score_bias"]]
     values += [] if config["score_thresholds"] is None else [config["score_thresholds"]]
-    return all(_is_score_setting(value, len(names)) for value in values)
+    return all(_is_score_setting(value, len(labels)) for value in values)
+
+
+def _labels(config: Mapping[str, Any]) -> list[Any]:
+    """The labels in the order of the scores; none where they are not numbered from 0 on.
+
+    `class_names` is what prompts say, which labels that were renamed differ from.
+    """
+    stored = config.get("id2label")
+    numbers = [str(number) for number in range(len(stored))] if isinstance(stored, dict) else []
+    return [stored[number] for number in numbers] if numbers and set(numbers) == set(stored) else []
 
 
 def _is_score_setting(value: Any, classes: int) -> bool:

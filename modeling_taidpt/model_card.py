@@ -35,6 +35,9 @@ FIGURES = (  # of the trainer: name, baseline, what was measured on, its identif
     ("image_map", "zero_shot_image_map", "evaluation images", "images"),
 )
 LABELS_SHOWN = 200
+MARKUP = re.compile(r"[\\`*_\[\]|~!#$&<>]")
+# Escaped with a backslash these would still begin a formula, as `\\(` and `$` do where renderers know mathematics.
+ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "\\": "&#92;", "$": "&#36;"}
 
 
 def render_card(
@@ -370,7 +373,7 @@ def _list(value: Any) -> list[Any]:
 def plain_text(value: Any) -> str:
     """A text that Markdown and HTML take for nothing but text, on one line."""
     text = " ".join("".join(c if c.isprintable() or c.isspace() else "" for c in str(value)).split())
-    text = re.sub(r"([\\`*_\[\]|~!#])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;"))
+    text = MARKUP.sub(lambda found: ENTITIES.get(found[0], f"\\{found[0]}"), text)
     text = re.sub(r"^(\d*)([-+=.)])", r"\1\\\2", text)  # at the start of a line it would begin a list
     # renderers make links of bare addresses
     return text.replace("://", "&#58;//").replace("www.", "www&#46;").replace("@", "&#64;")

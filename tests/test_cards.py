@@ -124,6 +124,7 @@ HOSTILE = (
     "\x1b[31mred\u202e",
     "{{ config }} {% for x in y %}",
     "<!-- a --> me@evil.example",
+    r"$$\phantom{x}$$ \(y\) \[z\] $\href{javascript:alert(1)}{w}$",
 )
 
 
@@ -149,6 +150,8 @@ def test_texts_in_a_card_are_texts(model, text):
     without_code = re.sub(r"```.*?```|`[^`\n]*`", "", body, flags=re.DOTALL)
     for wrong in ("](http", "](javascript", "<img", "**bold", "~~gone", "://evil", "www.evil", "\n# title", "me@evil"):
         assert wrong not in without_code.replace("\\](", "").replace("\\*\\*", ""), wrong
+    for wrong in ("$", "\\(", "\\phantom"):  # mathematics
+        assert wrong not in without_code, wrong
     assert "\x1b" not in card and "\u202e" not in body
     assert ModelCard(card).data.library_name == "transformers"
 

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import pipeline
+from transformers import AutoConfig, pipeline
 
 from modeling_taidpt import DEFAULT_CHECKPOINT
 from modeling_taidpt.onnx_graphs import GRAPH_FILE
@@ -109,8 +109,10 @@ def test_who_asks_for_torch_or_a_device_gets_the_pipeline(monkeypatch):
         ("config.json", {"flip": True}),
         ("config.json", {"multi_crop": "max"}),
         ("config.json", {"model_type": "clip"}),
-        ("config.json", {"class_names": ["a"]}),
-        ("config.json", {"class_names": 3}),
+        ("config.json", {"id2label": {"0": "a"}}),
+        ("config.json", {"id2label": 3}),
+        ("config.json", {"id2label": {str(number): number for number in range(80)}}),
+        ("config.json", {"id2label": {str(number): "a" for number in range(1, 81)}}),
         ("config.json", {"score_scale": [1.0]}),
         ("config.json", {"score_bias": "x"}),
         ("config.json", {"score_thresholds": [None] * 80}),
@@ -131,6 +133,18 @@ def test_a_graph_of_other_weights_is_said_and_not_taken(folder, capsys):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"local_weight": 0.0}))
     assert open_quick_tagger(str(folder), UNSET) is None
     assert "was not made from the weights and the configuration beside it" in " ".join(capsys.readouterr().err.split())
+
+
+def test_renamed_labels_are_given_and_not_what_the_prompts_say(folder):
+    path = folder / "config.json"
+    stored = json.loads(path.read_text())
+    renamed = {number: f"{label} (fr)" for number, label in stored["id2label"].items()}
+    path.write_text(json.dumps(stored | {"id2label": renamed, "label2id": {}, "label_origin": None}))
+    tagger = open_quick_tagger(str(folder), UNSET)
+    found = [result["label"] for result in tagger(CAT, top_k=3)]
+    expected = open_quick_tagger(DEFAULT_CHECKPOINT, UNSET)(CAT, top_k=3)
+    assert found == [f"{result['label']} (fr)" for result in expected]
+    assert set(found) <= set(AutoConfig.from_pretrained(folder).labels)
 
 
 def test_calibration_is_taken_from_the_configuration(folder):

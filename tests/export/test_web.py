@@ -123,11 +123,11 @@ def test_scores_in_the_browser_are_those_of_python(served, tmp_path):
             if photograph in photographs:
                 assert {row["label"] for row in found if row["found"]} == reached
 
-        broken = tmp_path / "broken <b>.jpg"
+        broken = tmp_path / "broken <b>\u202e\u200b.jpg"
         broken.write_text("no image")
         tab.set_input_files("#files", [str(photographs[0]), str(broken)])
         tab.wait_for_selector("article .error")
-        assert tab.inner_text("article:nth-child(2) h2") == "broken <b>.jpg"
+        assert tab.text_content("article:nth-child(2) h2") == "broken <b>  .jpg"
         assert tab.inner_text("article:nth-child(1) li.found").split("\n")[0] == "cat"
         before = tab.evaluate("document.querySelector('canvas').toDataURL()")
         tab.click("article:nth-child(1) li:nth-child(2) button")

@@ -2,6 +2,7 @@
 // The graph gives probabilities, one sigmoid for each label: the library's image-classification pipeline would put a
 // softmax over them. Pixels are resized here as Pillow does it, for a canvas resizes otherwise, and scores would differ.
 const MOST_LABELS = 10;  // and all that reach their threshold
+const MOST_CHARACTERS = 255;  // of a label or file name
 const at = id => document.getElementById(id);
 const meta = JSON.parse(at("meta").textContent);
 const here = new URL("./", location.href);
@@ -119,6 +120,12 @@ function element(name, options = {}, ...children) {
   return made;
 }
 
+// Labels and file names are anybody's: signs that are not seen or turn the direction of what follows become spaces.
+function shown(text) {
+  const plain = text.replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, sign => ("\u200c\u200d".includes(sign) ? sign : " "));
+  return plain.length > MOST_CHARACTERS ? `${plain.slice(0, MOST_CHARACTERS - 1)}…` : plain;
+}
+
 function draw(canvas, { pixels, width, height }, map, label) {
   const context = canvas.getContext("2d"), image = context.createImageData(width, height);
   for (let offset = 0; offset < width * height; offset++) {
@@ -142,12 +149,12 @@ function show(article, file, { seen, map, results }) {
   const choose = (result, button) => {
     list.querySelectorAll("button").forEach(other => other.setAttribute("aria-pressed", String(other === button)));
     draw(canvas, seen, map, result.index);
-    canvas.setAttribute("aria-label", `${file.name}, with the places of ${result.label}`);
+    canvas.setAttribute("aria-label", `${shown(file.name)}, with the places of ${shown(result.label)}`);
   };
   for (const result of results.filter((result, rank) => result.found || rank < MOST_LABELS)) {
     const bar = element("i");
     bar.style.width = `${100 * result.score}%`;
-    const button = element("button", { type: "button" }, bar, element("span", { textContent: result.label }), element("span", { textContent: result.score.toFixed(3) }));
+    const button = element("button", { type: "button" }, bar, element("span", { textContent: shown(result.label) }), element("span", { textContent: result.score.toFixed(3) }));
     button.onclick = () => choose(result, button);
     list.append(element("li", { className: result.found ? "found" : "" }, button));
   }
@@ -159,10 +166,10 @@ function show(article, file, { seen, map, results }) {
 let queue = Promise.resolve();
 function take(files, tagger) {
   for (const file of files) {
-    const article = element("article", {}, element("h2", { textContent: file.name }));
+    const article = element("article", {}, element("h2", { textContent: shown(file.name) }));
     at("results").append(article);
     queue = queue.then(async () => {
-      at("status").textContent = `Tagging ${file.name}…`;
+      at("status").textContent = `Tagging ${shown(file.name)}…`;
       try {
         show(article, file, await tag(file, tagger));
       } catch (error) {
