@@ -150,9 +150,19 @@ def read_shard(path: Path) -> Shard:
     if table.num_rows == 0 or names not in (CAPTION_COLUMNS, IMAGE_COLUMNS):
         raise ValueError("it holds no features")
     pooled, dense = (table.column(name).chunk(0) for name in names)
+    if not _are_features(pooled.type, dense.type):
+        raise ValueError("its features are of other kinds or widths than are cached")
     offsets = dense.offsets.to_numpy()  # (rows + 1,)
+    if offsets[0] != 0 or offsets[-1] != len(dense.values) or (np.diff(offsets) < 0).any():
+        raise ValueError("its rows are not one after the other")
     height, _, width = (table.schema.metadata or {}).get(b"grid", b"").decode().partition(" ")
     return Shard(_matrix(pooled), _matrix(dense.values), offsets, names, (int(height), int(width)) if height else None)
+
+
+def _are_features(pooled: pa.DataType, dense: pa.DataType) -> bool:
+    """Whether a column holds vectors of numbers that are cached, and the other one lists of such vectors."""
+    is_vector = pa.types.is_fixed_size_list(pooled) and pooled.value_type in ARROW_TYPES.values()
+    return is_vector and pa.types.is_list(dense) and dense.value_type == pooled
 
 
 def _matrix(vectors: pa.FixedSizeListArray) -> torch.Tensor:

@@ -6,6 +6,7 @@ import shutil
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -33,6 +34,34 @@ def test_no_flipped_bit_is_silent(tmp_path):
         module._verified.clear()  # as another process
         with pytest.raises(ValueError, match="its checksum is wrong"):
             read_shard(path)
+
+
+def seal(path, vectors):
+    """A file whose checksum is right."""
+    batch = pa.record_batch(vectors, names=list(CAPTION_COLUMNS))
+    with path.open("wb") as file:
+        hashed = module._HashedFile(file)
+        with pa.ipc.new_stream(pa.PythonFile(hashed, "w"), batch.schema) as writer:
+            writer.write_batch(batch)
+        file.write(module.CHECKSUM_MARK + hashed.checksum(path))
+
+
+@pytest.mark.parametrize("change", ["whole numbers", "doubles", "two kinds", "two widths", "rows that overlap"])
+def test_files_of_other_kinds_are_damaged_whatever_their_checksum(tmp_path, change):
+    def vectors(count, width, kind):
+        return pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(count * width), kind), width)
+
+    one = {"whole numbers": pa.int64(), "doubles": pa.float64()}.get(change, pa.float32())
+    other = pa.float16() if change == "two kinds" else one
+    offsets = {"rows that overlap": [0, 3, 1, 4]}.get(change, [0, 1, 2, 4])
+    dense = vectors(4, 2 if change == "two widths" else 4, other)
+    lists = pa.Array.from_buffers(
+        pa.list_(dense.type), 3, [None, pa.py_buffer(np.array(offsets, np.int32).tobytes())], children=[dense]
+    )
+    path = tmp_path / "captions-00000-of-00001.arrow"
+    seal(path, [vectors(3, 4, one), lists])
+    with pytest.raises(ValueError, match=r"its (features are of other kinds|rows are not one after)"):
+        read_shard(path)
 
 
 def test_lost_ends_pages_and_files_of_another_corpus_are_found(tmp_path):
