@@ -10,6 +10,7 @@ from typing import Annotated, Any, NamedTuple
 import typer
 
 from .common import (
+    MOST,
     DeviceOption,
     JsonOption,
     changed_folder,
@@ -64,7 +65,9 @@ def calibrate(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="Folder for the calibrated model, instead of its own.")
     ] = None,
-    max_images: Annotated[int, typer.Option(min=1, help="Images without labels that are read.")] = MAX_IMAGES,
+    max_images: Annotated[
+        int, typer.Option(min=1, max=MOST, help="Images without labels that are read.")
+    ] = MAX_IMAGES,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:

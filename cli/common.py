@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # rich takes as long to import as typer itself
 
 DEFAULT_MODEL = "taidpt-coco80"  # goes by its name, not by where the package lies
 BAD_INPUT_CODE, INTERRUPTED_CODE = 2, 130
+MOST = 2**31 - 1  # of anything that is counted
 LONGEST_SENTENCE = 1000  # characters
 # Controls, separators of lines, marks and overrides of direction, what is drawn as nothing (but not the joiners of
 # letters and emoji), and lone surrogates, which no terminal can be sent
@@ -402,6 +403,7 @@ __all__ = [
     "BAD_INPUT_CODE",
     "DEFAULT_MODEL",
     "INTERRUPTED_CODE",
+    "MOST",
     "BackendOption",
     "CenterCropOption",
     "DeviceOption",

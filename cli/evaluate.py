@@ -63,8 +63,10 @@ def evaluate(
         typer.Option("--data", metavar="NAME=VALUE", help="Option of the data set's loader, as split=test."),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="No class without a label of the model.")] = False,
-    resamples: Annotated[int, typer.Option(min=0, help="Bootstrap resamples over images; 0 for no intervals.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Seed of the resamples and of the prototypes' captions.")] = 0,
+    resamples: Annotated[
+        int, typer.Option(min=0, max=10**6, help="Bootstrap resamples over images; 0 for no intervals.")
+    ] = 2000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the resamples and of the prototypes' captions.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Images at a time.")] = 32,
     tiles: TilesOption = False,
     device: DeviceOption = None,

@@ -11,6 +11,7 @@ import typer
 
 from .common import (
     DEFAULT_MODEL,
+    MOST,
     JsonOption,
     LanguageOption,
     find_source,
@@ -50,7 +51,7 @@ def label(
     method: Annotated[str, typer.Option("--method", help="forms, or the published wordnet.")] = "forms",
     language: LanguageOption = "en",
     max_captions: Annotated[
-        int | None, typer.Option("--max-captions", min=1, help="Read the first ones only.")
+        int | None, typer.Option("--max-captions", min=1, max=MOST, help="Read the first ones only.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +13,7 @@ import typer
 from .calibrate import fit_probabilities, print_tags, read_calibration_images
 from .common import (
     DEFAULT_MODEL,
+    MOST,
     JsonOption,
     LanguageOption,
     find_source,
@@ -108,7 +109,10 @@ def train(
         int | None, typer.Option("--batch-size", min=1, help="Captions in a step.", rich_help_panel=LEARNING)
     ] = None,
     seed: Annotated[
-        int | None, typer.Option("--seed", help="Seed of everything that is drawn.", rich_help_panel=LEARNING)
+        int | None,
+        typer.Option(
+            "--seed", min=0, max=2**32 - 1, help="Seed of everything that is drawn.", rich_help_panel=LEARNING
+        ),
     ] = None,
     loss: Annotated[
         str | None, typer.Option(help="ranking, bce, focal, asl, soft_ce.", rich_help_panel=EXPERIMENTS)
@@ -127,7 +131,8 @@ def train(
         ),
     ] = None,
     max_captions: Annotated[
-        int | None, typer.Option(min=1, help="Number of captions, the first ones.", rich_help_panel=EXPERIMENTS)
+        int | None,
+        typer.Option(min=1, max=MOST, help="Number of captions, the first ones.", rich_help_panel=EXPERIMENTS),
     ] = None,
     context_tokens: Annotated[
         int | None, typer.Option(min=1, help="Context vectors in a prompt.", rich_help_panel=EXPERIMENTS)
@@ -198,7 +203,7 @@ def train(
     chosen = {name: value for name, value in chosen.items() if value is not None} | read_settings(
         settings or [], "--set", "learning_rate=1e-3"
     )
-    with working(as_json):
+    with working(as_json), _leaving_none(output):
         result = _train(
             labels,
             captions,
@@ -343,6 +348,19 @@ def _save(trainer: Any, output: Path) -> None:
     """Saves the model into the folder, whole or not at all."""
     with without_loading_bar():
         trainer.save_model(str(output))
+
+
+@contextmanager
+def _leaving_none(output: Path) -> Iterator[None]:
+    """Takes away a folder that was made for a run which then is refused."""
+    was_there = output.exists()
+    try:
+        yield
+    except BaseException:
+        if not was_there:
+            with suppress(OSError):  # it holds something, or was not made
+                output.rmdir()
+        raise
 
 
 @contextmanager

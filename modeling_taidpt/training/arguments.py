@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -29,6 +30,21 @@ LOSS_TARGETS = {  # the scores of TaiDptOutput that a loss is on, by the name of
     "local": ("logits_local",),
     "merged": ("logits",),
 }
+
+
+RANGES: dict[str, tuple[float, float]] = {  # least and largest value of arguments of transformers
+    "learning_rate": (0, 1e3),
+    "num_train_epochs": (0, 1e6),
+    "max_steps": (-1, 1e9),
+    "per_device_train_batch_size": (1, 1e9),
+    "per_device_eval_batch_size": (1, 1e9),
+    "gradient_accumulation_steps": (1, 1e6),
+    "weight_decay": (0, 1e3),
+    "max_grad_norm": (0, 1e9),
+    "dataloader_num_workers": (0, 1e4),
+    "seed": (0, 2**32 - 1),
+    "data_seed": (0, 2**32 - 1),
+} | dict.fromkeys(("logging_steps", "save_steps", "eval_steps", "warmup_steps"), (0, 1e9))
 
 
 @dataclass
@@ -190,6 +206,7 @@ class TaiDptTrainingArguments(TrainingArguments):
         Raises:
             ValueError: If an option has a value that it cannot have; the option is named.
         """
+        self._check_numbers()
         if str(getattr(self.optim, "value", self.optim)) == "sgd" and self.optim_args is None:
             self.optim_args = "momentum=0.9"
         if self.load_best_model_at_end is None:
@@ -222,6 +239,18 @@ class TaiDptTrainingArguments(TrainingArguments):
             return saves == "best"
         every = self.eval_steps or self.logging_steps
         return evaluates == "epoch" or (evaluates == "steps" and self.save_steps % every == 0)
+
+    def _check_numbers(self) -> None:
+        """Raises a `ValueError` where a number is not finite or not plausible; transformers checks few of its own."""
+        for name in (entry.name for entry in fields(self) if entry.init):
+            value = getattr(self, name)
+            least, most = RANGES.get(name, (-math.inf, math.inf))
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                continue
+            if not math.isfinite(value):
+                raise ValueError(f"`{name}` is {value}: give a finite number.")
+            if not least <= value <= most:
+                raise ValueError(f"`{name}` is {value}: give a number from {least:g} to {most:g}.")
 
     def _check_options(self) -> None:
         for name, choices in (

@@ -83,7 +83,7 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
         (["--labels", "none.txt"], "The label file 'none.txt' does not exist"),
         (["--labels", "dog,dog"], "'dog' is duplicated"),
         (["--labels", "zebra"], "mentions one of the 1 classes"),
-        (["--labels", "x" * 5000], "tokens"),
+        (["--labels", "x" * 5000], "has 5000 characters"),
         (["--captions", "none.txt"], "There is no caption file 'none.txt'"),
         (["--base", "./none"], "neither a folder nor the name of a repository"),
         (["--base", "org/none"], "cannot be reached"),
@@ -99,6 +99,19 @@ def test_train_goes_on_after_ctrl_c(command, tmp_path, monkeypatch):
 def test_train_says_what_is_wrong(command, tmp_path, change, reason):
     assert reason in fails(*command, *change)
     assert not (tmp_path / "m" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--batch-size", "1000"], "do not fill one batch"),
+        (["--epochs", "inf"], "`--epochs` is inf: give a finite number"),
+        (["--set", "gradient_accumulation_steps=0"], "give a number from 1 to"),
+        (["--set", "weight_decay=nan"], "give a finite number"),
+    ],
+)
+def test_a_run_that_is_refused_leaves_no_folder(command, tmp_path, options, reason):
+    assert reason in fails(*command, *options) and not (tmp_path / "m").exists()
 
 
 def test_settings_win_over_the_recipe(place, tmp_path):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from datasets import Dataset
 from modeling_taidpt import TaiDptModel, TaiDptTrainer, TaiDptTrainingArguments, mean_average_precision
 from modeling_taidpt.captions.labeler import CaptionLabeler
 from modeling_taidpt.losses import get_loss, smooth_labels
+from modeling_taidpt.training.arguments import RANGES
 
 from ..conftest import make_clip
 
@@ -163,6 +167,25 @@ def test_raw_data_is_read_by_every_loader(new_trainer):
 def test_what_cannot_work_is_said_before_training(new_trainer, options, words):
     with pytest.raises(ValueError, match=words):
         new_trainer(**options)
+
+
+def test_no_number_is_absurd(tmp_path):
+    """Whatever transformers takes: a training with them ends in NaN, in a traceback or never."""
+    numbers = {
+        entry.name
+        for entry in fields(TaiDptTrainingArguments)
+        if entry.init and isinstance(entry.default, (int, float)) and not isinstance(entry.default, bool)
+    }
+    assert {"learning_rate", "num_train_epochs", "weight_decay", "loss_weight", "validation_size"} < numbers
+    for name in sorted(numbers | set(RANGES)):
+        for value in (math.nan, math.inf, -math.inf):
+            with pytest.raises(ValueError, match=f"`{name}` is {value}: give a finite number"):
+                TaiDptTrainingArguments(str(tmp_path / "run"), **{name: value})
+    for name, (least, most) in RANGES.items():
+        for value in (least - 1, 2 * most):
+            with pytest.raises(ValueError, match=f"`{name}` is .*: give a number from"):
+                TaiDptTrainingArguments(str(tmp_path / "run"), **{name: int(value)})
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
