@@ -782,10 +782,11 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
             if self.head is not None:
                 joined = torch.cat([logits, pooled.to(logits.dtype)], dim=1)  # (batch, classes + dim)
                 logits = self.head(joined.to(self.head.weight.dtype)).to(logits.dtype)  # (batch, classes)
+        wholes = None
         if tiles is not None:
-            logits, logits_global, logits_local = (
-                join_tiles(scores.unflatten(0, (-1, tiles))) for scores in (logits, logits_global, logits_local)
-            )  # (batch, classes) each
+            branches = [scores.unflatten(0, (-1, tiles)) for scores in (logits, logits_global, logits_local)]
+            logits, logits_global, logits_local = map(join_tiles, branches)  # (batch, classes) each
+            wholes = [scores[:, 0] for scores in branches]  # (batch, classes) each
             similarity = similarity.unflatten(0, (-1, tiles))[:, 0]  # (batch, cells, classes) of the whole image
         similarity_map = None if grid is None else similarity.transpose(1, 2).unflatten(2, grid)
         if second_look:
@@ -797,7 +798,8 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
 
             scores = (logits, logits_global, logits_local)  # (batch, classes) each
             boxes = find_boxes(similarity_map, contrastive_scale(self.clip))  # (boxes, 6)
-            scores = look_again(see, pixel_values, scores, boxes, similarity_map.shape[-2:], self.config.image_size)
+            cells, size = similarity_map.shape[-2:], self.config.image_size
+            scores = look_again(see, pixel_values, scores, boxes, cells, size, wholes)
             logits, logits_global, logits_local = scores
         loss = None
         if labels is not None:

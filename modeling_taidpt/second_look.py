@@ -8,7 +8,8 @@ of the label is averaged with half of the old one.
 
 What differs from the published code: averaged are the scores of the model, not posteriors; posteriors are not refined
 by the attention of earlier blocks, and no background categories take part; boxes reach to the last row and column, and
-one that would be empty does not end the search; the class token sees the whole box.
+one that would be empty does not end the search; the class token sees the whole box. Beside tiles a box is one more
+tile of its label.
 """
 
 from __future__ import annotations
@@ -86,20 +87,26 @@ def cut_boxes(pixel_values: torch.Tensor, places: torch.Tensor, cells: Sequence[
     return views
 
 
-def average_looks(first: torch.Tensor, boxes: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+def average_looks(
+    first: torch.Tensor, boxes: torch.Tensor, second: torch.Tensor, whole: torch.Tensor | None = None
+) -> torch.Tensor:
     """Half of the scores of images plus half of those of their boxes, for the labels that have one.
 
     Args:
         first (`torch.Tensor` of shape `(batch, classes)`): scores of images.
         boxes (`torch.Tensor` of shape `(boxes, 6)`): as of [`find_boxes`].
         second (`torch.Tensor` of shape `(boxes, classes)`): scores of what is in the boxes.
+        whole (`torch.Tensor` of shape `(batch, classes)`, *optional*): scores of the whole images, where `first` are
+            half of these plus half of the largest over tiles; a box is then one more tile of its label.
 
     Returns:
         `torch.Tensor` of shape `(batch, classes)`.
     """
     joined, (image, label) = first.clone(), boxes[:, :2].T  # (batch, classes), (boxes,) each
     own = second[torch.arange(len(boxes), device=second.device), label].to(first.dtype)  # (boxes,)
-    joined[image, label] = (1 - SHARE) * first[image, label] + SHARE * own
+    base = first if whole is None else whole
+    average = (1 - SHARE) * base[image, label] + SHARE * own  # (boxes,)
+    joined[image, label] = average if whole is None else torch.maximum(first[image, label], average)
     return joined
 
 
@@ -110,6 +117,7 @@ def look_again(
     boxes: torch.Tensor,
     cells: Sequence[int],
     size: int,
+    wholes: Sequence[torch.Tensor] | None = None,
 ) -> list[torch.Tensor]:
     """Averages the scores of images with those of the boxes in which their labels seem to be.
 
@@ -120,6 +128,8 @@ def look_again(
         boxes (`torch.Tensor` of shape `(boxes, 6)`): as of [`find_boxes`].
         cells (`Sequence[int]`): rows and columns of the cells.
         size (`int`): side in pixels of the tower's images.
+        wholes (`Sequence[torch.Tensor]` of shapes `(batch, classes)`, *optional*): of each branch, as in
+            [`average_looks`].
 
     Returns:
         `list[torch.Tensor]`: the scores `(batch, classes)` of each branch.
@@ -133,7 +143,8 @@ def look_again(
         members = places[start : start + BOXES_AT_A_TIME]
         parts.append(see(torch.stack(cut_boxes(pixel_values, members, cells, size))))
     seconds = (torch.cat(branch)[place] for branch in zip(*parts, strict=True))  # (boxes, classes) each
-    return [average_looks(first, boxes, second) for first, second in zip(scores, seconds, strict=True)]
+    branches = zip(scores, seconds, wholes or [None] * len(scores), strict=True)
+    return [average_looks(first, boxes, second, whole) for first, second, whole in branches]
 
 
 __all__ = ["average_looks", "cut_boxes", "find_boxes", "look_again", "whole_view"]

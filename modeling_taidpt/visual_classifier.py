@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-SHARE = 0.3  # of the visual classifier in the similarity of a patch with a class, chosen on the selection photographs
+SHARE = 0.2  # of the visual classifier in the similarity of a patch with a class, chosen on the selection photographs
 
 
 class VisualClassifier(nn.Module):

@@ -80,7 +80,8 @@ def score_row(model: TaiDptModel, classifiers: dict[int, VisualClassifier], row:
     places, place = boxes[:, [0, 2, 3, 4, 5]].unique(dim=0, return_inverse=True)  # (places, 5), (boxes,)
     pooled, dense = data.boxes(places, tuple(maps.shape[-2:]), row.tiles)
     second = model(image_embeds=pooled, dense_embeds=dense).logits  # (places, classes)
-    logits = average_looks(first.logits, boxes, second[place])  # (images, classes)
+    whole = _whole_scores(model, data) if row.tiles else None  # (images, classes)
+    logits = average_looks(first.logits, boxes, second[place], whole)  # (images, classes)
     return Scores(logits, (TILES if row.tiles else 1) + len(places) / len(logits))
 
 
@@ -94,6 +95,17 @@ def _similarity_maps(model: TaiDptModel, data: Labelled, tiles: bool) -> torch.T
             pooled, dense = (view[:1] if tiles else view[None] for view in views)  # (1, dim), (1, rows, columns, dim)
             maps.append(model(image_embeds=pooled, dense_embeds=dense).similarity_map)
     return torch.cat(maps)
+
+
+def _whole_scores(model: TaiDptModel, data: Labelled) -> torch.Tensor:
+    """Scores `(images, classes)` of the whole images, the first of their ten views."""
+    features, scores = data.features(True), []
+    with model.cached_class_embeddings():
+        for index in range(len(features)):
+            item = features[index]
+            pooled, dense = (item[name][:1].float() for name in ("image_embeds", "dense_embeds"))
+            scores.append(model(image_embeds=pooled, dense_embeds=dense).logits)  # (1, classes)
+    return torch.cat(scores)
 
 
 def f1_at_thresholds(fitted: Scores, fit: Labelled, judged: Scores, judge: Labelled) -> float:
