@@ -241,7 +241,7 @@ def one_sentence(error: BaseException) -> str:
 
 @contextmanager
 def without_loading_bar() -> Iterator[None]:
-    """Keeps transformers from drawing a bar for the tensors that it reads from a file."""
+    """Keeps transformers from drawing a bar for the tensors that it reads from a file or writes."""
     from transformers.utils import logging as library
 
     shown = library.is_progress_bar_enabled()
@@ -349,7 +349,8 @@ def save_changed(model: Any, source: str, target: Path) -> None:
     has_graph = not stored.prompts_only and comes_with_graph(model)  # before the target, which may be the source
     if str(stored.dtype).removeprefix("torch.") == "float16":
         model.clip.half()
-    model.save_pretrained(target, prompts_only=stored.prompts_only)
+    with without_loading_bar():
+        model.save_pretrained(target, prompts_only=stored.prompts_only)
     if has_graph:
         add_graph(model, target)
 
