@@ -17,8 +17,8 @@ from .tasks import BETWEEN, OUTCOMES, TASKS, prepare
 
 pytestmark = pytest.mark.slow
 KILLED = [task for task in TASKS if task != "push"]  # see test_killed_pushes.py
-SAMPLE = {"tag": (4, 4), "encode": (3, 3), "train": (1, 2), "save": (2, 4), "export": (1, 1)}  # moments, changes
-FULL = {task: (20, 10) for task in TASKS}
+SAMPLE = {"tag": (3, 3), "encode": (2, 2), "save": (1, 3)}  # moments, changes; else one of each
+FULL = (20, 10)
 VISIBLE = {".tagging"}  # the one hidden name that is meant to stay
 
 
@@ -47,8 +47,7 @@ def test_a_killed_process_is_as_if_it_had_never_been(task, base, tmp_path, gener
     assert whole.code == 0 and whole.events > 0
     expected = OUTCOMES[task](base, undisturbed)
     kept = leftovers(undisturbed)
-    sample = SAMPLE.get(task, (1, 1))
-    moments, changes = (pick(few, full) for few, full in zip(sample, FULL[task], strict=True))
+    moments, changes = map(pick, SAMPLE.get(task, (1, 1)), FULL)
     points = [{"after": generator.uniform(0, whole.seconds)} for _ in range(moments)]
     chosen = generator.sample(range(1, whole.events + 1), min(changes, whole.events))
     points += [{"at_event": event} for event in sorted(chosen)]
