@@ -277,7 +277,8 @@ def _saved_once(folder: Path) -> dict[str, Any]:
 
 def exported_between(base: Path, folder: Path, expected: Any) -> None:
     """The older export, the new one, or one without labels: never labels of one with the program of the other."""
-    if (folder / "labels.json").exists():
+    last = "config.json" if (of(folder, "whole") / "config.json").exists() else "labels.json"  # a page has both
+    if (folder / last).exists():
         is_old = json.loads((folder / "labels.json").read_text())["labels"][0] == "old"
         whole = of(folder, "before" if is_old else "whole")
         if (folder / "model.pt2").exists():
