@@ -143,7 +143,8 @@ def look_again(
         members = places[start : start + BOXES_AT_A_TIME]
         parts.append(see(torch.stack(cut_boxes(pixel_values, members, cells, size))))
     seconds = (torch.cat(branch)[place] for branch in zip(*parts, strict=True))  # (boxes, classes) each
-    branches = zip(scores, seconds, wholes or [None] * len(scores), strict=True)
+    bases: Sequence[torch.Tensor | None] = [None] * len(scores) if wholes is None else wholes
+    branches = zip(scores, seconds, bases, strict=True)
     return [average_looks(first, boxes, second, whole) for first, second, whole in branches]
 
 

@@ -87,6 +87,8 @@ def test_wrong_labels_are_named(clip):
     with pytest.raises(ValueError, match="'cat' is duplicated"):
         model.with_labels(["cat", "cat"])
     with pytest.raises(ValueError, match="shorten the name"):
+        model.with_labels(["x " * 400])
+    with pytest.raises(ValueError, match="has 5000 characters: give a word or a few"):
         model.with_labels(["x" * 5000])
 
 
