@@ -203,7 +203,7 @@ def _read_classes(source: str) -> list[dict[str, Any]]:
 
         import modeling_taidpt  # noqa: F401  (registers the configuration)
 
-        config = AutoConfig.from_pretrained(find_source(source))
+        config = AutoConfig.from_pretrained(find_source(source), trust_remote_code=False)
         if not is_prompts_config(config):
             raise ValueError(
                 f"{source!r} is a `{config.model_type}` checkpoint, not a `taidpt` one: it has no labels."
