@@ -200,7 +200,7 @@ def prepare(task: str, base: Path, folder: Path) -> None:
     model = TaiDptModel.from_pretrained(base / "model")
     if task in IN_FOLDER:
         model.save_pretrained(folder)
-        if task.startswith("save") or task == "adapt":  # goes with the model that it was made of
+        if task.startswith("save"):  # goes with the model that it was made of
             (folder / GRAPH_FILE).parent.mkdir()
             (folder / GRAPH_FILE).write_text("of the older model")
     elif task in EXPORTS:
