@@ -160,9 +160,12 @@ def read_shard(path: Path) -> Shard:
 
 
 def _are_features(pooled: pa.DataType, dense: pa.DataType) -> bool:
-    """Whether a column holds vectors of numbers that are cached, and the other one lists of such vectors."""
+    """Whether a column holds vectors of numbers that are cached, of one view or several, the other lists of such."""
     is_vector = pa.types.is_fixed_size_list(pooled) and pooled.value_type in ARROW_TYPES.values()
-    return is_vector and pa.types.is_list(dense) and dense.value_type == pooled
+    if not is_vector or not pa.types.is_list(dense) or not pa.types.is_fixed_size_list(dense.value_type):
+        return False
+    cell = dense.value_type
+    return cell.value_type == pooled.value_type and cell.list_size > 0 and pooled.list_size % cell.list_size == 0
 
 
 def _matrix(vectors: pa.FixedSizeListArray) -> torch.Tensor:

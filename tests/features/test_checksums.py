@@ -54,7 +54,7 @@ def test_files_of_other_kinds_are_damaged_whatever_their_checksum(tmp_path, chan
     one = {"whole numbers": pa.int64(), "doubles": pa.float64()}.get(change, pa.float32())
     other = pa.float16() if change == "two kinds" else one
     offsets = {"rows that overlap": [0, 3, 1, 4]}.get(change, [0, 1, 2, 4])
-    dense = vectors(4, 2 if change == "two widths" else 4, other)
+    dense = vectors(4, 3 if change == "two widths" else 4, other)
     lists = pa.Array.from_buffers(
         pa.list_(dense.type), 3, [None, pa.py_buffer(np.array(offsets, np.int32).tobytes())], children=[dense]
     )
@@ -62,6 +62,13 @@ def test_files_of_other_kinds_are_damaged_whatever_their_checksum(tmp_path, chan
     seal(path, [vectors(3, 4, one), lists])
     with pytest.raises(ValueError, match=r"its (features are of other kinds|rows are not one after)"):
         read_shard(path)
+
+
+def test_files_of_several_views_are_read(tmp_path):
+    """The pooled features of the whole image and its tiles lie side by side."""
+    path, pooled, dense = tmp_path / "images-0.arrow", torch.rand(2, 12), torch.rand(2, 5, 4)
+    module.write_shard(path, list(zip(pooled, dense, strict=True)), module.IMAGE_COLUMNS)
+    assert torch.equal(read_shard(path).pooled, pooled)
 
 
 def test_lost_ends_pages_and_files_of_another_corpus_are_found(tmp_path):
