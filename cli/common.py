@@ -343,16 +343,17 @@ def save_changed(model: Any, source: str, target: Path) -> None:
         target (`Path`): folder.
     """
     from modeling_taidpt import TaiDptConfig
+    from modeling_taidpt.atomic import staged_folder
     from modeling_taidpt.repository import add_graph, comes_with_graph
 
     stored = TaiDptConfig.from_pretrained(find_source(source))
     has_graph = not stored.prompts_only and comes_with_graph(model)  # before the target, which may be the source
     if str(stored.dtype).removeprefix("torch.") == "float16":
         model.clip.half()
-    with without_loading_bar():
+    with without_loading_bar(), staged_folder(target) as staged:  # the model and its graph, or none of them
         model.save_pretrained(target, prompts_only=stored.prompts_only)
-    if has_graph:
-        add_graph(model, target)
+        if has_graph:
+            add_graph(model, staged)
 
 
 def check_device(device: str | None) -> None:

@@ -103,7 +103,7 @@ def calibrate(base: Path, folder: Path) -> None:
 
 def adapt(base: Path, folder: Path) -> None:
     """`taidpt adapt MODEL photos`: into the folder that it is read from."""
-    with _own_cache(folder):
+    with _own_cache(folder), _made_graphs(base):
         adapt_command(str(folder), [str(base / "photos")], None, None, True)
 
 
