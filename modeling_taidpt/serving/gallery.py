@@ -106,18 +106,19 @@ def write_gallery(
             bar = tqdm(items, desc="Gallery", unit="image", total=total, disable=not progress)
             for chunk in _chunks(bar, folder / "thumbs"):
                 writer.write(chunk)
-            if writer.images and not writer.thumbnails and writer.missing:
-                if is_new:
-                    shutil.rmtree(folder)
-                raise FileNotFoundError(
-                    f"None of the images in {str(results)!r} is there, as {writer.missing!r}: go to the folder where "
-                    "`tag` was run, or name what was tagged as `images`."
-                )
+        if writer.images and not writer.thumbnails and writer.missing:
+            if is_new:
+                shutil.rmtree(folder)
+            raise FileNotFoundError(
+                f"None of the images in {str(results)!r} is there, as {writer.missing!r}: go to the folder where "
+                "`tag` was run, or name what was tagged as `images`."
+            )
+        with plain_disk_errors(folder):
             _write_page(folder, writer, threshold, title or f"Tags of {results.resolve().stem}")
-            if len(list(data.glob("*.js"))) != writer.chunks:
-                raise FileNotFoundError(
-                    f"The folder {str(folder)!r} was deleted while the gallery was written: make it again."
-                )
+        if len(list(data.glob("*.js"))) != writer.chunks:
+            raise FileNotFoundError(
+                f"The folder {str(folder)!r} was deleted while the gallery was written: make it again."
+            )
     except BaseException:
         shutil.rmtree(data, ignore_errors=True)
         raise

@@ -23,7 +23,7 @@ def broken_files(folder: Path) -> dict[str, str]:
     return {
         "cut.jpg": "broken or cut off",
         "text.jpg": "not an image",
-        "empty.png": "not an image",
+        "empty.png": "it is empty",
         "cut.png": "broken or cut off",
         "folder": "folder",
         "missing.jpg": "no such file",
