@@ -115,7 +115,7 @@ def test_scores_in_the_browser_are_those_of_python(served, tmp_path):
             new File([Uint8Array.from(atob(text), letter => letter.charCodeAt(0))], "photograph"))"""
         for photograph in [*photographs, upright]:
             found = tab.evaluate(script, base64.b64encode(photograph.read_bytes()).decode())
-            expected = {row["label"]: row["score"] for row in tagger(str(photograph))}
+            expected = {row["label"]: row["score"] for row in tagger(str(photograph), top_k=80)}
             allowed = 1e-3 if photograph in photographs else 5e-3  # decoders differ in the last bit under an alpha
             assert max(abs(row["score"] - expected[row["label"]]) for row in found) < allowed, photograph
             assert [row["label"] for row in found[:3]] == list(expected)[:3]
