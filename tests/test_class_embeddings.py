@@ -171,6 +171,7 @@ def test_the_trainer_learns_the_same_in_chunks(options, tmp_path):
     assert sizes[: 4 * len(steps)] == 4 * steps
 
 
+@pytest.mark.slow
 def test_a_compiled_model_leaves_the_chunks_as_they_are():
     model = new_model()
     batch = make_batch(model)

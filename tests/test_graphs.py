@@ -60,6 +60,7 @@ def test_exporter_of_transformers(dynamic):
 SLOW_COMPILED = [pytest.param(name, marks=pytest.mark.slow) for name in (*FAMILIES[1:], "specific")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["clip", *SLOW_COMPILED])
 @torch.no_grad()
 def test_compiled_without_a_break(name):

@@ -191,6 +191,7 @@ def test_other_labels_views_and_gradients_on_one_graph(stored):
     assert model.use_backend("torch") and usable_graph(model.clip, pixels, 32, False) is None
 
 
+@pytest.mark.slow
 def test_a_tower_without_a_graph_is_exported_into_the_cache_once(caplog, monkeypatch):
     model = make_model()
     assert not model.use_backend("onnx", make=False)

@@ -74,6 +74,7 @@ def test_a_checkpoint_keeps_its_form(place, model, tmp_path):
         assert TaiDptModel.from_pretrained(output).config.visual_photographs == 100
 
 
+@pytest.mark.slow
 def test_a_model_with_a_graph_gets_one_of_its_new_weights(place, model):
     save_graph(TaiDptModel.from_pretrained(model), model)
     assert run("adapt", model, place / "photos").exit_code == 0
@@ -87,6 +88,7 @@ def test_a_model_with_a_graph_gets_one_of_its_new_weights(place, model):
     assert [entry["score"] for entry in quick] == pytest.approx([entry["score"] for entry in slow], abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["adapt", "calibrate", "train"])
 def test_commands_make_graphs_alike(command, place, model, tmp_path, monkeypatch):
     """Of the model or of the CLIP that it was made on, whole models alone; without what makes them it is said."""

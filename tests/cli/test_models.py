@@ -44,6 +44,7 @@ def test_export_writes_a_program_that_gives_probabilities(checkpoint, tmp_path):
     assert program(torch.zeros(2, 3, 32, 32))[0].shape == (2, 2)
 
 
+@pytest.mark.slow
 def test_export_says_what_int8_weights_cost(checkpoint, tmp_path):
     for module in ("onnxscript", "onnxruntime"):
         pytest.importorskip(module, reason="needs the extra [onnx]")
@@ -178,6 +179,7 @@ def test_offline_mode_is_named(checkpoint):
     assert "while HF_HUB_OFFLINE is set" in fails("predict", CAT, "--model", "org/none")
 
 
+@pytest.mark.slow
 def test_every_command_takes_the_descriptions_of_a_class_table(checkpoint, tmp_path):
     table = tmp_path / "table.json"
     described = {"dog": ["a furry animal on a leash"], "tram": []}

@@ -4,7 +4,7 @@ A block is run unless the line before it says why not, as `<!-- not run: needs C
 need what is not at hand, one line anywhere says so for its bash blocks: `<!-- commands not run: need COCO -->`.
 
 A block of the language `text` right after one that is run is what that one prints. `TAIDPT_UPDATE_OUTPUTS=1 python -m
-pytest tests/docs` writes them again.
+pytest -m "slow or not slow" tests/docs` writes them again.
 """
 
 from __future__ import annotations

@@ -24,11 +24,12 @@ from taidpt_cli.app import app
 from ..hub.hub_server import TOKEN, HubServer
 from .docs_blocks import PAGES, ROOT, read_blocks, write_outputs
 
-SLOW = ("export.md",)  # pages that take long
+QUICK_PAGES = ("README.md",)  # the blocks of the others take long
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 CODE = [block for block in BLOCKS if block.language in ("python", "bash")]
 RUN = [block for block in CODE if block.reason is None]
-QUICK = [block for block in RUN if block.page.name not in SLOW]
+QUICK = [block for block in RUN if block.page.name in QUICK_PAGES]
+SLOW = [block for block in RUN if block not in QUICK]
 NOT_RUN = [block for block in CODE if block.reason is not None]
 COMMANDS = [
     pytest.param(words, id=f"{block.name}-{number}")
@@ -66,15 +67,18 @@ def run_pages(pages, place):
     return report
 
 
+def pages_of(blocks):
+    return [page for page in PAGES if any(block.page == page for block in blocks)]
+
+
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
-    pages = [page for page in PAGES if any(block.page == page for block in QUICK)]
-    return run_pages(pages, tmp_path_factory.mktemp("docs"))
+    return run_pages(pages_of(QUICK), tmp_path_factory.mktemp("docs"))
 
 
 @pytest.fixture(scope="module")
 def slow_outcomes(tmp_path_factory):
-    return run_pages([page for page in PAGES if page.name in SLOW], tmp_path_factory.mktemp("slow"))
+    return run_pages(pages_of(SLOW), tmp_path_factory.mktemp("slow"))
 
 
 def assert_ran(block, outcomes):
@@ -96,7 +100,7 @@ def test_block_runs(block, outcomes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("block", [block for block in RUN if block.page.name in SLOW], ids=lambda block: block.name)
+@pytest.mark.parametrize("block", SLOW, ids=lambda block: block.name)
 def test_slow_block_runs(block, slow_outcomes):
     assert_ran(block, slow_outcomes)
 

@@ -57,6 +57,7 @@ def test_hypernyms_that_cannot_be_made(model, hypernyms, message):
         with_hypernyms(model, hypernyms)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_members_are_found_in_wordnet(model, nltk_data):
     mixed = with_hypernyms(model, ["animal", "vehicle"])

@@ -273,6 +273,7 @@ print("equal")
 """
 
 
+@pytest.mark.slow
 def test_evaluate_modules_load_offline(tmp_path: Path) -> None:
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1"}
     root = str(Path(metrics.__file__).parents[2])

@@ -66,6 +66,7 @@ def test_examples_are_short_and_public(script):
     assert not re.search(r"\b(?:model|trainer|pipe|tagger)\._\w+", source)
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_study_of_published_scores_prints_tables_from_files_alone(shared, tmp_path):
     tables = ("examples/study_real_scores.py", "--shared", str(shared), "--tables", "tiles", "ensembles")

@@ -83,6 +83,7 @@ def test_onnx_names_its_inputs_outputs_and_free_dimensions(exported):
     }
 
 
+@pytest.mark.slow
 def test_heatmaps_of_the_graph_are_drawn_as_in_the_pipeline(model, tmp_path):
     session = onnxruntime.InferenceSession(export_onnx(model, tmp_path, heatmaps="shares"))
     names = {value.name: value.shape for value in session.get_outputs()}
@@ -113,6 +114,7 @@ def test_quantised_weights_are_smaller_and_close(model, exported):
         assert not np.array_equal(theirs, ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("step", "statistics"), [("center", False), ("zscore", True), ("captions", True), ("visual", False)]
 )

@@ -35,6 +35,7 @@ def processor(**options):
     return CLIPImageProcessor(**{**size, **options})
 
 
+@pytest.mark.slow
 def test_files_of_a_page(model, tmp_path):
     (tmp_path / "mine.txt").write_text("stays")
     page = export_web(model, tmp_path, cdn=True, title=EVIL, image_processor=processor())

@@ -175,4 +175,6 @@ def test_without_network_what_was_pulled_still_loads(pushed, run, home):
     found = run("offline", home, "http://127.0.0.1:9", HF_HUB_OFFLINE="1")  # nothing listens there
     assert_same_scores(found["pulled"], pushed["expected"])
     assert found["prompts"] == ["dog", "traffic light", "cat"]
-    assert_one_sentence(found["never pulled"], "There is no folder 'org/never' here, it is not in the cache", "cannot be reached")
+    assert_one_sentence(
+        found["never pulled"], "There is no folder 'org/never' here, it is not in the cache", "cannot be reached"
+    )

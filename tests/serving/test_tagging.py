@@ -459,6 +459,7 @@ def columns(output: Path) -> dict:
     return pq.read_table(output / "part-00000000.parquet").to_pydict()
 
 
+@pytest.mark.slow
 def test_a_backend_gives_the_labels_and_scores_of_pytorch(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(image_backends.constants, "HF_HOME", str(tmp_path / "cache"))
     model = TaiDptModel.from_clip(make_clip(), labels=LABELS, num_context_tokens=2)
