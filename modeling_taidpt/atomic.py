@@ -90,7 +90,7 @@ def staged_folder(path: str | Path, obsolete: Obsolete | None = None) -> Iterato
     Yields:
         `Path`: an empty folder of the same name, in a hidden folder beside the final one.
     """
-    path = Path(path).resolve()  # beside the folder itself, where that is a link: files move within one disk
+    path = _followed(Path(path))  # beside the folder itself, where that is a link: files move within one disk
     stages = _stages.get() or {}
     if path in stages:
         stages[path].obsolete += [obsolete] if obsolete else []
@@ -119,6 +119,22 @@ def staged_folder(path: str | Path, obsolete: Obsolete | None = None) -> Iterato
             _move(stage.folder, path, old)
         except FileNotFoundError as error:
             raise _deleted(path) from error
+
+
+def _followed(path: Path) -> Path:
+    """Where a path leads, links followed.
+
+    Raises:
+        OSError: a link leads to itself; one sentence.
+    """
+    try:
+        followed = path.resolve()
+        loops = followed.is_symlink()  # since Python 3.13 it is not said
+    except RuntimeError:
+        loops = True
+    if loops:
+        raise OSError(f"{str(path)!r} is a link that leads to itself: name another folder.")
+    return followed
 
 
 def _files(folder: Path) -> list[Path]:

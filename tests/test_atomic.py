@@ -225,3 +225,14 @@ def test_a_staged_folder_inside_another_of_its_path_is_a_part_of_it(tmp_path):
         assert files(model) == {"old": "old"}
         (outer / "tokenizer.json").write_text("new")
     assert files(tmp_path) == {"model/config.json": "new", "model/tokenizer.json": "new"}
+
+
+def test_a_link_that_leads_to_itself_is_one_sentence(tmp_path):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    sentence = r"loop' is a link that leads to itself: name another folder\.$"
+    with pytest.raises(OSError, match=sentence), staged_folder(tmp_path / "loop"):
+        pass
+    (tmp_path / "gone").symlink_to(tmp_path / "target")  # is made where it leads
+    with staged_folder(tmp_path / "gone") as folder:
+        (folder / "a").write_text("a")
+    assert (tmp_path / "target" / "a").read_text() == "a"
