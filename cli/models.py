@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -222,10 +221,14 @@ def push(
     """
     options: dict[str, Any] = {"private": private, "revision": revision, "commit_message": message}
     options = {name: value for name, value in options.items() if value is not None}
-    with working(as_json), TemporaryDirectory() as folder:
-        if example is not None:
-            options["example"] = _draw_example(model, example, Path(folder))
-        commit = load_model(model).push_to_hub(repository, prompts_only=prompts_only, create_pr=create_pr, **options)
+    with working(as_json):
+        from modeling_taidpt.atomic import scratch_folder
+
+        with scratch_folder() as folder:
+            if example is not None:
+                options["example"] = _draw_example(model, example, folder)
+            loaded = load_model(model)
+            commit = loaded.push_to_hub(repository, prompts_only=prompts_only, create_pr=create_pr, **options)
     url = commit.pr_url or commit.commit_url
     if as_json:
         print_json({"repository": repository, "url": url, "commit": commit.oid})

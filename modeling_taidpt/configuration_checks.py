@@ -21,7 +21,7 @@ from .languages import read_language
 MAX_LAYERS = 1_000
 MAX_SIZE = 10_000_000  # of any whole number of a tower: widths, vocabularies, images
 MAX_LABELS = 1_000_000
-MAX_LABEL_LENGTH = 1_000  # characters
+LONGEST_LABEL = 1_000  # characters
 BLANKS = frozenset(
     "\u115f\u1160\u2800\u3164\uffa0"
 )  # letters and a sign that are drawn as nothing: fillers of Hangul, Braille
@@ -79,9 +79,9 @@ def check_labels(labels: Sequence[str]) -> None:
             raise ValueError(
                 f"Label {index} is {_short(label)}: a label is a text with at least one visible character."
             )
-        if len(label) > MAX_LABEL_LENGTH:
+        if len(label) > LONGEST_LABEL:
             raise ValueError(
-                f"Label {index} has {len(label)} characters: give a word or a few, {MAX_LABEL_LENGTH} at most."
+                f"Label {index} has {len(label)} characters: give a word or a few, {LONGEST_LABEL} at most."
             )
         if SURROGATES.search(label):
             raise ValueError(
