@@ -531,20 +531,6 @@ def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
         raise ValueError(f"`{name}` is {str(value)[:80]!r}: choose one of {', '.join(map(repr, choices))}.")
 
 
-def context_token_ids(tokenizer: PreTrainedTokenizerBase, config: dict[str, Any]) -> list[int]:
-    """Token ids of the words in `context_init`, which is taken out; sets `num_context_tokens` to their number."""
-    words = config.pop("context_init", None)
-    if words is None:
-        return []
-    ids = tokenize_names(tokenizer, [words])[0]
-    if config.setdefault("num_context_tokens", len(ids)) != len(ids):
-        raise ValueError(
-            f"`context_init` {words!r} has {len(ids)} tokens and `num_context_tokens` is "
-            f"{config['num_context_tokens']}: leave one of them out."
-        )
-    return ids
-
-
 def add_recipe_options(options: dict[str, Any], recommended: Mapping[str, Any] | None) -> None:
     """Adds the model options of a recipe to those that are given, which win; takes `recipe` out of them.
 
@@ -646,5 +632,4 @@ __all__ = [
     "check_dense_features",
     "check_labels",
     "config_language",
-    "context_token_ids",
 ]

@@ -26,8 +26,8 @@ from .configuration_taidpt import (
     build_config,
     check_labels,
     config_language,
-    context_token_ids,
 )
+from .context_start import start_contexts, start_token_ids
 from .hub import (
     clip_class,
     find_tokenizer,
@@ -85,9 +85,9 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
         >>> model.with_labels(["cat", "teapot"]).config.labels
         ['cat', 'teapot']
         >>> with torch.no_grad():
-        ...     outputs = model(pixel_values=torch.zeros(2, 3, 224, 224))
+        ...     outputs = model(pixel_values=torch.zeros(2, 3, 256, 256))
         >>> model.probabilities(outputs.logits).shape, outputs.similarity_map.shape
-        (torch.Size([2, 80]), torch.Size([2, 80, 7, 7]))
+        (torch.Size([2, 80]), torch.Size([2, 80, 8, 8]))
     """
 
     config_class = TaiDptConfig
@@ -257,7 +257,8 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
             **config: fields of [`TaiDptConfig`]; `recipe`, whose model options are the defaults (`"recommended"`, the
                 base's own, unless it is `"paper"` or `{"model": {...}}`); `descriptions`, see [`gather_descriptions`];
                 `context_init`, words whose token embeddings start the context vectors, as `"a photo of a"` (without
-                them they start from N(0, 0.02^2));
+                them they start from N(0, 0.02^2)); class-specific contexts start from the first description of their
+                label instead, unless `context_init` or `num_context_tokens` is given;
                 `language`, the code of the labels' language where it is not English, as `"de"` or `"zh"`; and for a
                 Hub repository `revision`, `subfolder`, `token`, `cache_dir`, `local_files_only`, `dtype` (a model that
                 was loaded from one does not know its revision: give it here too). With
@@ -276,6 +277,7 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
                 source, arguments = settle(str(clip_id_or_model), arguments)
                 clip = load_clip(source, **arguments)
         config.setdefault("base_model_revision", arguments.get("revision"))
+        chosen = not {"context_init", "num_context_tokens"}.isdisjoint(config)  # and not by a recipe
         config.setdefault("recommended_recipe", getattr(clip.config, "recommended_recipe", None))
         add_recipe_options(config, config["recommended_recipe"])
         unknown = sorted(
@@ -286,18 +288,15 @@ class TaiDptModel(RepositoryMixin, ImageBackendMixin, VariantsMixin, PreTrainedM
         hub_arguments = {key: value for key, value in arguments.items() if key in HUB_ARGUMENTS}
         found, vocab_size = [Origin(source, hub_arguments)] if source else [], clip.config.text_config.vocab_size
         tokenizer = find_tokenizer(found, vocab_size, tokenizer)
-        context_ids = context_token_ids(tokenizer, config)
+        starts = start_token_ids(tokenizer, labels, config, chosen)
         config.setdefault("word_counts", getattr(clip.config, "word_counts", None))
         config.setdefault("base_model_name_or_path", portable_source(source))
         if config.get("prompt_pair") == "positive_negative":
             config.setdefault("local_weight", 1.0)
         model = cls(build_config(clip.config, labels, tokenizer, config), clip=clip)
         keep_origin(model.config, hub_arguments)
-        if context_ids:
-            words = text_side(clip).token_embedding.weight[context_ids].detach().float()  # (M, width)
-            with torch.no_grad():
-                for context in model.prompt_learner.parameters():
-                    context.copy_(words.expand_as(context))
+        if starts:
+            start_contexts(model.prompt_learner, text_side(clip).token_embedding.weight, starts)
         model._tokenizer = tokenizer
         if config.get("class_embedding_source") != "fixed":
             model._check_prompts()
