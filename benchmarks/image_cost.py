@@ -50,8 +50,8 @@ def clip() -> CLIPModel:
 
 def ours_shipped() -> None:
     model = TaiDptModel.from_pretrained(DEFAULT_CHECKPOINT, dtype=torch.float32).eval()
-    classes = model.encode_classes()
-    tag(lambda: model(pixel_values=torch.zeros(1, 3, 224, 224), class_embeddings=classes))
+    classes, side = model.encode_classes(), model.config.image_size
+    tag(lambda: model(pixel_values=torch.zeros(1, 3, side, side), class_embeddings=classes))
 
 
 def ours_vit() -> None:

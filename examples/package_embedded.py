@@ -5,10 +5,10 @@
         --output modeling_taidpt/assets/taidpt-coco80
 
 It serves any checkpoint of the 80 labels, also one that it made. Scores are standardised by a bank of `--captions`.
-Scale and bias of the probabilities are fitted on the selection part (file names with CRC32 mod 5 = 0) of the first
-folder of photographs, where all labels are known; the thresholds on that of all folders. No folder that results are
-reported on may be among them. The graph that `taidpt predict` and `tag` run, `onnx/model.onnx`, is made last
-(`pip install "taidpt[onnx]"`); `taidpt export FOLDER --in-place` makes it alone.
+Probabilities and thresholds are fitted on the selection part (file names with CRC32 mod 5 = 0) of the folders of
+photographs, on as many of each as the smallest has; labels that are no category of a folder are unknown there. No
+folder that results are reported on may be among them. The graph that `taidpt predict` and `tag` run,
+`onnx/model.onnx`, is made last (`pip install "taidpt[onnx]"`); `taidpt export FOLDER --in-place` makes it alone.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from embedded_base.corpus import draw_captions
-from embedded_base.labelled import encode_labelled
+from embedded_base.labelled import encode_labelled, joined
 from transformers import AutoImageProcessor, HfArgumentParser
 
 from modeling_taidpt import TaiDptModel
@@ -36,7 +37,7 @@ class Arguments:
     model: str = field(metadata={"help": "Trained checkpoint."})
     base: str = field(metadata={"help": "Folder of the base, with its word counts and image processor."})
     captions: str = field(metadata={"help": "Captions of the bank."})
-    photographs: str = field(metadata={"help": "Folder with labels.json and images/ that knows all labels."})
+    photographs: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
     output: str = field(metadata={"help": "Folder of the checkpoint that ships."})
     recipe: str | None = field(default=None, metadata={"help": "JSON file; the checkpoint's own recipe by default."})
     spatial_scale: float = field(
@@ -54,7 +55,9 @@ def fit_scores(model: TaiDptModel, arguments: Arguments) -> dict[str, float]:
     model.set_score_statistics(None)
     captions = draw_captions(arguments.captions, arguments.max_captions)
     fit_caption_bank(model, captions, arguments.bank, arguments.bank_temperature)
-    return calibrate(model, encode_labelled(model, arguments.photographs, True, arguments.cache))
+    parts = [encode_labelled(model, folder, True, arguments.cache) for folder in arguments.photographs]
+    fewest, draw = min(map(len, parts)), np.random.default_rng(0)
+    return calibrate(model, joined([part.select(np.sort(draw.permutation(len(part))[:fewest])) for part in parts]))
 
 
 def main() -> None:

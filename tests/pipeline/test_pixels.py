@@ -77,7 +77,7 @@ def test_what_is_not_known_is_left_to_the_processor(processor):
 def test_the_file_of_a_checkpoint_names_the_steps():
     settings = json.loads((Path(DEFAULT_CHECKPOINT) / "preprocessor_config.json").read_text())
     steps = steps_of_file(settings)
-    assert (steps.size, steps.crop, steps.seen) == (224, (224, 224), (224, 224))
+    assert (steps.size, steps.crop, steps.seen) == (256, (256, 256), (256, 256))
     assert steps_of_file(settings | {"image_processor_type": "ViTImageProcessor"}) is None
     assert steps_of_file({name: value for name, value in settings.items() if name != "resample"}) is None
     assert steps_of_file(settings | {"crop_size": {"height": 300, "width": 300}}).seen is None
