@@ -65,9 +65,9 @@ class MultiLabelImageClassificationPipeline(Pipeline):
 
     >>> tagger = pipeline("multi-label-image-classification")
     >>> tagger("examples/images/cat.jpg", threshold=0.5)
-    [{'label': 'cat', 'score': 0.6...}]
+    [{'label': 'cat', 'score': 0.8...}, {'label': 'person', 'score': 0.6...}]
     >>> tagger("examples/images/cat.jpg", candidate_labels="cat, zebra")
-    [{'label': 'cat', 'score': 0.6...}, {'label': 'zebra', 'score': 0.00...}]
+    [{'label': 'cat', 'score': 0.8...}, {'label': 'zebra', 'score': 0.00...}]
 
     ```
     """

@@ -42,7 +42,7 @@ class ImageFeatures(KeptFeatures):
         >>> rows = [{"image": "examples/images/cat.jpg", "labels": ["cat"]}]
         >>> features = ImageFeatures.encode(model, rows, progress=False)
         >>> features[0]["dense_embeds"].shape  # (height, width, dim)
-        torch.Size([7, 7, 256])
+        torch.Size([8, 8, 256])
     """
 
     kind: ClassVar[str] = "image"
