@@ -149,7 +149,8 @@ def test_renamed_labels_are_given_and_not_what_the_prompts_say(folder):
 
 def test_calibration_is_taken_from_the_configuration(folder):
     path = folder / "config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"score_scale": 0.0, "score_bias": 0.0}))
+    fitted = {"score_scale": 0.0, "score_bias": 0.0, "score_thresholds": 0.5}  # every score reaches its threshold
+    path.write_text(json.dumps(json.loads(path.read_text()) | fitted))
     results = open_quick_tagger(str(folder), UNSET)(CAT)
     assert [result["score"] for result in results] == [0.5] * 80
 

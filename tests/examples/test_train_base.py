@@ -41,7 +41,12 @@ def small_tokenizer(base, tokenizer):
 TRUNKS = {
     "mobilenet": MobileNetV2Config(depth_multiplier=0.25, tf_padding=False),
     "lite": EfficientNetConfig(
-        width_coefficient=0.25, depth_coefficient=1.0, squeeze_expansion_ratio=0.0, hidden_act="relu6", hidden_dim=320
+        width_coefficient=0.25,
+        depth_coefficient=1.0,
+        squeeze_expansion_ratio=0.0,
+        hidden_act="relu6",
+        hidden_dim=320,
+        image_size=256,
     ),
 }
 
@@ -267,13 +272,14 @@ def test_cached_maps_give_the_cells_of_the_trunk(base, name, tmp_path):
     for file, each in zip(photographs.names, pixels, strict=True):
         Image.fromarray(each).save(tmp_path / "images" / file, quality=95)
     base.image_features.load_maps(photographs, trunk, 1, 0, str(tmp_path / "features"))
-    assert photographs.maps.shape == (2, 2, 49, WIDTH)
+    cells = {"mobilenet": 7 * 7, "lite": 8 * 8}[name]  # of the size that each trunk sees
+    assert photographs.maps.shape == (2, 2, cells, WIDTH)
     images = [Image.open(tmp_path / "images" / name) for name in photographs.names]
     inputs = base.imagenet_trunk.trunk_processor(trunk)(images, return_tensors="pt")
     with torch.no_grad():
-        expected = trunk(**inputs).last_hidden_state.flatten(2).transpose(1, 2)  # (2, 49, channels)
-        cells = base.image_features.expand_maps(trunk, photographs.maps[:, 0])  # (2, 49, channels)
-    assert torch.allclose(cells, expected, atol=2e-2)
+        expected = trunk(**inputs).last_hidden_state.flatten(2).transpose(1, 2)  # (2, cells, channels)
+        found = base.image_features.expand_maps(trunk, photographs.maps[:, 0])  # (2, cells, channels)
+    assert torch.allclose(found, expected, atol=2e-2)
     assert torch.allclose(photographs.pooled[:, 0].float(), expected.mean(1), atol=1e-2)
     kept = photographs.maps
     base.image_features.load_maps(photographs, SimpleNamespace(config=trunk.config), 1, 0, str(tmp_path / "features"))
