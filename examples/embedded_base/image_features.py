@@ -143,9 +143,8 @@ def encode_photographs(
             images += [image] + [random_view(image, generator) for _ in range(random_views)]
         pixels = processor(images, return_tensors="pt")["pixel_values"]  # (block * views, 3, side, side)
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            hidden = encode_maps(
-                fused, pixels.to(memory_format=torch.channels_last)
-            )  # (block * views, width, rows, columns)
+            pixels = pixels.to(memory_format=torch.channels_last)  # (block * views, 3, side, side)
+            hidden = encode_maps(fused, pixels)  # (block * views, width, rows, columns)
             cells = expand_grids(fused, hidden).float()  # (block * views, channels, rows, columns)
         maps.append(hidden.flatten(2).transpose(1, 2).half().unflatten(0, (-1, views)))  # (block, views, cells, width)
         pooled.append(cells.mean(dim=(2, 3)).half().unflatten(0, (-1, views)))  # (block, views, channels)
