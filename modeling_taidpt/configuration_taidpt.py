@@ -10,7 +10,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, CLIPTextConfig, PreTrainedConfig, PreTrainedTokenizerBase
 from transformers.configuration_utils import SubConfigSpec
 
-from .class_descriptions import gather_descriptions, with_descriptions
+from .class_descriptions import with_descriptions
 from .configuration_checks import (
     check_classes,
     check_code,
@@ -571,18 +571,18 @@ def build_config(
         clip_config (`CLIPConfig` or that of another dual encoder): the base's.
         labels (`Sequence[str]`): the labels, in the order of the logits.
         tokenizer (`PreTrainedTokenizerBase`): the tokenizer of the base.
-        options (`dict`): further fields of [`TaiDptConfig`]; and `descriptions`, see [`gather_descriptions`].
+        options (`dict`): further fields of [`TaiDptConfig`]; and `descriptions`, of [`gather_descriptions`].
 
     Returns:
         [`TaiDptConfig`]: with tokenised class names.
 
     Raises:
-        ValueError: labels are empty or repeated, or descriptions are wrong.
+        ValueError: labels are empty or repeated.
     """
     check_labels(labels)
     described = options.pop("descriptions", None)
     if described is not None:
-        templates = with_descriptions(options.get("templates"), gather_descriptions(described, labels))
+        templates = with_descriptions(options.get("templates"), described)
         options = options | {"templates": templates}
     names = list(options.pop("class_names", None) or labels)
     language = config_language(options)

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from .class_descriptions import gather_descriptions
-from .configuration_taidpt import config_language
+from .configuration_taidpt import check_labels, config_language
 from .languages import context_words
 from .prompt_learner import PromptLearner
 from .tokenization_taidpt import tokenize_names
@@ -37,7 +37,7 @@ def start_token_ids(
         `list[list[int]]`: one list for all labels, or one for each; empty where the vectors start at random.
 
     Raises:
-        ValueError: there are other words than `num_context_tokens`, or descriptions are wrong.
+        ValueError: there are other words than `num_context_tokens`, or labels or descriptions are wrong.
     """
     words = options.pop("context_init", None)
     ids = tokenize_names(tokenizer, [words])[0] if words is not None else []
@@ -47,19 +47,25 @@ def start_token_ids(
             f"{options['num_context_tokens']}: leave one of them out."
         )
     if options.get("descriptions") is not None:
+        check_labels(labels)  # before a generator of texts is asked about them
         options["descriptions"] = gather_descriptions(options["descriptions"], labels)
     described: Mapping[str, list[str]] = options.get("descriptions") or {}
     own = options.get("class_specific_context") and not options.get("shared_context")
     if chosen or not described or not own:
         return [ids] if ids else []
-    names = context_words(config_language(options))
-    others = ids or (tokenize_names(tokenizer, [names])[0] if names else [])
+    others = ids or template_word_ids(tokenizer, config_language(options))
     firsts = tokenize_names(tokenizer, [texts[0] for texts in described.values()])
-    starts = {label: ids[:DESCRIPTION_TOKENS] for label, ids in zip(described, firsts, strict=True)}
+    starts = {label: first[:DESCRIPTION_TOKENS] for label, first in zip(described, firsts, strict=True)}
     found = [starts.get(label, others) for label in labels]
     options["num_context_tokens"] = max(map(len, found))
     options["context_lengths"] = [len(start) for start in found]
     return found
+
+
+def template_word_ids(tokenizer: PreTrainedTokenizerBase, language: str) -> list[int]:
+    """Token ids of the words before a label in the template of a language; none of a language without."""
+    words = context_words(language)
+    return tokenize_names(tokenizer, [words])[0] if words else []
 
 
 @torch.no_grad()
@@ -80,4 +86,4 @@ def start_contexts(learner: PromptLearner, words: torch.Tensor, starts: Sequence
             row[: len(ids)] = words[list(ids)]  # (tokens, width)
 
 
-__all__ = ["start_contexts", "start_token_ids"]
+__all__ = ["start_contexts", "start_token_ids", "template_word_ids"]

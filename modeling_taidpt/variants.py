@@ -14,7 +14,8 @@ from transformers.utils import logging
 from .backbones import text_side
 from .class_descriptions import gather_descriptions, stored_descriptions, with_descriptions
 from .configuration_taidpt import TaiDptConfig
-from .languages import context_words, default_template
+from .context_start import template_word_ids
+from .languages import default_template
 from .model_card import known_report
 from .scores import normalize
 from .tokenization_taidpt import tokenize_names
@@ -64,7 +65,7 @@ def relabel(
             f"strict=True out for the template {default_template(old.language)!r}."
         )
     if config.class_specific_context and unknown and not old.shared_context:
-        _make_room_for_words(config, old, indices, len(_template_word_ids(tokenizer, old.language)))
+        _make_room_for_words(config, old, indices, len(template_word_ids(tokenizer, old.language)))
     new = _on_shared_clip(model, config, tokenizer)
     with torch.no_grad():
         _copy_extras(new, model, indices)
@@ -358,12 +359,6 @@ def _make_room_for_words(config: TaiDptConfig, old: TaiDptConfig, indices: list[
     config.context_positions = ["end" if old_index is None else positions[old_index] for old_index in indices]
 
 
-def _template_word_ids(tokenizer: PreTrainedTokenizerBase, language: str) -> list[int]:
-    """Token ids of the words before a label in the template of a language; none of a language without."""
-    words = context_words(language)
-    return tokenize_names(tokenizer, [words])[0] if words else []
-
-
 def _fill_fixed(new: PreTrainedModel, model: PreTrainedModel, indices: list[int | None]) -> None:
     both = template_embeddings(new) if None in indices else (None, None)  # (classes, dim) each
     for branch, templates in zip(("class_embeddings_global", "class_embeddings_local"), both, strict=True):
@@ -384,7 +379,7 @@ def _fill_contexts(
             target.copy_(source)  # (num_context_tokens, width)
             continue
         if shared is None:
-            word_ids = _template_word_ids(tokenizer, model.config.language)
+            word_ids = template_word_ids(tokenizer, model.config.language)
             shared = text_side(model.clip).token_embedding.weight[word_ids].float()  # (words, width)
         target.zero_()  # (new classes, num_context_tokens, width)
         for index, old_index in enumerate(indices):

@@ -72,6 +72,16 @@ def test_what_is_chosen_or_shared_starts_as_without(tokenizer, options):
     assert described.config.context_lengths is None
 
 
+@pytest.mark.parametrize("labels", [["dog", "dog"], [], ["dog", " "], ["dog", 5]])
+def test_wrong_labels_are_named_before_texts_are_asked_for(tokenizer, labels):
+    asked: list[str] = []
+    with pytest.raises(ValueError) as plain:
+        TaiDptModel.from_clip(make_clip(), labels, tokenizer)
+    with pytest.raises(ValueError) as described:
+        TaiDptModel.from_clip(make_clip(), labels, tokenizer, descriptions=asked.append)
+    assert str(described.value) == str(plain.value) and not asked
+
+
 def test_without_words_of_a_recipe_others_start_from_the_template(tokenizer):
     model = start(tokenizer, recipe={"model": {"class_specific_context": True}})
     assert model.config.context_lengths == [6, 4, DESCRIPTION_TOKENS]

@@ -102,6 +102,7 @@ def test_card_says_what_it_is():
     assert card.data.pipeline_tag == "image-classification"
     assert card.data.library_name == "transformers"
     assert card.data.eval_results
+    assert (Path(DEFAULT_CHECKPOINT) / "README.md").read_text() == (ROOT / "hub_cards/taidpt-coco80.md").read_text()
     commands = ("examples/train_base.py", "examples/train.py", "examples/evaluate.py")
     for sentence in ("not OpenAI's CLIP", "seed", *commands):
         assert sentence in card.content
