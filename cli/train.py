@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -219,6 +219,8 @@ def train(
             },
             chosen,
         )
+    if result is None:
+        return
     if as_json:
         print_json(result)
         return
@@ -238,8 +240,8 @@ def _train(
     recipe: tuple[str, str | None, Path],
     options: dict[str, Any],
     settings: dict[str, Any],
-) -> dict[str, Any]:
-    """Trains, calibrates if wanted, and saves; returns what there is to report."""
+) -> dict[str, Any] | None:
+    """Trains, calibrates if wanted, and saves; returns what there is to report, of several processes in the first."""
     column = str(settings.get("caption_column", "caption"))
     corpus = None if captions is None else open_corpus(captions, options["caption_settings"], column)
     eval_captions = options["eval_captions"] and open_corpus(options["eval_captions"], None, column)
@@ -252,7 +254,6 @@ def _train(
         read_labels(labels, language=settings.get("language", "en"))
     from modeling_taidpt import TaiDptTrainer
     from modeling_taidpt.data.recipes import load_recipe_captions, without_captions
-    from modeling_taidpt.repository import add_graph, comes_with_graph
     from modeling_taidpt.training.setup import find_recipe, set_up_training
 
     name, protocol, data_root = recipe
@@ -300,8 +301,9 @@ def _train(
         with _telling(f"The trained model is in {output}: taidpt calibrate fits its scores alone.", Exception):
             calibration = fit_probabilities(trainer.model, images, trainer.corpus_labels)
             _save(trainer, output)
-    if not arguments.save_prompts_only and comes_with_graph(trainer.model):
-        add_graph(trainer.model, output)
+    trainer.accelerator.end_training()
+    if not trainer.is_world_process_zero():
+        return None
     result = {"model": str(output), "base": base, "labels": names, "recipe": arguments.recipe, "metrics": metrics}
     result["held_out"] = 0 if trainer.eval_dataset is None else len(trainer.eval_dataset)
     return result | ({"calibration": calibration} if calibration else {})
@@ -345,9 +347,15 @@ def _print_figures(metrics: dict[str, float], held_out: int) -> None:
 
 
 def _save(trainer: Any, output: Path) -> None:
-    """Saves the model into the folder, whole or not at all."""
-    with without_loading_bar():
+    """Saves the model into the folder, whole and with its graph if its base has one, or not at all."""
+    from modeling_taidpt.atomic import staged_folder
+    from modeling_taidpt.repository import add_graph, comes_with_graph
+
+    is_first = trainer.is_world_process_zero()
+    with without_loading_bar(), staged_folder(output) if is_first else nullcontext() as staged:
         trainer.save_model(str(output))
+        if staged is not None and not trainer.args.save_prompts_only and comes_with_graph(trainer.model):
+            add_graph(trainer.model, staged)
 
 
 @contextmanager

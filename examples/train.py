@@ -72,11 +72,13 @@ def main(command: list[str] | None = None) -> dict[str, float]:
     checkpoint = trainer.find_checkpoint() if data.resume else None
     metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
     trainer.save_model()
+    trainer.accelerator.end_training()
 
-    for name in ("zero_shot_caption_map", "caption_map", "template_cosine"):
-        if name in metrics:
-            print(f"{name}: {metrics[name]:.2f}")
-    print(f"The model is in {args.output_dir}.")
+    if trainer.is_world_process_zero():
+        for name in ("zero_shot_caption_map", "caption_map", "template_cosine"):
+            if name in metrics:
+                print(f"{name}: {metrics[name]:.2f}")
+        print(f"The model is in {args.output_dir}.")
     return metrics
 
 

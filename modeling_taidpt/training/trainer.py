@@ -293,7 +293,8 @@ class TaiDptTrainer(FinishedRunMixin, Trainer):
         self._check_batches()
         forget_fits(self.model)  # before a checkpoint is loaded, which has none
         resume_from_checkpoint = self._start_or_resume(resume_from_checkpoint)
-        logger.warning(self.args.describe_recipe())
+        if self.is_world_process_zero():
+            logger.warning(self.args.describe_recipe())
         if self._makes_batches_of_captions():
             self._data.hold(self.train_dataset, self.eval_dataset)
         if self._data.train_captions is not None:

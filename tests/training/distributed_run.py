@@ -63,11 +63,12 @@ def main(output: str, batch_size: int) -> None:
     figures = trainer.train().metrics
     assert trainer.state.global_step == 20
     trainer.save_model(os.path.join(output, "model"))
+    processes = trainer.args.world_size
+    trainer.accelerator.end_training()
     if trainer.is_world_process_zero():
         state = TaiDptModel.from_pretrained(os.path.join(output, "model")).prompt_learner.state_dict()
         save_file(state, Path(output) / "contexts.safetensors")
         kept = {name: figures[name] for name in ("caption_map", "zero_shot_caption_map")}
-        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
         (Path(output) / "figures.json").write_text(
             json.dumps({**kept, "processes": processes, "model": type(trainer.model).__name__})
         )
