@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+import modeling_taidpt
+
 ROOT = Path(__file__).parent.parent
 OPTIONAL = ("gradio", "ray", "matplotlib", "onnx", "onnxruntime", "nltk", "sklearn", "webdataset", "tensorboard")
 MISSION = """
@@ -24,10 +26,26 @@ print(tagger({image!r}, top_k=3)[0]["label"], modeling_taidpt.__file__)
 
 
 def test_the_import_is_silent_and_takes_no_optional_part():
-    code = f"import sys, modeling_taidpt; print([name for name in {OPTIONAL!r} if name in sys.modules])"
+    later = ("datasets", "transformers.trainer", *(f"modeling_taidpt.{folder}" for folder in modeling_taidpt.LATER))
+    unwanted = (*OPTIONAL, *later)  # to load a model and to tag
+    code = f"import sys, modeling_taidpt; print([name for name in {unwanted!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
     assert done.stderr == ""
+
+
+def test_what_is_read_later_can_be_had_by_name():
+    found = set(dir(modeling_taidpt))
+    for folder in modeling_taidpt.LATER:
+        module = getattr(modeling_taidpt, folder)
+        assert folder in found
+        for name in module.__all__:
+            assert getattr(modeling_taidpt, name) is getattr(module, name)
+    assert set(modeling_taidpt.__all__) <= found
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        modeling_taidpt.nothing  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        from modeling_taidpt import nothing  # noqa: F401
 
 
 def test_workflows_parse():
