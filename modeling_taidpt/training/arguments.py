@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import copy
 import math
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -222,7 +223,8 @@ class TaiDptTrainingArguments(TrainingArguments):
         if not torch.accelerator.is_available():
             self.dataloader_pin_memory = False  # there is nothing to pin for, and torch warns in every loader
             # told so, Accelerate joins the processes of a launcher; else each would train alone, into one folder
-            self.use_cpu = self.use_cpu or get_int_from_env(["WORLD_SIZE"], 1) > 1
+            launched = "LOCAL_RANK" in os.environ and get_int_from_env(["WORLD_SIZE"], 1) > 1
+            self.use_cpu = self.use_cpu or launched
         elif self.accelerator_config is None and self.dataloader_pin_memory:
             self.accelerator_config = {"non_blocking": True}  # batches are copied while the device computes
         super().__post_init__()
