@@ -347,14 +347,18 @@ def _print_figures(metrics: dict[str, float], held_out: int) -> None:
 
 
 def _save(trainer: Any, output: Path) -> None:
-    """Saves the model into the folder, whole and with its graph if its base has one, or not at all."""
+    """Saves the model into the folder, whole and with its graph if its base has one, or not at all.
+
+    A model in parts on several devices (FSDP) gets no graph: one process alone cannot run it.
+    """
     from modeling_taidpt.atomic import staged_folder
     from modeling_taidpt.repository import add_graph, comes_with_graph
 
     is_first = trainer.is_world_process_zero()
     with without_loading_bar(), staged_folder(output) if is_first else nullcontext() as staged:
         trainer.save_model(str(output))
-        if staged is not None and not trainer.args.save_prompts_only and comes_with_graph(trainer.model):
+        has_graph = not (trainer.args.save_prompts_only or trainer.is_fsdp_enabled) and comes_with_graph(trainer.model)
+        if staged is not None and has_graph:
             add_graph(trainer.model, staged)
 
 
