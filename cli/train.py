@@ -296,11 +296,11 @@ def _train(
         say(f"Training goes on from {checkpoint}." if checkpoint else begins)
     with _telling(f"Checkpoints in {output} stay, as does what is encoded: go on with the same command and --resume."):
         metrics = trainer.train(resume_from_checkpoint=checkpoint).metrics
-        _save(trainer, output)
+        _save(trainer, output, with_graph=not images)  # what is fitted to images is in the graph, too
     if images:
         with _telling(f"The trained model is in {output}: taidpt calibrate fits its scores alone.", Exception):
             calibration = fit_probabilities(trainer.model, images, trainer.corpus_labels)
-            _save(trainer, output)
+            _save(trainer, output, with_graph=True)
     trainer.accelerator.end_training()
     if not trainer.is_world_process_zero():
         return None
@@ -346,8 +346,8 @@ def _print_figures(metrics: dict[str, float], held_out: int) -> None:
         say(f"{held_out} captions are too few to compare the two: hold out some hundreds with --eval-captions FILE.")
 
 
-def _save(trainer: Any, output: Path) -> None:
-    """Saves the model into the folder, whole and with its graph if its base has one, or not at all.
+def _save(trainer: Any, output: Path, with_graph: bool) -> None:
+    """Saves the model into the folder, whole, or not at all; with its graph if that is wanted and its base has one.
 
     A model in parts on several devices (FSDP) gets no graph: one process alone cannot run it.
     """
@@ -357,8 +357,8 @@ def _save(trainer: Any, output: Path) -> None:
     is_first = trainer.is_world_process_zero()
     with without_loading_bar(), staged_folder(output) if is_first else nullcontext() as staged:
         trainer.save_model(str(output))
-        has_graph = not (trainer.args.save_prompts_only or trainer.is_fsdp_enabled) and comes_with_graph(trainer.model)
-        if staged is not None and has_graph:
+        can_have = not (trainer.args.save_prompts_only or trainer.is_fsdp_enabled) and comes_with_graph(trainer.model)
+        if staged is not None and with_graph and can_have:
             add_graph(trainer.model, staged)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import runpy
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 
@@ -19,5 +21,12 @@ def main(road: str, *options: str) -> None:
     assert not torch.distributed.is_initialized()
 
 
+def says_whether_it_waits(*command: str) -> None:
+    """Tells on standard output whether the threads of gloo were waited for when Python ends."""
+    with patch("modeling_taidpt.training.arguments._wait_for_threads") as wait:  # what is registered last runs first
+        atexit.register(lambda: print(f"Waited {wait.call_count} times."))
+        main(*command)
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    says_whether_it_waits(*sys.argv[1:])

@@ -73,6 +73,7 @@ def test_two_processes_train_one_model_where_there_is_no_gpu(road, tmp_path):
     result = start([*LAUNCHER, "-m", "tests.training.distributed_road", road, *options])
     assert result.stdout.count(f"The model is in {tmp_path / 'model'}.") == 1
     assert result.stderr.count("Recipe: ") == 1
+    assert result.stdout.count("Waited 1 times.") == 2  # in each process
     state = json.loads((tmp_path / "model" / "trainer_state.json").read_text())
     assert state["epoch"] == 2  # three steps of 2 x 10 captions in each
     assert TaiDptModel.from_pretrained(tmp_path / "model").config.labels == ["dog", "cat", "bus"]
